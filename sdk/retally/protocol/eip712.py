@@ -1,0 +1,262 @@
+"""Typed messages: hashes, digests and signatures (R-6 to R-8)."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import coincurve
+
+from retally.errors import BadRequest, InvalidSignature
+from retally.protocol.encoding import (
+    SAFE_INTEGER_BITS,
+    Address,
+    Bytes32,
+    address_bytes,
+    address_from_bytes,
+    check_fields,
+    check_integer,
+    checksum_address,
+    keccak,
+    parse_address,
+    parse_bytes32,
+    parse_integer,
+    parse_object,
+    to_hex,
+    u256,
+)
+
+__all__ = [
+    "Address",
+    "Bytes32",
+    "Domain",
+    "SigningKey",
+    "TypedMessage",
+    "check_signed_by",
+    "keccak",
+    "recover",
+]
+
+DOMAIN_TYPE = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
+NAME = "retally"
+VERSION = "1"
+SIGNATURE_BYTES = 64
+
+_HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
+_HIGH_BIT = 1 << 255
+_MODULUS = 1 << 256
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The EIP-712 domain: one chain, one Escrow."""
+
+    chain_id: int
+    escrow: Address
+
+    @cached_property
+    def separator(self) -> Bytes32:
+        """The domain separator."""
+        return keccak(
+            keccak(DOMAIN_TYPE.encode())
+            + keccak(NAME.encode())
+            + keccak(VERSION.encode())
+            + u256(self.chain_id)
+            + bytes(12)
+            + address_bytes(self.escrow)
+        )
+
+    @cached_property
+    def prefix(self) -> bytes:
+        """What every digest of this domain starts with."""
+        return b"\x19\x01" + self.separator
+
+
+@dataclass(frozen=True)
+class _Field:
+    name: str
+    wire: str
+    type: str
+    bits: int
+    signed: bool
+
+    def check(self, value: Any) -> None:
+        if self.type == "bool":
+            if not isinstance(value, bool):
+                raise BadRequest(f"{self.wire} must be true or false", param=self.wire)
+        elif self.type == "address":
+            if not isinstance(value, str) or checksum_address(value) != value:
+                raise BadRequest(f"{self.wire} must be an EIP-55 address", param=self.wire)
+        elif self.type == "bytes32":
+            if not isinstance(value, bytes) or len(value) != 32:
+                raise BadRequest(f"{self.wire} must have 32 bytes", param=self.wire)
+        else:
+            check_integer(self.wire, value, self.bits, signed=self.signed)
+
+    @property
+    def encode(self) -> Callable[[Any], bytes]:
+        if self.type == "address":
+            return lambda value: bytes(12) + address_bytes(value)
+        if self.type == "bytes32":
+            return bytes
+        if self.signed:
+            return lambda value: (value % _MODULUS).to_bytes(32, "big")
+        return lambda value: int(value).to_bytes(32, "big")
+
+    def to_wire(self, value: Any) -> Any:
+        if self.type in ("address", "bool"):
+            return value
+        if self.type == "bytes32":
+            return to_hex(value)
+        return str(int(value)) if self.bits > SAFE_INTEGER_BITS else int(value)
+
+    def from_wire(self, value: object) -> Any:
+        if self.type == "bool":
+            if not isinstance(value, bool):
+                raise BadRequest(f"{self.wire} must be true or false", param=self.wire)
+            return value
+        if self.type == "address":
+            return parse_address(self.wire, value)
+        if self.type == "bytes32":
+            return parse_bytes32(self.wire, value)
+        return parse_integer(self.wire, value, self.bits, signed=self.signed)
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"([A-Z])", lambda match: "_" + match.group(1).lower(), name)
+
+
+def _fields_of(type_string: str) -> tuple[_Field, ...]:
+    inner = type_string[type_string.index("(") + 1 : -1]
+    fields = []
+    for part in inner.split(","):
+        kind, wire = part.split(" ")
+        match = re.fullmatch(r"(u?)int(\d+)", kind)
+        bits = int(match.group(2)) if match else 0
+        fields.append(_Field(_snake(wire), wire, kind, bits, match is not None and match.group(1) == ""))
+    return tuple(fields)
+
+
+class TypedMessage:
+    """Base of the signed messages: subclasses are frozen dataclasses whose fields follow TYPE."""
+
+    __slots__ = ()
+    TYPE: ClassVar[str]
+    _FIELDS: ClassVar[tuple[_Field, ...]]
+    _ENCODERS: ClassVar[tuple[tuple[str, Callable[[Any], bytes]], ...]]
+    _TYPE_HASH: ClassVar[bytes]
+    _WIRE_NAMES: ClassVar[frozenset[str]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._FIELDS = _fields_of(cls.TYPE)
+        names = [name for name in cls.__annotations__ if name != "TYPE"]
+        if names != [field.name for field in cls._FIELDS]:
+            raise TypeError(f"{cls.__name__}: fields {names} are not those of {cls.TYPE}")
+        cls._ENCODERS = tuple((field.name, field.encode) for field in cls._FIELDS)
+        cls._TYPE_HASH = keccak(cls.TYPE.encode())
+        cls._WIRE_NAMES = frozenset(field.wire for field in cls._FIELDS)
+
+    def __post_init__(self) -> None:
+        for field in self._FIELDS:
+            field.check(getattr(self, field.name))
+
+    def struct_hash(self) -> Bytes32:
+        """EIP-712 hashStruct."""
+        return keccak(self._TYPE_HASH + b"".join([encode(getattr(self, name)) for name, encode in self._ENCODERS]))
+
+    def digest(self, domain: Domain) -> Bytes32:
+        """What is signed, and the id of the message."""
+        return keccak(domain.prefix + self.struct_hash())
+
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON object of R-4."""
+        return {field.wire: field.to_wire(getattr(self, field.name)) for field in self._FIELDS}
+
+    @classmethod
+    def from_wire(cls, value: object) -> Self:
+        """The message of a JSON object; strict about fields, types and ranges."""
+        name = cls.__name__
+        wire: Mapping[str, Any] = parse_object(name, value)
+        check_fields(name, wire, cls._WIRE_NAMES)
+        return cls(*[field.from_wire(wire[field.wire]) for field in cls._FIELDS])
+
+    @classmethod
+    def from_abi(cls, values: tuple[Any, ...]) -> Self:
+        """The message of an ABI-decoded struct."""
+        return cls(
+            *[
+                checksum_address(value) if field.type == "address" else value
+                for field, value in zip(cls._FIELDS, values, strict=True)
+            ]
+        )
+
+    def to_abi(self) -> tuple[Any, ...]:
+        """The tuple that a contract call takes for the struct."""
+        return tuple(getattr(self, field.name) for field in self._FIELDS)
+
+
+class SigningKey:
+    """A secp256k1 key that signs digests deterministically (RFC 6979)."""
+
+    __slots__ = ("_key", "address")
+
+    def __init__(self, secret: bytes) -> None:
+        self._key = coincurve.PrivateKey(secret)
+        self.address = _address_of(self._key.public_key)
+
+    @classmethod
+    def from_hex(cls, secret: str) -> SigningKey:
+        """A key from its hex, with or without 0x."""
+        return cls(bytes.fromhex(secret.removeprefix("0x")))
+
+    @classmethod
+    def generate(cls) -> SigningKey:
+        """A new random key."""
+        return cls(secrets.token_bytes(32))
+
+    @property
+    def secret(self) -> bytes:
+        """The 32 secret bytes. Warning: whoever reads them can spend."""
+        return self._key.secret
+
+    def sign(self, digest: bytes) -> bytes:
+        """The 64-byte EIP-2098 signature of a digest."""
+        signature = self._key.sign_recoverable(digest, hasher=None)
+        if signature[64] == 0:
+            return signature[:64]
+        return signature[:32] + bytes([signature[32] | 0x80]) + signature[33:64]
+
+    def __repr__(self) -> str:
+        return f"SigningKey({self.address})"
+
+
+def _address_of(public_key: coincurve.PublicKey) -> Address:
+    return address_from_bytes(keccak(public_key.format(compressed=False)[1:])[12:])
+
+
+def recover(digest: bytes, signature: bytes) -> Address:
+    """The address that signed the digest; refuses high s, zeros and malformed signatures."""
+    if len(signature) != SIGNATURE_BYTES:
+        raise InvalidSignature(f"a signature has {SIGNATURE_BYTES} bytes, not {len(signature)}")
+    vs = int.from_bytes(signature[32:], "big")
+    s = vs & (_HIGH_BIT - 1)
+    if s == 0 or s > _HALF_ORDER or not any(signature[:32]):
+        raise InvalidSignature("r or s is out of range")
+    full = signature[:32] + s.to_bytes(32, "big") + bytes([vs >> 255])
+    try:
+        public_key = coincurve.PublicKey.from_signature_and_message(full, digest, hasher=None)
+    except ValueError as error:
+        raise InvalidSignature("no key signs like this") from error
+    return _address_of(public_key)
+
+
+def check_signed_by(digest: bytes, signature: bytes, address: Address) -> None:
+    """Raises InvalidSignature unless that address signed the digest."""
+    actual = recover(digest, signature)
+    if actual != address:
+        raise InvalidSignature(expected=address, actual=actual)
