@@ -1,0 +1,67 @@
+"""A model's folder: its manifest, its id and the check of its files (R-12)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retally.errors import BadRequest
+from retally.protocol.encoding import Bytes32, keccak
+from retally.protocol.job import canonical_json
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A folder with weights, tokenizer and template, and the public manifest that names them by hash."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, model_dir: Path | str) -> ModelFiles:
+        """Read the manifest of a model's folder."""
+        folder = Path(model_dir)
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BadRequest(f"{folder} has no readable {MANIFEST}", hint="write one with ModelFiles.describe") from error
+        return cls(folder, manifest)
+
+    @staticmethod
+    def describe(model_dir: Path | str, name: str, max_context: int) -> dict[str, Any]:
+        """Return a manifest for a model's folder: every file that shapes its answers, by SHA-256."""
+        folder = Path(model_dir)
+        wanted = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "*.jinja")
+        paths = sorted({path for pattern in wanted for path in folder.glob(pattern) if path.name != "earlier.safetensors"})
+        return {"name": name, "maxContext": max_context, "sha256": {path.name: _sha256(path) for path in paths}}
+
+    @property
+    def name(self) -> str:
+        """The model's name for users."""
+        return str(self.manifest["name"])
+
+    @property
+    def max_context(self) -> int:
+        """The most tokens of prompt and answer together."""
+        return int(self.manifest["maxContext"])
+
+    @property
+    def model_id(self) -> Bytes32:
+        """The hash of the manifest."""
+        return keccak(canonical_json(self.manifest))
+
+    def changed_files(self) -> list[str]:
+        """Return the files that are missing or differ from the manifest."""
+        paths = {name: self.folder / name for name in self.manifest["sha256"]}
+        return [name for name, path in paths.items() if not path.exists() or _sha256(path) != self.manifest["sha256"][name]]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
