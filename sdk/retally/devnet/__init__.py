@@ -1,0 +1,1 @@
+"""A whole retally network on one machine: real chain, real engine, real services."""

@@ -1,0 +1,132 @@
+"""A real vLLM server with retally's sampler in it, on this machine's CPU cores or its GPU."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import httpx
+
+from retally.devnet.ports import HOST, free_port
+from retally.devnet.processes import Service, ServiceFailed
+
+SAMPLER = "retally.inference.vllm_sampler:RetallySampler"
+MAX_CONTEXT = 1024
+_READY_SECONDS = 300.0
+_POLL_SECONDS = 0.25
+_GPU_MEMORY_SHARE = 0.15
+
+
+class EngineServer:
+    """One engine process. Ready means that it has produced a token: vLLM reports health before it can."""
+
+    def __init__(
+        self,
+        model_dir: Path,
+        folder: Path,
+        *,
+        mark: str,
+        model_name: str,
+        name: str = "engine",
+        port: int = 0,
+        cores: Sequence[int] = (),
+    ) -> None:
+        self.port = port or free_port()
+        self.url = f"http://{HOST}:{self.port}"
+        self.model_name = model_name
+        self.name = name
+        command = engine_command(model_dir, model_name, self.port)
+        environment = engine_environment(cores)
+        self.service = Service(name, command, folder / f"{name}.log", mark=mark, environment=environment)
+
+    async def start(self) -> None:
+        """Start the engine and wait for its first token."""
+        self.launch()
+        await self.wait_ready()
+
+    def launch(self) -> None:
+        """Start the process without waiting, so that several can load side by side."""
+        self.service.start()
+
+    async def wait_ready(self) -> None:
+        """Wait until one token has come out."""
+        deadline = time.monotonic() + _READY_SECONDS
+        async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
+            while time.monotonic() < deadline:
+                self.service.check_running()
+                if await self._gives_a_token(client):
+                    return
+                await asyncio.sleep(_POLL_SECONDS)
+        raise ServiceFailed(self.name, f"produced no token within {_READY_SECONDS:.0f} s", self.service.log)
+
+    async def stop(self) -> None:
+        """End the server; on SIGTERM it ends its own workers."""
+        await self.service.stop(grace_seconds=5)
+
+    async def _gives_a_token(self, client: httpx.AsyncClient) -> bool:
+        body = {"model": self.model_name, "prompt": [1, 2, 3], "max_tokens": 1, "temperature": 0}
+        try:
+            answer = await client.post(f"{self.url}/v1/completions", json=body)
+        except httpx.TransportError:
+            return False
+        return answer.status_code == httpx.codes.OK
+
+
+def engine_command(model_dir: Path, model_name: str, port: int) -> list[str]:
+    """The server's command line; its flags are part of the devnet's profile."""
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", HOST, "--port", str(port)]
+    command += ["--model", str(model_dir), "--served-model-name", model_name, "--dtype", "float32", "--enforce-eager"]
+    command += ["--max-model-len", str(MAX_CONTEXT), "--max-logprobs", "66", "--logits-processors", SAMPLER]
+    # A prefill is never split into chunks: the prompts of a full batch fit into one step.
+    command += ["--max-num-seqs", "32", "--max-num-batched-tokens", str(32 * MAX_CONTEXT)]
+    command += ["--disable-uvicorn-access-log", "--uvicorn-log-level", "warning"]
+    if not is_cpu_build():
+        command += ["--gpu-memory-utilization", str(_GPU_MEMORY_SHARE)]
+    return command
+
+
+def engine_environment(cores: Sequence[int]) -> dict[str, str]:
+    """Offline, without usage reports, each engine on cores of its own."""
+    environment = {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_CONFIGURE_LOGGING": "1",
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if is_cpu_build():
+        environment["VLLM_CPU_KVCACHE_SPACE"] = "1"
+        if cores:
+            environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(str(core) for core in cores)
+    return environment
+
+
+def is_cpu_build() -> bool:
+    """Whether the installed vLLM is the CPU build."""
+    try:
+        distribution("vllm-cpu")
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def share_cores(engines: int) -> list[list[int]]:
+    """Divide the machine's cores among engines, from the top; the lowest stays for the services."""
+    cores = sorted(os.sched_getaffinity(0))
+    spare = cores[1:] or cores
+    each = min(4, max(1, len(spare) // max(1, engines)))
+    top = list(reversed(cores))
+    return [sorted(top[(index * each + offset) % len(top)] for offset in range(each)) for index in range(engines)]
+
+
+def model_name_of(model_dir: Path) -> str:
+    """The name users call the model by, from its manifest."""
+    return str(json.loads((model_dir / "manifest.json").read_text(encoding="utf-8"))["name"])
