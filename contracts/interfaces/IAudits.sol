@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-pragma solidity ^0.8.34;
+pragma solidity >=0.8.34 <0.9.0;
 
 import {Commit} from "../types/Commit.sol";
 
@@ -7,18 +7,16 @@ import {Commit} from "../types/Commit.sol";
 /// @notice Fixes the random seed of every commit and pays verifiers for auditing all its drawn points.
 /// @dev A verifier is an owner bonded in Staking under role 3 before the commit. One of them is drawn by the commit's
 /// own seed and has the duty alone for `dutySeconds`; afterwards any bonded verifier may take it over. Who is paid is
-/// who reveals; a drawn verifier whose duty another had to do loses `missedDutyPenalty` of its bond.
+/// who reveals; a drawn verifier whose duty another had to do pays what Staking's table asks for a missed duty.
 interface IAudits {
     /// @notice What a deployment chooses once.
     /// @param tipPpm Tip for fixing a seed, in 1e-6 of the price of one audit point of that commit.
     /// @param dutySeconds How long the drawn verifier alone may commit, from the fixing of the seed.
     /// @param revealSeconds How long a committed verifier has to reveal before another may replace it.
-    /// @param missedDutyPenalty What a drawn verifier loses when another had to do its duty.
     struct Parameters {
         uint32 tipPpm;
         uint40 dutySeconds;
         uint40 revealSeconds;
-        uint96 missedDutyPenalty;
     }
 
     /// @notice The duty of one commit.
@@ -27,14 +25,18 @@ interface IAudits {
     /// @param commitTime When the node collected.
     /// @param committed The verifier whose commitment stands; zero when none.
     /// @param committedAt When that commitment was made.
+    /// @param committedBlock In which block it was made.
     /// @param paid Whether the audit of this commit has been paid.
+    /// @param hash The commitment.
     struct Duty {
         address drawn;
         uint40 dutyEnd;
         uint40 commitTime;
         address committed;
         uint40 committedAt;
+        uint48 committedBlock;
         bool paid;
+        bytes32 hash;
     }
 
     /// @notice The seed of a commit is known from now on.
@@ -117,4 +119,7 @@ interface IAudits {
 
     /// @notice How many points of a commit are drawn.
     function countDrawn(Commit calldata c, bytes calldata ranges) external view returns (uint256);
+
+    /// @notice The parameters of this deployment.
+    function parameters() external view returns (Parameters memory);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-pragma solidity ^0.8.34;
+pragma solidity >=0.8.34 <0.9.0;
 
 /// @notice A receipt that a case shows: one with a drawn audit point of a commit.
 struct Shown {
@@ -13,7 +13,8 @@ struct Shown {
 /// @notice Judges what needs re-execution: a case of drawn audit points against an owner, by a jury of operators drawn
 /// by stake, which commits and reveals verdicts; a mismatch slashes the owner and pays the payers back.
 /// @dev What the shown entries say is for the jurors to check against receipts and chain: a case with a wrong entry
-/// does not deserve a mismatch. All payments are credits to be withdrawn.
+/// does not deserve a mismatch. Staking's table says what a mismatch and a missed duty cost, and bounds the shares of
+/// challenger and jurors. All payments are credits to be withdrawn.
 interface ICourt {
     /// @notice Where a case stands.
     enum Status {
@@ -34,10 +35,6 @@ interface ICourt {
     /// @param caseFee Pays the jurors; returned only on mismatch.
     /// @param caseBond Returned on mismatch and inconclusive, lost on match.
     /// @param tip Paid to whoever moves a case on, at most `MAX_TIPS` times; what is not used returns.
-    /// @param noShowPenalty What a juror that did not reveal loses of its stake.
-    /// @param severityPpm Slash on mismatch, in 1e-6 of the owner's stake.
-    /// @param challengerPpm The challenger's share of the severity in 1e-6.
-    /// @param jurorsPpm All jurors' share of the severity in 1e-6.
     /// @param challengerCap The most a challenger gets of one slash.
     /// @param jurorCap The most one juror gets of one slash.
     struct Parameters {
@@ -50,10 +47,6 @@ interface ICourt {
         uint96 caseFee;
         uint96 caseBond;
         uint96 tip;
-        uint96 noShowPenalty;
-        uint32 severityPpm;
-        uint32 challengerPpm;
-        uint32 jurorsPpm;
         uint96 challengerCap;
         uint96 jurorCap;
     }
@@ -70,6 +63,7 @@ interface ICourt {
     /// @param epoch The 4-week epoch of its opening: an owner is slashed once in one.
     /// @param appealEnd Until when the decision may be appealed.
     /// @param tips What is left for those who move the case on.
+    /// @param feesLocked What the case keeps of the owner's stake for refunds, on top of the shared lock.
     /// @param shownHash keccak(abi.encode(shown)).
     struct Case {
         address owner;
@@ -83,6 +77,7 @@ interface ICourt {
         uint32 epoch;
         uint40 appealEnd;
         uint96 tips;
+        uint96 feesLocked;
         bytes32 shownHash;
     }
 
@@ -184,8 +179,8 @@ interface ICourt {
     error CourtWrongShown(bytes32 expected, bytes32 given);
     /// @notice The account has no credit.
     error CourtNoCredit(address account);
-    /// @notice The parameters would let a challenger and jurors take more than half of a severity.
-    error CourtSharesTooHigh(uint256 challengerPpm, uint256 jurorsPpm);
+    /// @notice A jury has at least one juror.
+    error CourtEmptyJury();
 
     /// @notice Opens a case, with fee, bond and tips pulled from the caller.
     /// @param owner The accused.

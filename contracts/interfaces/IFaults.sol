@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-pragma solidity ^0.8.34;
+pragma solidity >=0.8.34 <0.9.0;
 
 import {Assignment} from "../types/Assignment.sol";
 import {Commit} from "../types/Commit.sol";
@@ -7,7 +7,6 @@ import {JobReceipt} from "../types/JobReceipt.sol";
 import {JobRequest} from "../types/JobRequest.sol";
 import {Offer} from "../types/Offer.sol";
 import {Verdict} from "../types/Verdict.sol";
-import {ISilence} from "./ISilence.sol";
 
 /// @notice A leaf of a commit's receipts tree: receiptDigest ‖ signature, at `index` of the tree.
 /// @param receipt The receipt, whose digest starts the leaf.
@@ -25,8 +24,8 @@ struct Leaf {
 /// @notice Punishes what signatures alone prove, on anybody's call and without a jury.
 /// @dev Claims go by commit-reveal against front-running: first `commitClaim(claimHash(claimant, evidence, salt))`,
 /// in a later block the proof. `evidence` is given with each proof. Signatures of a hot key alone, outside any commit,
-/// cost at most `signedCap`; a leaf under a commit binds the owner wholly, whatever became of its key.
-interface IFaults is ISilence {
+/// cost at most `signedCap` a key; a leaf under a commit binds the owner wholly, whatever became of its key.
+interface IFaults {
     /// @notice The objective faults, each punished once per subject.
     enum Kind {
         Conflict,
@@ -59,18 +58,10 @@ interface IFaults is ISilence {
     }
 
     /// @notice What a deployment chooses once.
-    /// @param conflictPpm Slash for contradicting oneself, in 1e-6 of the stake.
-    /// @param billingPpm Slash for billing too much or deviating from a request, in 1e-6 of the stake.
-    /// @param tilingPpm Slash for a false leaf or a gap or overlap under a commit, in 1e-6 of the stake.
-    /// @param challengerPpm The claimant's share of a slash in 1e-6.
     /// @param challengerCap The most a claimant gets of one slash.
-    /// @param signedCap The most that a hot key's signatures alone can cost an owner at once.
+    /// @param signedCap The most that the signatures of one hot key alone can ever cost, refunds included.
     /// @param receiptLifeSeconds How long after it was finished a receipt outside any commit can be held against a node.
     struct FaultParameters {
-        uint32 conflictPpm;
-        uint32 billingPpm;
-        uint32 tilingPpm;
-        uint32 challengerPpm;
         uint96 challengerCap;
         uint96 signedCap;
         uint40 receiptLifeSeconds;
@@ -91,8 +82,6 @@ interface IFaults is ISilence {
     error FaultsClaimTooFresh(uint256 claimBlock, uint256 currentBlock);
     /// @notice This was punished before.
     error FaultsAlreadyPunished(bytes32 subject);
-    /// @notice The signature is not the signer's.
-    error FaultsBadSignature(bytes32 digest, address signer);
     /// @notice Nobody owns this node.
     error FaultsUnknownNode(address node);
     /// @notice A receipt outside a commit is void: the node's key is revoked or the receipt too old.
@@ -105,6 +94,10 @@ interface IFaults is ISilence {
     error FaultsBillingCorrect(uint256 fee, uint256 allowed);
     /// @notice The receipt follows its request and offer.
     error FaultsNoDeviation(bytes32 receiptDigest);
+    /// @notice The given commit is not the one that Escrow stored under its id.
+    error FaultsUnknownCommit(uint64 commitId);
+    /// @notice The packed ranges do not hash to the commit's.
+    error FaultsWrongRanges(bytes32 expected, bytes32 given);
     /// @notice The leaf is signed by the commit's node.
     error FaultsLeafSigned(bytes32 receiptDigest);
     /// @notice The leaf is a proper one.
@@ -129,7 +122,8 @@ interface IFaults is ISilence {
         bytes32 salt
     ) external;
 
-    /// @notice A receipt that bills more than its offer or its request allows; its fee is refunded if it was collected.
+    /// @notice A receipt that bills more than its offer or its request allows; its fee is refunded if it was collected
+    /// and the cap has room for it.
     /// Evidence: the receipt's digest.
     /// @dev Offer and request are bound by the hashes in the signed receipt. No signature of theirs is asked: a node
     /// that never signed its offer would escape by it.
@@ -208,8 +202,12 @@ interface IFaults is ISilence {
     /// @notice The hash that a claimant commits before a proof.
     function claimHash(address claimant, bytes32 evidence, bytes32 salt) external pure returns (bytes32);
 
-    /// @notice Whether a subject was punished.
+    /// @notice Whether a subject was punished: keccak(abi.encode(kind, what)), with `what` the evidence of a receipt's
+    /// fault, the commit id of a leaf's or tiling fault, and keccak(abi.encode(…)) of what two statements agree in.
     function isPunished(bytes32 subject) external view returns (bool);
+
+    /// @notice What a hot key's signatures have cost so far.
+    function takenBySignatures(address key) external view returns (uint96);
 
     /// @notice The parameters of this deployment.
     function faultParameters() external view returns (FaultParameters memory);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-pragma solidity ^0.8.34;
+pragma solidity >=0.8.34 <0.9.0;
 
 import {Commit} from "../types/Commit.sol";
 import {JobReceipt} from "../types/JobReceipt.sol";
@@ -46,8 +46,6 @@ interface ISilence {
     /// @param answerFee What a whole answer costs the challenger.
     /// @param answerFeePerKilobyte What each begun kilobyte of it costs on top; never more than the bond in all.
     /// @param tip Paid from the bond to whoever calls the time-out.
-    /// @param severityPpm Slash for silence, in 1e-6 of the stake: what a mismatch costs.
-    /// @param challengerPpm The challenger's share of the slash in 1e-6.
     /// @param challengerCap The most a challenger gets of one slash.
     /// @param windowSeconds How long after the commit its points can be challenged.
     /// @param answerSeconds Time for the head of the answer.
@@ -59,8 +57,6 @@ interface ISilence {
         uint96 answerFee;
         uint96 answerFeePerKilobyte;
         uint96 tip;
-        uint32 severityPpm;
-        uint32 challengerPpm;
         uint96 challengerCap;
         uint40 windowSeconds;
         uint40 answerSeconds;
@@ -132,8 +128,8 @@ interface ISilence {
 
     /// @notice The given commit is not the one that Escrow stored under its id.
     error SilenceUnknownCommit(uint64 commitId);
-    /// @notice The packed ranges do not hash to the commit's, or have no such entry.
-    error SilenceWrongRanges(bytes32 expected, bytes32 given, uint256 rangeIndex);
+    /// @notice The packed ranges do not hash to the commit's.
+    error SilenceWrongRanges(bytes32 expected, bytes32 given);
     /// @notice The seed of the commit has not been fixed.
     error SilenceSeedNotFixed(uint64 commitId);
     /// @notice The point does not lie in the range.

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {IAudits} from "./interfaces/IAudits.sol";
+import {IEscrow} from "./interfaces/IEscrow.sol";
+import {IRandomness} from "./interfaces/IRandomness.sol";
+import {IRegistry} from "./interfaces/IRegistry.sol";
+import {IStaking} from "./interfaces/IStaking.sol";
+import {AuditPoints} from "./libraries/AuditPoints.sol";
+import {SeedBlocks} from "./libraries/SeedBlocks.sol";
+import {Sortition} from "./libraries/Sortition.sol";
+import {Commit} from "./types/Commit.sol";
+import {Offence} from "./types/Offence.sol";
+import {VERIFIER} from "./types/Role.sol";
+
+/// @notice See IAudits.
+contract Audits is IAudits {
+    /// @dev Bytes of one packed verdict: verdict 1, logE 8.
+    uint256 private constant VERDICT_SIZE = 9;
+    uint256 private constant PPM = 1e6;
+
+    IEscrow private immutable ESCROW;
+    IStaking private immutable STAKING;
+    IRegistry private immutable REGISTRY;
+    IRandomness private immutable RANDOMNESS;
+
+    Parameters private _parameters;
+    mapping(uint64 commitId => bytes32) private _seeds;
+    mapping(uint64 commitId => Duty) private _duties;
+    mapping(address verifier => uint256) private _owed;
+
+    constructor(
+        IEscrow escrow,
+        IStaking staking,
+        IRegistry registry,
+        IRandomness randomness,
+        Parameters memory chosen
+    ) {
+        ESCROW = escrow;
+        STAKING = staking;
+        REGISTRY = registry;
+        RANDOMNESS = randomness;
+        _parameters = chosen;
+    }
+
+    /// @inheritdoc IAudits
+    function fixSeed(Commit calldata c) external returns (bytes32 seed) {
+        _checkCommit(c);
+        require(_seeds[c.id] == bytes32(0), AuditsSeedAlreadyFixed(c.id));
+        uint256 source = SeedBlocks.current(RANDOMNESS, c.seedBlock);
+        bytes32 blockHash = RANDOMNESS.blockHash(source);
+        require(blockHash != bytes32(0), AuditsSeedNotReady(source, RANDOMNESS.currentBlock()));
+
+        seed = keccak256(abi.encodePacked(blockHash, address(ESCROW), c.id, c.receiptsRoot));
+        _seeds[c.id] = seed;
+        Duty storage duty = _duties[c.id];
+        duty.drawn = _drawVerifier(seed, c);
+        duty.dutyEnd = uint40(block.timestamp) + _parameters.dutySeconds;
+        duty.commitTime = c.time;
+
+        emit SeedFixed(c.id, seed, uint64(source));
+        emit DutyDrawn(c.id, duty.drawn, duty.dutyEnd);
+
+        // A tip that the pool cannot pay is not owed: the seed must be fixed even when the pool is empty.
+        uint256 tip = _pointPrice(c) * _parameters.tipPpm / PPM;
+        if (tip > 0) ESCROW.payFromAuditPool(msg.sender, uint96(tip));
+    }
+
+    /// @inheritdoc IAudits
+    function commitVerdicts(uint64 commitId, bytes32 hash) external {
+        require(_seeds[commitId] != bytes32(0), AuditsSeedNotFixed(commitId));
+        Duty storage duty = _duties[commitId];
+        require(!duty.paid, AuditsAlreadyPaid(commitId));
+        _checkBonded(msg.sender, duty.commitTime);
+        require(
+            duty.drawn == address(0) || msg.sender == duty.drawn || block.timestamp > duty.dutyEnd,
+            AuditsNotYourDuty(duty.drawn, duty.dutyEnd)
+        );
+        uint40 standsUntil = duty.committedAt + _parameters.revealSeconds;
+        require(
+            duty.committed == address(0) || block.timestamp > standsUntil,
+            AuditsCommitmentStands(duty.committed, standsUntil)
+        );
+
+        duty.committed = msg.sender;
+        duty.committedAt = uint40(block.timestamp);
+        duty.committedBlock = uint48(block.number);
+        duty.hash = hash;
+
+        emit VerdictsCommitted(commitId, msg.sender, hash);
+    }
+
+    /// @inheritdoc IAudits
+    function revealVerdicts(Commit calldata c, bytes calldata ranges, bytes calldata verdicts, bytes32 salt)
+        external
+        returns (uint256 pay)
+    {
+        _checkCommit(c);
+        Duty storage duty = _duties[c.id];
+        require(!duty.paid, AuditsAlreadyPaid(c.id));
+        require(duty.committed == msg.sender, AuditsNothingCommitted(c.id, msg.sender));
+        require(block.number > duty.committedBlock, AuditsRevealTooEarly(duty.committedBlock));
+        bytes32 shown = keccak256(abi.encode(c.id, msg.sender, keccak256(verdicts), salt));
+        require(shown == duty.hash, AuditsRevealMismatch(duty.hash, shown));
+        uint256 points = countDrawn(c, ranges);
+        _checkVerdicts(verdicts, points);
+
+        duty.paid = true;
+        pay = points * _pointPrice(c);
+        _owed[msg.sender] += pay;
+
+        emit VerdictsRevealed(c.id, msg.sender, verdicts);
+
+        _payOwed(msg.sender);
+        if (points > 0 && duty.drawn != address(0) && duty.drawn != msg.sender) _punishMissedDuty(duty.drawn);
+    }
+
+    /// @inheritdoc IAudits
+    function collectOwed() external returns (uint256 amount) {
+        amount = _payOwed(msg.sender);
+        require(amount > 0, AuditsNothingOwed(_owed[msg.sender], ESCROW.auditPool()));
+    }
+
+    /// @inheritdoc IAudits
+    function seedOf(uint64 commitId) external view returns (bytes32) {
+        return _seeds[commitId];
+    }
+
+    /// @inheritdoc IAudits
+    function dutyOf(uint64 commitId) external view returns (Duty memory) {
+        return _duties[commitId];
+    }
+
+    /// @inheritdoc IAudits
+    function owedTo(address verifier) external view returns (uint256) {
+        return _owed[verifier];
+    }
+
+    /// @inheritdoc IAudits
+    function currentSeedBlock(uint64 seedBlock) external view returns (uint256) {
+        return SeedBlocks.current(RANDOMNESS, seedBlock);
+    }
+
+    /// @inheritdoc IAudits
+    function parameters() external view returns (Parameters memory) {
+        return _parameters;
+    }
+
+    /// @inheritdoc IAudits
+    function countDrawn(Commit calldata c, bytes calldata ranges) public view returns (uint256) {
+        bytes32 seed = _seeds[c.id];
+        require(seed != bytes32(0), AuditsSeedNotFixed(c.id));
+        require(keccak256(ranges) == c.rangesHash, AuditsWrongRanges(c.rangesHash, keccak256(ranges)));
+        return AuditPoints.count(seed, c, ranges);
+    }
+
+    function _payOwed(address verifier) private returns (uint256 amount) {
+        amount = _owed[verifier];
+        uint256 pool = ESCROW.auditPool();
+        if (amount > pool) {
+            emit PayOwed(verifier, amount - pool);
+            amount = pool;
+        }
+        _owed[verifier] -= amount;
+        if (amount > 0) ESCROW.payFromAuditPool(verifier, uint96(amount));
+    }
+
+    function _punishMissedDuty(address verifier) private {
+        IStaking.Slash memory order;
+        order.severity = STAKING.severityOf(verifier, VERIFIER, Offence.Duty);
+        STAKING.slash(verifier, VERIFIER, order);
+    }
+
+    /// @dev One verifier of those bonded before the commit, without the node's owner and its declared siblings.
+    function _drawVerifier(bytes32 seed, Commit calldata c) private view returns (address) {
+        address[] memory people = STAKING.owners(VERIFIER);
+        uint256[] memory weights = new uint256[](people.length);
+        for (uint256 i; i < people.length; ++i) {
+            (,,,, uint40 since) = STAKING.stakeOf(people[i], VERIFIER);
+            bool able = since < c.time && people[i] != c.owner && !REGISTRY.areSiblings(people[i], c.owner);
+            if (able) weights[i] = STAKING.slashable(people[i], VERIFIER);
+        }
+        address[] memory drawn = Sortition.draw(seed, people, weights, 1);
+        return drawn.length == 0 ? address(0) : drawn[0];
+    }
+
+    /// @dev What the auditor of one drawn point earns: the audit share of one step of money.
+    function _pointPrice(Commit calldata c) private pure returns (uint256) {
+        return uint256(c.step) * c.sharePpm / PPM;
+    }
+
+    function _checkCommit(Commit calldata c) private view {
+        require(ESCROW.commitWord(c.id) == c.hash(), AuditsUnknownCommit(c.id));
+    }
+
+    function _checkBonded(address verifier, uint40 commitTime) private view {
+        (,,,, uint40 since) = STAKING.stakeOf(verifier, VERIFIER);
+        bool bonded = STAKING.slashable(verifier, VERIFIER) > 0 && since < commitTime;
+        require(bonded, AuditsNotBonded(verifier, since, commitTime));
+    }
+
+    function _checkVerdicts(bytes calldata verdicts, uint256 points) private pure {
+        require(
+            verdicts.length == points * VERDICT_SIZE,
+            AuditsWrongVerdictCount(points * VERDICT_SIZE, verdicts.length)
+        );
+        for (uint256 i; i < points; ++i) {
+            uint8 verdict = uint8(verdicts[i * VERDICT_SIZE]);
+            require(verdict >= 1 && verdict <= 3, AuditsInvalidVerdict(i, verdict));
+        }
+    }
+}
