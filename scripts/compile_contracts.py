@@ -15,7 +15,7 @@ from typing import Any
 
 import solcx
 from eth_hash.auto import keccak
-from solcx.exceptions import SolcInstallationError, SolcNotInstalled
+from solcx.exceptions import SolcError, SolcInstallationError, SolcNotInstalled
 
 SOLC_VERSION = "0.8.37"
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +27,7 @@ TIMELOCK = "@openzeppelin/contracts/governance/TimelockController.sol"
 MAX_CODE_BYTES = 24_576  # EIP-170
 IMPORT = re.compile(r'^\s*import\s[^"\']*["\']([^"\']+)["\'];', re.MULTILINE)
 SETTINGS: dict[str, Any] = {
-    "optimizer": {"enabled": True, "runs": 2_000},
+    "optimizer": {"enabled": True, "runs": 200},
     "evmVersion": "cancun",
     # Nothing of the machine or the compiler's build goes into the code: rebuilding must give the same bytes.
     "metadata": {"appendCBOR": False, "bytecodeHash": "none"},
@@ -100,7 +100,11 @@ def compile_sources(sources: Mapping[str, str]) -> dict[str, dict[str, Artifact]
         "settings": SETTINGS,
     }
     with tempfile.TemporaryDirectory() as folder:
-        output = solcx.compile_standard(request, solc_binary=resolve_solc(Path(folder)))
+        try:
+            output = solcx.compile_standard(request, solc_binary=resolve_solc(Path(folder)))
+        except SolcError as error:
+            # The exception's own text repeats the whole output of the compiler.
+            raise CompileError(error.message) from None
     warnings = [e for e in output.get("errors", []) if not e["sourceLocation"]["file"].startswith(("@", "solady"))]
     if warnings:
         raise CompileError("\n".join(e["formattedMessage"] for e in warnings))

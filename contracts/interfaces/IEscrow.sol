@@ -86,7 +86,6 @@ interface IEscrow {
     error EscrowBadSignature(address payer, address signer);
     error EscrowReservationEpoch(uint32 expected, uint32 given);
     error EscrowReservationNotGrowing(uint96 granted, uint96 cumulative);
-    error EscrowNothingReserved(address payer, address node, address signer);
     error EscrowNotReleased(address payer, address node, address signer);
     error EscrowStillReleasing(uint256 time, uint40 releaseEnd);
     error EscrowMalformedItems(uint256 length);

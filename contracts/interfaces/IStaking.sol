@@ -81,7 +81,6 @@ interface IStaking {
     error StakingUnknownRole(uint8 role);
     error StakingZeroAmount();
     error StakingZeroAddress();
-    error StakingBelowMinimum(uint96 bonded, uint96 minimum);
     error StakingInsufficient(uint96 bonded, uint96 required);
     error StakingNothingThawing(address owner, uint8 role);
     error StakingStillThawing(uint256 time, uint40 thawEnd);
@@ -101,8 +100,8 @@ interface IStaking {
     /// @notice Bonds `amount` of the caller's assets as `owner`'s stake in `role`.
     function stakeFor(address owner, uint8 role, uint96 amount) external;
 
-    /// @notice Starts the thaw of `amount` more; the wait restarts for all that thaws. What stays bonded is zero or
-    /// at least the role's minimum.
+    /// @notice Starts the thaw of `amount` more; the wait restarts for all that thaws. An owner whose bonded stake falls
+    /// below the role's minimum is no longer active.
     function thaw(uint8 role, uint96 amount) external;
 
     /// @notice Bonds again all that thaws.

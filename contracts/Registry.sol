@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
+
+import {IRegistry} from "./interfaces/IRegistry.sol";
+import {IStaking} from "./interfaces/IStaking.sol";
+import {Signatures} from "./libraries/Signatures.sol";
+import {NodeAuth} from "./types/NodeAuth.sol";
+import {OPERATOR} from "./types/Role.sol";
+
+/// @notice See IRegistry.
+contract Registry is IRegistry, Ownable {
+    uint32 private constant PPM = 1_000_000;
+
+    struct Node {
+        address owner;
+        uint40 registeredAt;
+        uint40 revokedAt;
+        uint96 unit;
+        bytes32 modelId;
+        bytes32 profileId;
+        string endpoint;
+    }
+
+    struct Owner {
+        uint40 since;
+        uint40 warnedUntil;
+    }
+
+    IStaking private immutable STAKING;
+    /// @dev Domain of the protocol's signatures; known before it is deployed.
+    address private immutable ESCROW;
+    uint40 private immutable NEW_OWNER_PERIOD;
+    uint40 private immutable WARNING_PERIOD;
+    uint40 private immutable CALIBRATION_DELAY;
+    uint96 private immutable NEW_STEP_UNITS;
+    uint96 private immutable ESTABLISHED_STEP_UNITS;
+    uint32 private immutable NEW_SHARE_PPM;
+    uint32 private immutable ESTABLISHED_SHARE_PPM;
+
+    mapping(address node => Node) private _nodes;
+    mapping(address owner => Owner) private _owners;
+    mapping(address owner => mapping(address delegate => bool)) private _delegates;
+    mapping(address owner => mapping(address sibling => bool)) private _siblings;
+    /// @inheritdoc IRegistry
+    mapping(bytes32 modelId => uint96) public modelUnit;
+    /// @inheritdoc IRegistry
+    mapping(bytes32 profileId => bool) public isProfile;
+    /// @inheritdoc IRegistry
+    mapping(bytes32 calibrationHash => uint40) public calibrationFrom;
+
+    constructor(IStaking staking, address escrow, address contractOwner, Parameters memory p) Ownable(contractOwner) {
+        require(p.newSharePpm <= PPM, RegistryShareTooLarge(p.newSharePpm));
+        require(p.establishedSharePpm <= PPM, RegistryShareTooLarge(p.establishedSharePpm));
+        STAKING = staking;
+        ESCROW = escrow;
+        NEW_OWNER_PERIOD = p.newOwnerPeriod;
+        WARNING_PERIOD = p.warningPeriod;
+        CALIBRATION_DELAY = p.calibrationDelay;
+        NEW_STEP_UNITS = p.newStepUnits;
+        ESTABLISHED_STEP_UNITS = p.establishedStepUnits;
+        NEW_SHARE_PPM = p.newSharePpm;
+        ESTABLISHED_SHARE_PPM = p.establishedSharePpm;
+    }
+
+    /// @inheritdoc IRegistry
+    function registerNode(
+        address node_,
+        bytes32 modelId,
+        bytes32 profileId,
+        string calldata endpoint,
+        uint40 deadline,
+        bytes32 r,
+        bytes32 vs
+    ) external {
+        require(_nodes[node_].owner == address(0), RegistryNodeTaken(node_, _nodes[node_].owner));
+        require(block.timestamp <= deadline, RegistryAuthExpired(block.timestamp, deadline));
+        _checkActive(msg.sender);
+        bytes32 structHash = NodeAuth(msg.sender, node_, deadline).hash();
+        Signatures.check(Signatures.digest(Signatures.domainSeparator(ESCROW), structHash), r, vs, node_);
+
+        if (_owners[msg.sender].since == 0) _owners[msg.sender].since = uint40(block.timestamp);
+        Node storage n = _nodes[node_];
+        n.owner = msg.sender;
+        n.registeredAt = uint40(block.timestamp);
+        n.unit = type(uint96).max;
+        _serve(n, modelId, profileId, endpoint);
+        emit NodeRegistered(node_, msg.sender, modelId, profileId, endpoint);
+    }
+
+    /// @inheritdoc IRegistry
+    function updateNode(address node_, string calldata endpoint, bytes32 modelId, bytes32 profileId) external {
+        _serve(_ownNode(node_), modelId, profileId, endpoint);
+        emit NodeUpdated(node_, msg.sender, modelId, profileId, endpoint);
+    }
+
+    /// @inheritdoc IRegistry
+    function revokeNode(address node_) external {
+        _ownNode(node_).revokedAt = uint40(block.timestamp);
+        emit NodeRevoked(node_, msg.sender);
+    }
+
+    /// @inheritdoc IRegistry
+    function setDelegate(address delegate, bool allowed) external {
+        _delegates[msg.sender][delegate] = allowed;
+        emit DelegateSet(msg.sender, delegate, allowed);
+    }
+
+    /// @inheritdoc IRegistry
+    function declareSibling(address sibling, bool declared) external {
+        _siblings[msg.sender][sibling] = declared;
+        emit SiblingDeclared(msg.sender, sibling, declared);
+    }
+
+    /// @inheritdoc IRegistry
+    function addModel(bytes32 modelId, uint96 unit, string calldata name, string calldata uri) external onlyOwner {
+        require(modelId != bytes32(0), RegistryZeroId());
+        require(unit != 0, RegistryZeroUnit(modelId));
+        require(modelUnit[modelId] == 0, RegistryModelKnown(modelId));
+        modelUnit[modelId] = unit;
+        emit ModelAdded(modelId, unit, name, uri);
+    }
+
+    /// @inheritdoc IRegistry
+    function addProfile(bytes32 profileId, string calldata uri) external onlyOwner {
+        require(profileId != bytes32(0), RegistryZeroId());
+        require(!isProfile[profileId], RegistryProfileKnown(profileId));
+        isProfile[profileId] = true;
+        emit ProfileAdded(profileId, uri);
+    }
+
+    /// @inheritdoc IRegistry
+    function addCalibration(
+        bytes32 calibrationHash,
+        bytes32 modelId,
+        bytes32 nodeProfile,
+        bytes32 verifierProfile,
+        string calldata uri
+    ) external onlyOwner {
+        require(calibrationHash != bytes32(0), RegistryZeroId());
+        require(calibrationFrom[calibrationHash] == 0, RegistryCalibrationKnown(calibrationHash));
+        require(modelUnit[modelId] != 0, RegistryUnknownModel(modelId));
+        require(isProfile[nodeProfile], RegistryUnknownProfile(nodeProfile));
+        require(isProfile[verifierProfile], RegistryUnknownProfile(verifierProfile));
+        uint40 activeFrom = uint40(block.timestamp) + CALIBRATION_DELAY;
+        calibrationFrom[calibrationHash] = activeFrom;
+        emit CalibrationAdded(calibrationHash, modelId, nodeProfile, verifierProfile, uri, activeFrom);
+    }
+
+    /// @inheritdoc IRegistry
+    function warn(address owner) external {
+        require(STAKING.isSlasher(msg.sender), RegistryNotSlasher(msg.sender));
+        uint40 until = uint40(block.timestamp) + WARNING_PERIOD;
+        _owners[owner].warnedUntil = until;
+        emit Warned(owner, until);
+    }
+
+    /// @inheritdoc IRegistry
+    function parameters() external view returns (Parameters memory) {
+        return Parameters({
+            newOwnerPeriod: NEW_OWNER_PERIOD,
+            warningPeriod: WARNING_PERIOD,
+            calibrationDelay: CALIBRATION_DELAY,
+            newStepUnits: NEW_STEP_UNITS,
+            establishedStepUnits: ESTABLISHED_STEP_UNITS,
+            newSharePpm: NEW_SHARE_PPM,
+            establishedSharePpm: ESTABLISHED_SHARE_PPM
+        });
+    }
+
+    /// @inheritdoc IRegistry
+    function nodeOwner(address node_) external view returns (address) {
+        return _nodes[node_].owner;
+    }
+
+    /// @inheritdoc IRegistry
+    function node(address node_)
+        external
+        view
+        returns (
+            address owner,
+            bytes32 modelId,
+            bytes32 profileId,
+            uint40 registeredAt,
+            uint40 revokedAt,
+            string memory endpoint
+        )
+    {
+        Node storage n = _nodes[node_];
+        return (n.owner, n.modelId, n.profileId, n.registeredAt, n.revokedAt, n.endpoint);
+    }
+
+    /// @inheritdoc IRegistry
+    function isDelegate(address owner, address who) public view returns (bool) {
+        if (who == owner || _delegates[owner][who]) return true;
+        Node storage n = _nodes[who];
+        return n.owner == owner && owner != address(0) && n.revokedAt == 0;
+    }
+
+    /// @inheritdoc IRegistry
+    function areSiblings(address a, address b) external view returns (bool) {
+        return _siblings[a][b] && _siblings[b][a];
+    }
+
+    /// @inheritdoc IRegistry
+    function auditLevel(address owner) public view returns (uint96 stepUnits, uint32 sharePpm) {
+        Owner memory o = _owners[owner];
+        bool established = o.since != 0 && block.timestamp > uint256(o.since) + NEW_OWNER_PERIOD;
+        if (established && block.timestamp > o.warnedUntil) return (ESTABLISHED_STEP_UNITS, ESTABLISHED_SHARE_PPM);
+        return (NEW_STEP_UNITS, NEW_SHARE_PPM);
+    }
+
+    /// @inheritdoc IRegistry
+    function commitTerms(address node_, address caller)
+        external
+        view
+        returns (address owner, uint96 step, uint32 sharePpm, bool allowed)
+    {
+        Node storage n = _nodes[node_];
+        owner = n.owner;
+        if (owner == address(0)) return (owner, 0, 0, false);
+        (uint96 stepUnits, uint32 share) = auditLevel(owner);
+        return (owner, n.unit * stepUnits, share, isDelegate(owner, caller));
+    }
+
+    /// @inheritdoc IRegistry
+    function warnedUntil(address owner) external view returns (uint40) {
+        return _owners[owner].warnedUntil;
+    }
+
+    /// @dev A unit that rose with another model would thin the audits of money earned with the old one.
+    function _serve(Node storage n, bytes32 modelId, bytes32 profileId, string calldata endpoint) private {
+        uint96 unit = modelUnit[modelId];
+        require(unit != 0, RegistryUnknownModel(modelId));
+        require(isProfile[profileId], RegistryUnknownProfile(profileId));
+        n.unit = uint96(Math.min(n.unit, unit));
+        n.modelId = modelId;
+        n.profileId = profileId;
+        n.endpoint = endpoint;
+    }
+
+    function _ownNode(address node_) private view returns (Node storage n) {
+        n = _nodes[node_];
+        require(n.owner != address(0), RegistryUnknownNode(node_));
+        require(n.owner == msg.sender, RegistryNotNodeOwner(node_, n.owner, msg.sender));
+        require(n.revokedAt == 0, RegistryNodeIsRevoked(node_));
+    }
+
+    function _checkActive(address owner) private view {
+        (uint96 bonded,,,,) = STAKING.stakeOf(owner, OPERATOR);
+        require(STAKING.isActive(owner, OPERATOR), RegistryOwnerNotActive(owner, bonded, STAKING.minimum(OPERATOR)));
+    }
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
+
+import {EscrowState} from "./EscrowState.sol";
+import {IEscrow} from "../interfaces/IEscrow.sol";
+import {OPERATOR} from "../types/Role.sol";
+
+/// @notice The owners' side: credit, the exposure window, what it holds back, and the audit pool.
+abstract contract EscrowHolds is EscrowState {
+    /// @dev Entries of held credit that one call looks at.
+    uint256 private constant RELEASE_LIMIT = 32;
+
+    /// @dev Payments by half windows: this one and the two before it span the window, and up to half of one more.
+    struct Window {
+        uint96 current;
+        uint96 previous;
+        uint40 period;
+        uint96 oldest;
+    }
+
+    struct Queue {
+        uint96 total;
+        uint64 head;
+        uint64 tail;
+    }
+
+    struct Held {
+        uint96 amount;
+        uint40 time;
+    }
+
+    mapping(address owner => Window) private _windows;
+    mapping(address owner => Queue) private _queues;
+    mapping(address owner => mapping(uint64 index => Held)) private _held;
+    /// @inheritdoc IEscrow
+    mapping(address account => uint256) public credit;
+    /// @inheritdoc IEscrow
+    uint96 public auditPool;
+
+    modifier onlySlasher() {
+        require(STAKING.isSlasher(msg.sender), EscrowNotSlasher(msg.sender));
+        _;
+    }
+
+    /// @inheritdoc IEscrow
+    function releaseHeld(address owner) external returns (uint96 amount) {
+        require(_queues[owner].total != 0, EscrowNothingHeld(owner));
+        Window memory window = _windowNow(owner);
+        amount = _release(owner, window, STAKING.exposureCap(owner), RELEASE_LIMIT);
+        _windows[owner] = window;
+        credit[owner] += amount;
+    }
+
+    /// @inheritdoc IEscrow
+    function slashHeld(address owner, uint96 amount) external onlySlasher nonReentrant returns (uint96 moved) {
+        Queue storage queue = _queues[owner];
+        moved = uint96(Math.min(amount, queue.total));
+        if (moved == 0) return 0;
+        uint96 left = moved;
+        while (left != 0) {
+            Held storage entry = _held[owner][queue.head];
+            uint96 part = uint96(Math.min(left, entry.amount));
+            entry.amount -= part;
+            left -= part;
+            if (entry.amount == 0) queue.head += 1;
+        }
+        queue.total -= moved;
+        emit HeldSlashed(owner, msg.sender, moved);
+        ASSET.approve(address(STAKING), moved);
+        STAKING.stakeFor(owner, OPERATOR, moved);
+    }
+
+    /// @inheritdoc IEscrow
+    function fundAuditPool(uint96 amount) external nonReentrant {
+        require(amount != 0, EscrowZeroAmount());
+        auditPool += amount;
+        emit AuditPoolFunded(msg.sender, amount);
+        _pull(msg.sender, amount);
+    }
+
+    /// @inheritdoc IEscrow
+    function payFromAuditPool(address to, uint96 amount) external onlySlasher returns (uint96 paid) {
+        paid = uint96(Math.min(amount, auditPool));
+        auditPool -= paid;
+        credit[to] += paid;
+        emit AuditPaid(msg.sender, to, paid);
+    }
+
+    /// @inheritdoc IEscrow
+    function withdrawCredit() external returns (uint256 amount) {
+        return withdrawCreditOf(msg.sender);
+    }
+
+    /// @inheritdoc IEscrow
+    function withdrawCreditOf(address account_) public nonReentrant returns (uint256 amount) {
+        amount = credit[account_];
+        require(amount != 0, EscrowNothingToWithdraw(account_));
+        credit[account_] = 0;
+        emit CreditWithdrawn(account_, amount);
+        _push(account_, amount);
+    }
+
+    /// @inheritdoc IEscrow
+    function heldOf(address owner) external view returns (uint96) {
+        return _queues[owner].total;
+    }
+
+    /// @inheritdoc IEscrow
+    function exposure(address owner) external view returns (uint96) {
+        return _sum(_windowNow(owner));
+    }
+
+    /// @inheritdoc IEscrow
+    function freeExposure(address owner) external view returns (uint96) {
+        return _free(_windowNow(owner), STAKING.exposureCap(owner));
+    }
+
+    /// @dev Credits an owner as far as its exposure allows and holds the rest, behind what is held already.
+    function _payOwner(address owner, uint96 amount) internal returns (uint96 held) {
+        Window memory window = _windowNow(owner);
+        uint96 cap = STAKING.exposureCap(owner);
+        Queue storage queue = _queues[owner];
+        uint96 released = queue.total == 0 ? 0 : _release(owner, window, cap, RELEASE_LIMIT);
+        uint96 direct = queue.total == 0 ? uint96(Math.min(amount, _free(window, cap))) : 0;
+        window.current += direct;
+        _windows[owner] = window;
+        credit[owner] += released + direct;
+        held = amount - direct;
+        if (held == 0) return 0;
+        _held[owner][queue.tail] = Held(held, uint40(block.timestamp));
+        queue.tail += 1;
+        queue.total += held;
+    }
+
+    /// @dev Takes from the head of the queue; entries of full age do not count as exposure. Updates `window`.
+    function _release(address owner, Window memory window, uint96 cap, uint256 limit) private returns (uint96 amount) {
+        Queue storage queue = _queues[owner];
+        (,,, uint16 locks,) = STAKING.stakeOf(owner, OPERATOR);
+        for (uint256 i; i < limit && queue.head < queue.tail; ++i) {
+            Held storage entry = _held[owner][queue.head];
+            bool aged = locks == 0 && block.timestamp >= uint256(entry.time) + HELD_PERIOD;
+            uint96 part = aged ? entry.amount : uint96(Math.min(entry.amount, _free(window, cap)));
+            if (!aged) window.current += part;
+            amount += part;
+            entry.amount -= part;
+            if (entry.amount != 0) break;
+            queue.head += 1;
+        }
+        queue.total -= amount;
+        emit HeldReleased(owner, amount);
+    }
+
+    function _windowNow(address owner) private view returns (Window memory window) {
+        window = _windows[owner];
+        uint40 period = uint40(block.timestamp / (EXPOSURE_WINDOW / 2));
+        uint40 passed = period - window.period;
+        if (passed == 0) return window;
+        window.oldest = passed == 1 ? window.previous : passed == 2 ? window.current : 0;
+        window.previous = passed == 1 ? window.current : 0;
+        window.current = 0;
+        window.period = period;
+    }
+
+    function _sum(Window memory window) private pure returns (uint96) {
+        return window.current + window.previous + window.oldest;
+    }
+
+    function _free(Window memory window, uint96 cap) private pure returns (uint96) {
+        uint96 used = _sum(window);
+        return cap > used ? cap - used : 0;
+    }
+}
