@@ -1,0 +1,155 @@
+"""The Court: cases, juries, votes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from eth_abi.abi import decode, encode
+
+from retally.chain.contract import Contract, ContractCall
+from retally.protocol.case import Shown
+from retally.protocol.encoding import Address, Bytes32, keccak
+
+_SHOWN = "(uint64,bytes32,address,uint96)[]"
+
+
+class CaseStatus(IntEnum):
+    """Where a case stands."""
+
+    NONE = 0
+    DRAWING = 1
+    VOTING = 2
+    DECIDED = 3
+    CLOSED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A case."""
+
+    owner: Address
+    status: int
+    round: int
+    appeals: int
+    enlarged: bool
+    verdict: int
+    challenger: Address
+    opened_at: int
+    epoch: int
+    appeal_end: int
+    tips: int
+    fees_locked: int
+    shown_hash: Bytes32
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A round of a case."""
+
+    size: int
+    committed: int
+    revealed: int
+    commit_end: int
+    reveal_end: int
+    seed_block: int
+    fee: int
+    bond: int
+    appellant: Address
+    appealed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """A juror's vote; verdict 0 until revealed, hash zero until committed."""
+
+    hash: Bytes32
+    verdict: int
+    log_e: int
+
+
+def vote_hash(case_id: int, round_: int, juror: Address, verdict: int, log_e: int, salt: bytes) -> Bytes32:
+    """What a juror commits before it reveals."""
+    types = ["uint256", "uint16", "address", "uint8", "int64", "bytes32"]
+    return keccak(encode(types, [case_id, round_, juror, verdict, log_e, salt]))
+
+
+def decode_shown(data: bytes) -> tuple[Shown, ...]:
+    """The entries of a case, as `CaseOpened` carries them."""
+    (rows,) = decode([_SHOWN], data)
+    return tuple(Shown(*row) for row in rows)
+
+
+class Court(Contract):
+    """Views and calls of the Court."""
+
+    NAME = "Court"
+
+    async def case_of(self, case_id: int) -> Case:
+        """A case."""
+        return Case(*await self.view("caseOf", case_id))
+
+    async def round_of(self, case_id: int, round_: int) -> Round:
+        """A round of a case."""
+        return Round(*await self.view("roundOf", case_id, round_))
+
+    async def jurors_of(self, case_id: int, round_: int) -> tuple[Address, ...]:
+        """The jury of a round."""
+        return tuple(await self.view("jurorsOf", case_id, round_))
+
+    async def vote_of(self, case_id: int, round_: int, juror: Address) -> Vote:
+        """A juror's vote."""
+        return Vote(*await self.view("voteOf", case_id, round_, juror))
+
+    async def opening_cost(self) -> int:
+        """What opening a case pulls."""
+        return int(await self.view("openingCost"))
+
+    async def case_count(self) -> int:
+        """How many cases were opened; ids run from 1."""
+        return int(await self.view("caseCount"))
+
+    async def was_slashed(self, owner: Address, epoch: int) -> bool:
+        """Whether an owner was slashed for cases opened in a 4-week epoch."""
+        return bool(await self.view("wasSlashed", owner, epoch))
+
+    async def credit(self, account: Address) -> int:
+        """What an account can withdraw."""
+        return int(await self.view("credit", account))
+
+    def open(self, owner: Address, shown: Sequence[Shown], evidence_hash: bytes, evidence_uri: str) -> ContractCall:
+        """Opens a case."""
+        return self.call("open", owner, [item.to_abi() for item in shown], evidence_hash, evidence_uri)
+
+    def draw(self, case_id: int) -> ContractCall:
+        """Draws the jury."""
+        return self.call("draw", case_id)
+
+    def advance(self, case_id: int) -> ContractCall:
+        """Draws or decides, whichever is due."""
+        return self.call("advance", case_id)
+
+    def commit_vote(self, case_id: int, hash_: bytes) -> ContractCall:
+        """Commits a juror's vote."""
+        return self.call("commitVote", case_id, hash_)
+
+    def reveal_vote(self, case_id: int, verdict: int, log_e: int, salt: bytes) -> ContractCall:
+        """Shows a juror's vote."""
+        return self.call("revealVote", case_id, verdict, log_e, salt)
+
+    def decide(self, case_id: int) -> ContractCall:
+        """Ends the round."""
+        return self.call("decide", case_id)
+
+    def appeal(self, case_id: int) -> ContractCall:
+        """Opens a larger round against the decision."""
+        return self.call("appeal", case_id)
+
+    def execute(self, case_id: int, shown: Sequence[Shown]) -> ContractCall:
+        """Ends the case: slash, refunds, fees and bonds."""
+        return self.call("execute", case_id, [item.to_abi() for item in shown])
+
+    def withdraw_credit(self) -> ContractCall:
+        """Pays the sender its credit."""
+        return self.call("withdrawCredit")

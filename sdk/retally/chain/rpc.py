@@ -1,0 +1,89 @@
+"""JSON-RPC to the chain: one request, one batch, one kind of failure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import aiohttp
+from web3 import AsyncHTTPProvider
+from web3.exceptions import Web3Exception
+from web3.types import RPCEndpoint
+
+from retally.errors import ChainUnreachable, RetallyError
+
+TIMEOUT_SECONDS = 30
+
+
+class RpcFailed(RetallyError):
+    """The chain answered a request with an error; `data` is what a contract reverted with."""
+
+    code = "rpc_failed"
+
+    def __init__(self, method: str, rpc_code: int, message: str, data: bytes) -> None:
+        super().__init__(f"{method}: {message}")
+        self.method = method
+        self.rpc_code = rpc_code
+        self.data = data
+
+
+@dataclass(frozen=True, slots=True)
+class RpcCall:
+    """A method and its parameters."""
+
+    method: str
+    params: tuple[Any, ...]
+
+
+class Rpc:
+    """The endpoint of one chain."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
+        self.provider = AsyncHTTPProvider(url, request_kwargs={"timeout": timeout})
+
+    async def request(self, method: str, *params: Any) -> Any:
+        """The result of one request."""
+        try:
+            response = await self.provider.make_request(RPCEndpoint(method), list(params))
+        except (TimeoutError, OSError, aiohttp.ClientError, Web3Exception) as error:
+            raise ChainUnreachable(f"{self.url} does not answer {method}: {error}") from error
+        return _result(method, cast("dict[str, Any]", response))
+
+    async def batch(self, calls: Sequence[RpcCall]) -> list[Any]:
+        """The results of many requests in one round trip; the first failure raises."""
+        if not calls:
+            return []
+        pairs = [(RPCEndpoint(call.method), list(call.params)) for call in calls]
+        try:
+            responses = await self.provider.make_batch_request(pairs)
+        except (TimeoutError, OSError, aiohttp.ClientError, Web3Exception) as error:
+            raise ChainUnreachable(f"{self.url} does not answer a batch: {error}") from error
+        if not isinstance(responses, list):
+            return [_result("batch", cast("dict[str, Any]", responses))]
+        paired = zip(calls, responses, strict=True)
+        return [_result(call.method, cast("dict[str, Any]", response)) for call, response in paired]
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self.provider.disconnect()
+
+
+def _result(method: str, response: dict[str, Any]) -> Any:
+    error = response.get("error")
+    if error is None:
+        return response.get("result")
+    if not isinstance(error, dict):
+        raise RpcFailed(method, 0, str(error), b"")
+    return _raise(method, error)
+
+
+def _raise(method: str, error: dict[str, Any]) -> None:
+    data = error.get("data")
+    if isinstance(data, dict):
+        # Some nodes wrap the revert data once more.
+        data = data.get("data")
+    raw = bytes.fromhex(data[2:]) if isinstance(data, str) and data.startswith("0x") else b""
+    raise RpcFailed(method, int(error.get("code", 0)), str(error.get("message", "error")), raw)

@@ -1,0 +1,196 @@
+"""Sending transactions: one at a time per key, stored before they are sent, replaced by fee."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eth_account import Account
+
+from retally.chain.abi import decode_error
+from retally.chain.connection import Chain
+from retally.chain.contract import ContractCall
+from retally.chain.rpc import RpcFailed
+from retally.errors import TransactionFailed, UpstreamTimeout
+from retally.protocol.eip712 import SigningKey
+from retally.protocol.encoding import to_hex
+
+POLL_SECONDS = 0.1
+REPLACE_AFTER_SECONDS = 20.0
+GIVE_UP_SECONDS = 300.0
+GAS_MARGIN_PERCENT = 25
+FEE_BUMP_PERCENT = 25
+PRIORITY_FEE_WEI = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TxReceipt:
+    """A mined transaction."""
+
+    tx_hash: str
+    block: int
+    gas_used: int
+    logs: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A transaction and all its replacements, which share a nonce."""
+
+    nonce: int
+    label: str
+    request: dict[str, Any]
+    raws: list[str]
+    hashes: list[str]
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "nonce": self.nonce,
+                "label": self.label,
+                "request": self.request,
+                "raws": self.raws,
+                "hashes": self.hashes,
+            }
+        )
+
+
+class TxSender:
+    """Sends the transactions of one key. One process only may send for a key."""
+
+    def __init__(self, chain: Chain, key: SigningKey, store: Path | None = None) -> None:
+        self._chain = chain
+        self._rpc = chain.rpc
+        self._key = key
+        self._store = store
+        self._lock = asyncio.Lock()
+        self._resumed = store is None
+
+    @property
+    def address(self) -> str:
+        """Who sends."""
+        return self._key.address
+
+    async def send(self, call: ContractCall, value: int = 0) -> TxReceipt:
+        """Sends a call and waits until it is mined; a revert becomes TransactionFailed."""
+        async with self._lock:
+            await self._resume()
+            request = await self._prepare(call, value)
+            pending = _Pending(int(request["nonce"], 16), call.label, request, [], [])
+            self._sign(pending)
+            await self._submit(pending.raws[-1])
+            return await self._settle(pending)
+
+    async def _prepare(self, call: ContractCall, value: int) -> dict[str, Any]:
+        request: dict[str, Any] = {
+            "from": self._key.address,
+            "to": call.to,
+            "data": to_hex(call.data),
+            "value": hex(value),
+        }
+        try:
+            gas = int(await self._rpc.request("eth_estimateGas", request), 16)
+        except RpcFailed as error:
+            raise self._failed(error) from error
+        nonce = int(await self._rpc.request("eth_getTransactionCount", self._key.address, "pending"), 16)
+        block = await self._rpc.request("eth_getBlockByNumber", "latest", False)
+        base_fee = int(block.get("baseFeePerGas", "0x0"), 16)
+        limit = int(block["gasLimit"], 16)
+        return {
+            **request,
+            "chainId": hex(self._chain.deployment.chain_id),
+            "nonce": hex(nonce),
+            "gas": hex(min(gas + gas * GAS_MARGIN_PERCENT // 100, limit)),
+            "maxPriorityFeePerGas": hex(PRIORITY_FEE_WEI),
+            "maxFeePerGas": hex(2 * base_fee + PRIORITY_FEE_WEI),
+        }
+
+    def _failed(self, error: RpcFailed) -> TransactionFailed:
+        if error.data:
+            return TransactionFailed(*decode_error(error.data))
+        return TransactionFailed("Refused", {"message": error.message})
+
+    def _sign(self, pending: _Pending) -> None:
+        request = {name: value for name, value in pending.request.items() if name != "from"}
+        signed = Account.sign_transaction({**request, "type": 2}, self._key.secret)
+        pending.raws.append(to_hex(signed.raw_transaction))
+        pending.hashes.append(to_hex(signed.hash))
+        # Stored before it is sent: after a crash the same bytes are sent again, never a second payment.
+        self._write(pending.to_json())
+
+    async def _submit(self, raw: str) -> None:
+        try:
+            await self._rpc.request("eth_sendRawTransaction", raw)
+        except RpcFailed as error:
+            known = ("already known", "already imported", "nonce too low", "underpriced")
+            if not any(text in error.message.lower() for text in known):
+                self._write(None)
+                raise self._failed(error) from error
+
+    async def _settle(self, pending: _Pending) -> TxReceipt:
+        waited = since_replaced = 0.0
+        while waited < GIVE_UP_SECONDS:
+            for tx_hash in pending.hashes:
+                found = await self._rpc.request("eth_getTransactionReceipt", tx_hash)
+                if found is not None:
+                    self._write(None)
+                    return await self._finish(pending, found)
+            await asyncio.sleep(POLL_SECONDS)
+            waited, since_replaced = waited + POLL_SECONDS, since_replaced + POLL_SECONDS
+            if since_replaced >= REPLACE_AFTER_SECONDS:
+                since_replaced = 0.0
+                await self._replace(pending)
+        raise UpstreamTimeout(f"{pending.label} was not mined in {GIVE_UP_SECONDS:g} s")
+
+    async def _replace(self, pending: _Pending) -> None:
+        for name in ("maxPriorityFeePerGas", "maxFeePerGas"):
+            fee = int(pending.request[name], 16)
+            pending.request[name] = hex(fee + fee * FEE_BUMP_PERCENT // 100 + 1)
+        self._sign(pending)
+        await self._submit(pending.raws[-1])
+
+    async def _finish(self, pending: _Pending, found: Mapping[str, Any]) -> TxReceipt:
+        if int(found["status"], 16) == 1:
+            block, gas = int(found["blockNumber"], 16), int(found["gasUsed"], 16)
+            return TxReceipt(str(found["transactionHash"]), block, gas, tuple(found["logs"]))
+        call = {name: pending.request[name] for name in ("from", "to", "data", "value")}
+        try:
+            await self._rpc.request("eth_call", call, found["blockNumber"])
+        except RpcFailed as error:
+            name, operands = decode_error(error.data)
+            raise TransactionFailed(name, operands, str(found["transactionHash"])) from error
+        raise TransactionFailed("Reverted", {}, str(found["transactionHash"]))
+
+    async def _resume(self) -> None:
+        """Sends again what an earlier process stored and did not see mined."""
+        if self._resumed or self._store is None:
+            return
+        self._resumed = True
+        if not self._store.exists():
+            return
+        pending = _Pending(**json.loads(self._store.read_text(encoding="utf-8")))
+        mined = int(await self._rpc.request("eth_getTransactionCount", self._key.address, "latest"), 16)
+        if pending.nonce < mined:
+            self._write(None)
+            return
+        await self._submit(pending.raws[-1])
+        await self._settle(pending)
+
+    def _write(self, text: str | None) -> None:
+        if self._store is None:
+            return
+        if text is None:
+            self._store.unlink(missing_ok=True)
+            return
+        self._store.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._store.with_suffix(".new")
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._store)
