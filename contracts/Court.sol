@@ -147,7 +147,7 @@ contract Court is CaseLocks {
         _credit(c.challenger, c.tips);
         c.tips = 0;
 
-        emit CaseExecuted(caseId, c.verdict, slashed, refunded, burned, slashed - burned);
+        emit CaseExecuted(caseId, c.verdict, slashed, refunded, burned, slashed > burned ? slashed - burned : 0);
 
         _unlock(c);
         if (c.verdict == MISMATCH) REGISTRY.warn(c.owner);
