@@ -22,7 +22,9 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 class ChatFormat:
     """A model's tokenizer and chat template."""
 
-    def __init__(self, tokenizer: Tokenizer, template: Template | None, settings: Mapping[str, Any], eos: Sequence[int]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, template: Template | None, settings: Mapping[str, Any], eos: Sequence[int]
+    ) -> None:
         self._tokenizer = tokenizer
         self._template = template
         self._settings = settings
@@ -95,7 +97,9 @@ class ChatFormat:
         if self._template is None:
             raise BadRequest("this model has no chat template", hint="use /v1/completions")
         day = date.fromisoformat(template_date)
-        names = {key: value for key, value in self._settings.items() if key.endswith("_token") and isinstance(value, str)}
+        names = {
+            key: value for key, value in self._settings.items() if key.endswith("_token") and isinstance(value, str)
+        }
         try:
             text = self._template.render(
                 messages=[_plain_message(message) for message in prompt["messages"]],
@@ -169,8 +173,7 @@ class AnswerText:
         """Return the text held back, at the answer's end."""
         if self._matcher.stopped:
             return ""
-        shown = self._matcher.push(self._detokenizer.finish())
-        return shown if self._matcher.stopped else shown + self._matcher.finish()
+        return self._matcher.push(self._detokenizer.finish()) + self._matcher.finish()
 
 
 def _bytes_of_characters() -> dict[str, int]:
@@ -215,7 +218,9 @@ def _refuse(reason: str) -> NoReturn:
 
 def _environment() -> ImmutableSandboxedEnvironment:
     """Return the environment that chat templates are written for, without access to anything else."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
     environment.globals["raise_exception"] = _refuse
     environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
     return environment

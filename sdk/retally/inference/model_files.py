@@ -30,7 +30,9 @@ class ModelFiles:
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise BadRequest(f"{folder} has no readable {MANIFEST}", hint="write one with ModelFiles.describe") from error
+            raise BadRequest(
+                f"{folder} has no readable {MANIFEST}", hint="write one with ModelFiles.describe"
+            ) from error
         return cls(folder, manifest)
 
     @staticmethod
@@ -38,7 +40,9 @@ class ModelFiles:
         """Return a manifest for a model's folder: every file that shapes its answers, by SHA-256."""
         folder = Path(model_dir)
         wanted = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "*.jinja")
-        paths = sorted({path for pattern in wanted for path in folder.glob(pattern) if path.name != "earlier.safetensors"})
+        paths = sorted(
+            {path for pattern in wanted for path in folder.glob(pattern) if path.name != "earlier.safetensors"}
+        )
         return {"name": name, "maxContext": max_context, "sha256": {path.name: _sha256(path) for path in paths}}
 
     @property
@@ -59,7 +63,9 @@ class ModelFiles:
     def changed_files(self) -> list[str]:
         """Return the files that are missing or differ from the manifest."""
         paths = {name: self.folder / name for name in self.manifest["sha256"]}
-        return [name for name, path in paths.items() if not path.exists() or _sha256(path) != self.manifest["sha256"][name]]
+        return [
+            name for name, path in paths.items() if not path.exists() or _sha256(path) != self.manifest["sha256"][name]
+        ]
 
 
 def _sha256(path: Path) -> str:

@@ -39,12 +39,12 @@ def uniforms(key: int, ids: Sequence[int] | Ids) -> NDArray[np.float64]:
     z = (x ^ (x >> np.uint64(30))) * _MIX_1
     z = (z ^ (z >> np.uint64(27))) * _MIX_2
     z = z ^ (z >> np.uint64(31))
-    return ((z >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return np.asarray(((z >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53, dtype=np.float64)
 
 
 def noise(seed: bytes, position: int, ids: Sequence[int] | Ids) -> Floats:
     """Return the Gumbel noise of token ids at a position of the answer (R-27)."""
-    return (-np.log(-np.log(uniforms(noise_key(seed, position), ids)))).astype(np.float32)
+    return np.asarray(-np.log(-np.log(uniforms(noise_key(seed, position), ids))), dtype=np.float32)
 
 
 def log_softmax(logits: Floats) -> Floats:

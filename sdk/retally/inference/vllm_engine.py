@@ -1,0 +1,168 @@
+"""Client of a vLLM server over its plain HTTP API: ids in, ids out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import aiohttp
+import msgspec
+import numpy as np
+
+from retally.errors import BadRequest, EngineUnavailable, UpstreamTimeout
+from retally.inference.engine import EngineChunk, EngineInfo, EngineSampling, Scores
+from retally.inference.sampler_check import sampler_problem
+from retally.inference.vllm_flags import SAMPLER_ARGUMENT
+from retally.inference.vllm_frames import Completion, Frame, chunk_of, scores_of
+
+CONNECT_SECONDS = 10
+SILENCE_SECONDS = 120
+DONE = b"[DONE]"
+
+
+class VllmEngine:
+    """One vLLM server; opens its connections on first use."""
+
+    def __init__(self, base_url: str, model_name: str) -> None:
+        self._base_url = base_url.rstrip("/").removesuffix("/v1")
+        self.model_name = model_name
+        self._session: aiohttp.ClientSession | None = None
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: EngineSampling) -> AsyncIterator[EngineChunk]:
+        """Stream an answer's tokens; closing the iterator cancels the request in the server."""
+        held: EngineChunk | None = None
+        cached = 0
+        async for frame in self._frames(self._body(prompt_ids, sampling)):
+            if frame.usage is not None and frame.usage.prompt_tokens_details is not None:
+                cached = frame.usage.prompt_tokens_details.cached_tokens or 0
+            if not frame.choices:
+                continue
+            chunk = chunk_of(frame.choices[0], sampling.logprobs)
+            if chunk.finish_reason is not None:
+                # The usage frame, which knows the cached tokens, comes right behind.
+                held = chunk
+            elif chunk.ids:
+                yield chunk
+        if held is None:
+            raise EngineUnavailable("the engine's stream ended before the answer did")
+        yield EngineChunk(held.ids, held.logprobs, held.top_logprobs, held.finish_reason, cached)
+
+    async def score(self, ids: Sequence[int], start: int, top: int = 64) -> Scores:
+        """Return raw logprobs of ids[start:] from one prefill."""
+        if not 1 <= start <= len(ids):
+            raise BadRequest(f"start must lie between 1 and {len(ids)}", param="start")
+        body = {**self._plain(ids), "max_tokens": 1, "prompt_logprobs": top}
+        try:
+            async with self._open().post(f"{self._base_url}/v1/completions", json=body) as response:
+                content = await self._content(response)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unreachable(error) from error
+        rows = msgspec.json.decode(content, type=Completion).choices[0].prompt_logprobs
+        if rows is None or len(rows) != len(ids):
+            raise EngineUnavailable("the engine returned no prompt logprobs", hint="start it with --max-logprobs 66")
+        return scores_of(rows[start:], ids[start:], start, top)
+
+    async def check(self) -> EngineInfo:
+        """Ask for the model, then try the sampler and the prompt logprobs for real."""
+        try:
+            models = json.loads(await self._get("/v1/models"))["data"]
+            version = json.loads(await self._get("/version"))["version"]
+        except (KeyError, ValueError) as error:
+            raise EngineUnavailable(f"{self._base_url} does not speak vLLM's API: {error!r}") from error
+        served = next((model for model in models if model["id"] == self.model_name), None)
+        if served is None:
+            raise EngineUnavailable(f"the engine serves {[model['id'] for model in models]}, not {self.model_name}")
+        scores = await self.score([5, 6, 7, 8], 1)
+        has_logprobs = scores.top_ids.shape == (3, 64) and bool(np.isfinite(scores.top_logprobs).all())
+        problem = await sampler_problem(self) if has_logprobs else "not tried: no prompt logprobs"
+        problems = [] if has_logprobs else ["no 64 prompt logprobs: start vLLM with --max-logprobs 66"]
+        return EngineInfo(
+            model=self.model_name,
+            max_context=int(served["max_model_len"]),
+            version=f"vllm {version}",
+            has_sampler=problem is None,
+            has_prompt_logprobs=has_logprobs,
+            problems=(*problems, *([problem] if problem else [])),
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
+            self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
+        return self._session
+
+    def _plain(self, ids: Sequence[int]) -> dict[str, Any]:
+        """Return a request that lets the engine itself change nothing."""
+        return {"model": self.model_name, "prompt": list(ids), "temperature": 0, "return_token_ids": True}
+
+    def _body(self, prompt_ids: Sequence[int], sampling: EngineSampling) -> dict[str, Any]:
+        argument = {
+            "params": sampling.params.to_json(),
+            "seed": sampling.seed.hex(),
+            "position": sampling.position,
+            "eos": list(sampling.eos_ids),
+        }
+        return {
+            **self._plain(prompt_ids),
+            "max_tokens": sampling.max_new_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "logprobs": sampling.logprobs,
+            "return_tokens_as_token_ids": True,
+            "stop_token_ids": list(sampling.eos_ids),
+            "vllm_xargs": {SAMPLER_ARGUMENT: json.dumps(argument)},
+        }
+
+    async def _frames(self, body: dict[str, Any]) -> AsyncIterator[Frame]:
+        """Yield the events of a stream, split by hand: a first frame may be longer than a line buffer."""
+        try:
+            async with self._open().post(f"{self._base_url}/v1/completions", json=body) as response:
+                if response.status != 200:
+                    await self._content(response)
+                rest = b""
+                async for data in response.content.iter_any():
+                    *events, rest = (rest + data).split(b"\n\n")
+                    for event in events:
+                        payload = event.removeprefix(b"data:").strip()
+                        if payload == DONE:
+                            return
+                        yield _decoded(payload)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unreachable(error) from error
+
+    async def _get(self, path: str) -> bytes:
+        try:
+            async with self._open().get(self._base_url + path) as response:
+                return await self._content(response)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unreachable(error) from error
+
+    async def _content(self, response: aiohttp.ClientResponse) -> bytes:
+        content = await response.read()
+        if response.status == 200:
+            return content
+        text = content[:300].decode(errors="replace")
+        if 400 <= response.status < 500 and response.status != 404:
+            raise BadRequest(f"the engine refuses the request: {text}")
+        raise EngineUnavailable(f"the engine answered {response.status}: {text}")
+
+
+def _decoded(payload: bytes) -> Frame:
+    frame = msgspec.json.decode(payload, type=Frame)
+    if frame.error is not None:
+        raise EngineUnavailable(f"the engine failed in mid-answer: {frame.error}")
+    return frame
+
+
+def _unreachable(error: Exception) -> EngineUnavailable | UpstreamTimeout:
+    if isinstance(error, asyncio.TimeoutError):
+        return UpstreamTimeout("the engine did not answer in time")
+    return EngineUnavailable(f"the engine can't be reached: {error}")

@@ -1,0 +1,52 @@
+"""How to start vLLM for retally: the flags that a node's engine and the devnet share (imports no vLLM)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+SAMPLER_ARGUMENT = "retally"
+SAMPLER_PLUGIN = "retally.inference.vllm_sampler:RetallySampler"
+#: The `vllm` command of some builds does not start; the module does in all of them.
+SERVER_MODULE = "vllm.entrypoints.openai.api_server"
+#: 64 logprobs for replay, one more for the claimed token, one to spare.
+MAX_LOGPROBS = 66
+
+
+def engine_arguments(
+    model_dir: Path | str, name: str, port: int, *, max_context: int = 1024, is_cpu: bool = True, max_requests: int = 64
+) -> list[str]:
+    """Return the arguments of `python -m vllm.entrypoints.openai.api_server`."""
+    arguments = [
+        *("--model", str(model_dir)),
+        *("--served-model-name", name),
+        *("--host", "127.0.0.1"),
+        *("--port", str(port)),
+        *("--max-model-len", str(max_context)),
+        *("--max-logprobs", str(MAX_LOGPROBS)),
+        *("--logits-processors", SAMPLER_PLUGIN),
+        # The model's own defaults for temperature and the like must not reach a signed job.
+        *("--generation-config", "vllm"),
+        "--enable-prompt-tokens-details",
+    ]
+    if is_cpu:
+        # bfloat16 without compilation dies with an illegal instruction on some processors; float32 serves everywhere.
+        arguments += ["--dtype", "float32", "--enforce-eager", "--max-num-seqs", str(max_requests)]
+    return arguments
+
+
+def engine_environment(base: Mapping[str, str], *, is_cpu: bool = True, cores: str | None = None) -> dict[str, str]:
+    """Return the environment of the engine's process, made from that of its parent."""
+    environment = {
+        **base,
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        # The sampler is a plugin of the first model runner; the second one refuses it.
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
+    }
+    if is_cpu:
+        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        # Without it every engine takes the same first core.
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = cores or environment.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    return environment
