@@ -1,0 +1,71 @@
+"""What a request body asks for, in the words of the protocol (R-11)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from retally.errors import BadRequest
+from retally.protocol.job import JobParams
+from retally.protocol.openai_request import choices_of_body, prompt_of_body
+
+Endpoint = Literal["chat", "text"]
+PATHS: Mapping[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/completions": "text"}
+
+# What a chat template may add around a message and around the whole prompt, in tokens.
+MESSAGE_TOKENS = 16
+TEMPLATE_TOKENS = 192
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One completion request, parsed once."""
+
+    path: str
+    endpoint: Endpoint
+    raw: bytes
+    body: Mapping[str, Any]
+    prompt: Mapping[str, Any]
+    choices: int
+
+    @classmethod
+    def parse(cls, path: str, raw: bytes) -> Self:
+        """Reads a request body; raises BadRequest on what is no completion request."""
+        try:
+            body = json.loads(raw)
+        except ValueError as error:
+            raise BadRequest("the body is not JSON", code="invalid_json") from error
+        if not isinstance(body, dict):
+            raise BadRequest("the body must be a JSON object", code="invalid_json")
+        endpoint = PATHS[path]
+        return cls(path, endpoint, raw, body, prompt_of_body(body, endpoint), choices_of_body(body))
+
+    @property
+    def model(self) -> str:
+        """The model that is asked for."""
+        model = self.body.get("model")
+        if not isinstance(model, str) or not model:
+            raise BadRequest("model must be named", param="model")
+        return model
+
+    @property
+    def stream(self) -> bool:
+        """Whether a stream is asked for."""
+        return bool(self.body.get("stream"))
+
+    def params(self, default_max_tokens: int, template_date: str) -> JobParams:
+        """The parameters of R-30; what the body leaves open is filled in."""
+        return JobParams.from_openai(self.body, self.endpoint, default_max_tokens, template_date)
+
+
+def prompt_tokens_bound(prompt: Mapping[str, Any]) -> int:
+    """More tokens than a byte-level tokenizer and a plain template can make of a prompt."""
+    if "promptIds" in prompt:
+        return len(prompt["promptIds"])
+    if "prompt" in prompt:
+        return len(prompt["prompt"].encode()) + MESSAGE_TOKENS
+    messages = prompt["messages"]
+    written = len(json.dumps(messages, ensure_ascii=False).encode())
+    return written + MESSAGE_TOKENS * len(messages) + TEMPLATE_TOKENS

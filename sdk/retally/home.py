@@ -1,0 +1,89 @@
+"""Where things lie and whom to talk to: explicit values, then the environment, then a running devnet."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HOME_VARIABLE = "RETALLY_HOME"
+
+
+def home_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """The folder of keys, lanes and history: $RETALLY_HOME, else ~/.retally."""
+    chosen = environ.get(HOME_VARIABLE)
+    return Path(chosen).expanduser() if chosen else Path.home() / ".retally"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Router, chain and key to use; every field says nothing where nothing is known."""
+
+    home: Path
+    router_url: str | None = None
+    rpc_url: str | None = None
+    deployment: Path | None = None
+    api_key: str | None = None
+    model: str | None = None
+    model_dir: Path | None = None
+    address: str | None = None
+    key: str | None = field(default=None, repr=False)
+    devnet: bool = False
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        home: Path | None = None,
+        environ: Mapping[str, str] = os.environ,
+        **flags: str | None,
+    ) -> Context:
+        """Flags win over the environment, the environment over a running devnet."""
+        folder = home or home_folder(environ)
+        devnet = devnet_state(folder)
+        payer = devnet.get("payer")
+        found: dict[str, Any] = {**devnet, **(payer if isinstance(payer, dict) else {})}
+
+        def pick(name: str) -> str | None:
+            value = flags.get(name) or environ.get(f"RETALLY_{name.upper()}") or found.get(name)
+            return None if value is None else str(value)
+
+        deployment, model_dir = pick("deployment"), pick("model_dir")
+        return cls(
+            home=folder,
+            router_url=pick("router_url"),
+            rpc_url=pick("rpc_url"),
+            deployment=None if deployment is None else Path(deployment),
+            api_key=pick("api_key"),
+            model=pick("model"),
+            model_dir=None if model_dir is None else Path(model_dir),
+            address=pick("address"),
+            key=pick("key"),
+            devnet=bool(devnet),
+        )
+
+
+def devnet_state(home: Path) -> Mapping[str, Any]:
+    """What the running devnet wrote down; empty where none runs."""
+    try:
+        state = json.loads((home / "devnet" / "state.json").read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return {}
+    if not isinstance(state, dict) or not _runs(state.get("pid")):
+        return {}
+    return state
+
+
+def _runs(pid: object) -> bool:
+    if not isinstance(pid, int):
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,96 @@
+"""Keys at rest: Web3 Secret Storage files in one private folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retally.errors import BadRequest, NotFound, Unauthorized
+from retally.protocol.eip712 import SigningKey
+from retally.protocol.encoding import Address, checksum_address
+
+SCRYPT_ITERATIONS = 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """One key file: its address and where it lies."""
+
+    address: Address
+    path: Path
+
+
+class Keystore:
+    """A folder of encrypted key files; nothing in it is readable without its password."""
+
+    def __init__(self, folder: Path, *, iterations: int = SCRYPT_ITERATIONS) -> None:
+        self.folder = folder
+        self._iterations = iterations
+
+    def list(self) -> list[StoredKey]:
+        """The keys in this folder, oldest first."""
+        found = []
+        for path in sorted(self.folder.glob("UTC--*")):
+            content = _read(path)
+            found.append(StoredKey(checksum_address("0x" + str(content["address"]).removeprefix("0x")), path))
+        return found
+
+    def add(self, key: SigningKey, password: str) -> StoredKey:
+        """Stores a key encrypted under the password."""
+        from eth_keyfile.keyfile import create_keyfile_json
+
+        content = create_keyfile_json(key.secret, password.encode(), kdf="scrypt", iterations=self._iterations)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime())
+        path = self.folder / f"UTC--{stamp}--{key.address.removeprefix('0x').lower()}"
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as file:
+            json.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        return StoredKey(key.address, path)
+
+    def find(self, address: str | None = None) -> StoredKey:
+        """The key of that address; without an address, the only key there is."""
+        keys = self.list()
+        if address is not None:
+            keys = [key for key in keys if key.address.lower() == address.lower()]
+        if not keys:
+            raise NotFound(
+                f"no key {address or ''} in {self.folder}".replace("  ", " "), hint="create one: retally wallet create"
+            )
+        if len({key.address for key in keys}) > 1:
+            raise BadRequest("several keys: say which one", param="address", hint="pass --address or RETALLY_ADDRESS")
+        return keys[-1]
+
+    def unlock(self, password: str, address: str | None = None) -> SigningKey:
+        """Decrypts a key of this folder."""
+        return unlock_file(self.find(address).path, password)
+
+
+def unlock_file(path: Path, password: str) -> SigningKey:
+    """Decrypts one Web3 Secret Storage file."""
+    from eth_keyfile.keyfile import decode_keyfile_json
+
+    content = _read(path)
+    try:
+        return SigningKey(decode_keyfile_json(dict(content), password.encode()))
+    except ValueError as error:
+        raise Unauthorized(f"wrong password for {path.name}", code="wrong_password") from error
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise NotFound(f"no key file {path}") from error
+    except json.JSONDecodeError as error:
+        raise BadRequest(f"{path} is not a key file", hint="expected Web3 Secret Storage JSON") from error
+    if not isinstance(content, dict) or "crypto" not in {str(name).lower() for name in content}:
+        raise BadRequest(f"{path} is not a key file", hint="expected Web3 Secret Storage JSON")
+    return content

@@ -1,0 +1,201 @@
+"""A request paid with the payer's own key: quote, sign, prepay, count, pay as it streams, check, settle."""
+
+from __future__ import annotations
+
+import json
+
+from retally.ask import Ask, prompt_tokens_bound
+from retally.errors import InvalidReceipt, RetallyError, error_of_envelope
+from retally.frames import FrameReader
+from retally.http_steps import HttpAnswer, HttpCall, Steps, Unreachable, call, pause
+from retally.job_evidence import Evidence, PromptRenderer
+from retally.job_history import JobHistory
+from retally.job_meter import Counted, JobMeter, SignedChunk
+from retally.job_result import JobResult
+from retally.protocol.eip712 import check_signed_by
+from retally.protocol.encoding import to_hex
+from retally.protocol.receipt import ReceiptLeaf
+from retally.quote import Quote, quote_call
+from retally.receipt_recovery import recover_receipts
+from retally.sign_job import PaymentTerms, SignedJob, sign_job
+from retally.spending import Hold, SpendingGuard
+from retally.wallet import SignedVoucher, Wallet
+
+AUTHORIZATION_HEADER = "x-retally-authorization"
+REQUOTE_CODES = frozenset({"offer_expired", "node_unavailable", "unavailable", "engine_unavailable", "quote_expired"})
+TOKENS_AHEAD = 64
+VOUCHERS_PATH = "/retally/v1/vouchers"
+
+
+class PaidCall:
+    """One completion that the wallet pays."""
+
+    def __init__(
+        self,
+        ask: Ask,
+        wallet: Wallet,
+        *,
+        terms: PaymentTerms,
+        guard: SpendingGuard,
+        renderer: PromptRenderer | None = None,
+        history: JobHistory | None = None,
+    ) -> None:
+        self._ask, self._wallet, self._terms = ask, wallet, terms
+        self._guard, self._history = guard, history
+        self._reader = FrameReader()
+        self._evidence = Evidence(domain=wallet.domain, prompt=ask.prompt, renderer=renderer)
+        self._meter = JobMeter(self._evidence)
+        self._hold: Hold | None = None
+        self._job: SignedJob | None = None
+        self._prompt_bound = prompt_tokens_bound(ask.prompt)
+        self._unpaid: SignedVoucher | None = None
+        self.result = JobResult(self._evidence, self._meter, ask.model)
+
+    def open(self) -> Steps[HttpAnswer]:
+        """Quotes, signs, prepays and sends; goes elsewhere where a node can't take the job."""
+        refused: list[str] = []
+        attempt = 0
+        while True:
+            quote = yield from quote_call(self._ask, self._wallet, self._prompt_bound, refused)
+            if isinstance(quote, HttpAnswer):
+                return quote
+            yield from recover_receipts(self._wallet, quote.node, quote.now)
+            job, voucher = self._begin(quote)
+            answer = yield from self._send(job, voucher)
+            if not answer.failed:
+                return answer
+            self._give_up(job)
+            if attempt == self._terms.retries or answer.error_code not in REQUOTE_CODES:
+                return answer
+            refused.append(quote.node)
+            yield from pause(self._terms.backoff_seconds * 2**attempt)
+            attempt += 1
+
+    def feed(self, piece: bytes) -> Steps[None]:
+        """Counts streamed bytes and vouches for what is due."""
+        for frame in self._reader.feed(piece):
+            for counted in self._meter.take_frame(frame):
+                yield from self._pay(counted)
+
+    def finish(self, body: bytes | None) -> Steps[None]:
+        """Settles a plain answer, or ends a stream."""
+        if body is not None:
+            for leaf in self._meter.take_plain(json.loads(body)):
+                yield from self._pay(Counted(receipt=leaf))
+        if self._unpaid is not None:
+            yield from self._vouch(self._unpaid)
+        self._book()
+
+    def cancel(self) -> None:
+        """The caller stopped reading: receipts are fetched before the next job on this channel."""
+        self._book()
+
+    def _begin(self, quote: Quote) -> tuple[SignedJob, SignedVoucher]:
+        job = sign_job(self._ask, self._wallet, quote, self._terms, self._prompt_bound)
+        self._hold = self._guard.hold(job.request.max_fee)
+        evidence = self._evidence
+        evidence.request, evidence.request_signature = job.request, job.signature
+        evidence.params, evidence.offer, evidence.offer_signature = job.params, quote.offer, quote.offer_signature
+        self._job = job
+        voucher = self._wallet.begin(
+            quote.node, job.job_id, prepaid=job.prepaid, most=job.most, deadline=job.request.deadline
+        )
+        return job, voucher
+
+    def _send(self, job: SignedJob, voucher: SignedVoucher) -> Steps[HttpAnswer]:
+        headers = {"content-type": "application/json", AUTHORIZATION_HEADER: job.authorization(voucher)}
+        request = HttpCall("POST", self._ask.path, content=self._ask.raw, headers=headers, stream=self._ask.stream)
+        for attempt in range(self._terms.retries):
+            try:
+                return (yield from call(request))
+            except Unreachable:
+                # The same signed request again: a node that already has it answers with what it stored.
+                yield from pause(self._terms.backoff_seconds * 2**attempt)
+        return (yield from call(request))
+
+    def _pay(self, counted: Counted) -> Steps[None]:
+        if self.result.payment_error is not None:
+            return
+        try:
+            voucher = self._due(counted)
+        except RetallyError as error:
+            # What doesn't add up is not paid: the caller keeps what arrives, the node stops when it is owed too much.
+            self.result.payment_error = error
+            return
+        if voucher is not None:
+            yield from self._vouch(voucher)
+
+    def _due(self, counted: Counted) -> SignedVoucher | None:
+        if counted.chunk is not None:
+            return self._due_for_chunk(counted.chunk)
+        return None if counted.receipt is None else self._settle(counted.receipt)
+
+    def _due_for_chunk(self, signed: SignedChunk) -> SignedVoucher | None:
+        job, chunk = self._signed_job, signed.chunk
+        check_signed_by(chunk.digest(self._wallet.domain), signed.signature, job.quote.node)
+        if chunk.job_id != job.job_id:
+            raise InvalidReceipt("a chunk is for its own job", to_hex(job.job_id), to_hex(chunk.job_id))
+        self._meter.check_chunk(signed)
+        owed = job.fee(self._counted_prompt(), chunk.output_to, chunk.choice)
+        return self._wallet.owe(job.quote.node, job.job_id, chunk.choice, owed)
+
+    def _settle(self, leaf: ReceiptLeaf) -> SignedVoucher | None:
+        job, receipt = self._signed_job, leaf.receipt
+        if receipt.job_id != job.job_id or receipt.node != job.quote.node:
+            raise InvalidReceipt("a receipt is for its own job", to_hex(job.job_id), to_hex(receipt.job_id))
+        # "receipts" and "cost" are about the whole answer; the others must hold for each receipt before it is paid.
+        failures = [check for check in self.result.checks.failures if check.name not in ("receipts", "cost")]
+        if failures:
+            raise InvalidReceipt(failures[0].name, actual=failures[0].detail)
+        return self._wallet.settle(receipt)
+
+    def _vouch(self, voucher: SignedVoucher) -> Steps[None]:
+        self._unpaid = voucher
+        body = {"node": voucher.voucher.node, "vouchers": [voucher.to_wire()]}
+        try:
+            answer = yield from call(HttpCall("POST", VOUCHERS_PATH, json_body=body))
+        except Unreachable as error:
+            self.result.voucher_error = error
+            return
+        if answer.failed:
+            self.result.voucher_error = error_of_envelope(answer.status, answer.json())
+            return
+        self._unpaid, self.result.voucher_error = None, None
+
+    def _book(self) -> None:
+        if self.result.finished:
+            return
+        self.result.finish()
+        if self._job is not None:
+            self._wallet.release(self._job.job_id)
+        if self._hold is not None:
+            self._guard.settle(self._hold, min(self._hold.amount, self._cost_at_most()))
+            self._hold = None
+        if self._history is not None:
+            self._history.record(self.result)
+
+    def _give_up(self, job: SignedJob) -> None:
+        self._wallet.abandon(job.quote.node, job.job_id, self._ask.choices)
+        if self._hold is not None:
+            self._guard.settle(self._hold, 0)
+            self._hold = None
+
+    def _cost_at_most(self) -> int:
+        if self.result.checks["receipts"] is True:
+            return self.result.cost
+        # Without all receipts: what arrived, and what the node may have made beyond it before it noticed.
+        job, meter = self._signed_job, self._meter
+        made = [meter.output_tokens(choice) + TOKENS_AHEAD for choice in range(self._ask.choices)]
+        return sum(job.fee(self._prompt_bound, tokens, choice) for choice, tokens in enumerate(made))
+
+    def _counted_prompt(self) -> int:
+        bound, stated = self._prompt_bound, self._meter.prompt_tokens
+        if stated is not None and stated > bound:
+            raise InvalidReceipt("promptTokens", bound, stated)
+        return bound if stated is None else stated
+
+    @property
+    def _signed_job(self) -> SignedJob:
+        if self._job is None:
+            raise RetallyError("a job is signed before it is paid")
+        return self._job

@@ -1,0 +1,407 @@
+"""A router and a node in one object, with real keys, signatures, counts and roots; only the model is a toy."""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx2
+
+from retally.protocol.eip712 import Domain, SigningKey, check_signed_by
+from retally.protocol.encoding import ZERO_BYTES32, Address, Bytes32, keccak, parse_signature, to_hex
+from retally.protocol.job import JobParams, JobRequest, client_seed_from_int, job_seed, params_hash, prompt_hash
+from retally.protocol.merkle import EMPTY_ROOT, ids_root, output_root
+from retally.protocol.offer import Offer
+from retally.protocol.openai_request import choices_of_body, prompt_of_body
+from retally.protocol.pricing import fee_round_down, input_fee_round_down, max_fee
+from retally.protocol.receipt import Chunk, FinishReason, JobReceipt
+from retally.protocol.voucher import Voucher
+
+DOMAIN = Domain(31337, Address("0x5FbDB2315678afecb367f032d93F642f64180aa3"))
+MODEL_ID = keccak(b"model")
+PROFILE_ID = keccak(b"profile")
+MODEL = "retally/fake"
+NOW = 1_800_000_000
+DATE = "2027-01-15"
+CHUNK_TOKENS = 4
+API_KEY = "rt-test"
+
+
+def render(prompt: Any, template_date: str) -> list[int]:
+    """The toy template: every byte is a token."""
+    if "promptIds" in prompt:
+        return list(prompt["promptIds"])
+    text = prompt["prompt"] if "prompt" in prompt else "".join(item["content"] for item in prompt["messages"])
+    return list(text.encode())
+
+
+@dataclass
+class Line:
+    """A channel at the node."""
+
+    best: int = 0
+    cum_to: int = 0
+    open: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def due(self) -> int:
+        return self.cum_to + sum(self.open.values())
+
+
+@dataclass
+class FakeMarket:
+    """Set the attributes to make it dishonest, dead or busy."""
+
+    node_key: SigningKey = field(default_factory=lambda: SigningKey(keccak(b"node")))
+    session_key: SigningKey = field(default_factory=lambda: SigningKey(keccak(b"session")))
+    text: str = "Counting again is how you know."
+    price_in: int = 2_000_000
+    price_out: int = 6_000_000
+    overbill: int = 0
+    wrong_ids: bool = False
+    foreign_signature: bool = False
+    refuse: list[tuple[int, str]] = field(default_factory=list)
+    drop: int = 0
+    lines: dict[tuple[str, str, int], Line] = field(default_factory=dict)
+    receipts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    jobs: list[str] = field(default_factory=list)
+    vouchers: list[int] = field(default_factory=list)
+    unpaid: int = 0
+    seen: list[tuple[str, str]] = field(default_factory=list)
+    running: dict[str, FakeJob] = field(default_factory=dict)
+
+    @property
+    def offer(self) -> Offer:
+        return Offer(
+            self.node_key.address,
+            MODEL_ID,
+            PROFILE_ID,
+            self.price_in,
+            self.price_in // 2,
+            self.price_out,
+            1024,
+            NOW + 900,
+        )
+
+    def transport(self) -> httpx2.MockTransport:
+        return httpx2.MockTransport(self.handle)
+
+    def handle(self, request: httpx2.Request) -> httpx2.Response:
+        path = request.url.path
+        self.seen.append((request.method, path))
+        if self.drop > 0 and path.endswith("completions"):
+            self.drop -= 1
+            raise httpx2.ConnectError("dropped", request=request)
+        if self.refuse and path.endswith("completions"):
+            status, code = self.refuse.pop(0)
+            return error(status, code)
+        routes: dict[str, Callable[[httpx2.Request], httpx2.Response]] = {
+            "/v1/models": self.models,
+            "/v1/chat/completions": self.complete,
+            "/v1/completions": self.complete,
+            "/retally/v1/quotes": self.quote,
+            "/retally/v1/vouchers": self.vouch,
+        }
+        if path in routes:
+            return routes[path](request)
+        if path.startswith("/v1/receipts/"):
+            job_id = path.rsplit("/", 1)[1]
+            return httpx2.Response(200, json={"jobId": job_id, "receipts": self.receipts.get(job_id, [])})
+        return error(404, "not_found")
+
+    def models(self, request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, json={"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+
+    def quote(self, request: httpx2.Request) -> httpx2.Response:
+        body = json.loads(request.content)
+        if body["model"] != MODEL:
+            return error(404, "model_not_found")
+        offer = self.offer
+        answer = {
+            "quoteId": "q1",
+            "node": offer.node,
+            "offer": offer.to_wire(),
+            "offerSignature": to_hex(self.node_key.sign(offer.digest(DOMAIN))),
+            "templateDate": DATE,
+            "defaultMaxTokens": 64,
+            "now": NOW,
+        }
+        return httpx2.Response(200, json=answer)
+
+    def vouch(self, request: httpx2.Request) -> httpx2.Response:
+        for item in json.loads(request.content)["vouchers"]:
+            self.take_voucher(Voucher.from_wire(item["voucher"]), parse_signature("signature", item["signature"]))
+        return httpx2.Response(200, json={"channels": []})
+
+    def take_voucher(self, voucher: Voucher, signature: bytes) -> Line:
+        check_signed_by(voucher.digest(DOMAIN), signature, voucher.signer)
+        assert voucher.node == self.node_key.address
+        line = self.line(voucher.payer, voucher.signer, voucher.lane)
+        line.best = max(line.best, voucher.cumulative)
+        self.vouchers.append(voucher.cumulative)
+        return line
+
+    def line(self, payer: str, signer: str, lane: int) -> Line:
+        return self.lines.setdefault((payer, signer, lane), Line())
+
+    def complete(self, request: httpx2.Request) -> httpx2.Response:
+        body = json.loads(request.content)
+        endpoint = "chat" if request.url.path.endswith("chat/completions") else "text"
+        header = request.headers.get("x-retally-authorization")
+        if header is not None:
+            job = self.signed_job(body, endpoint, header)
+        elif request.headers.get("authorization") == f"Bearer {API_KEY}":
+            job = self.keyed_job(body, endpoint)
+        else:
+            return error(401, "invalid_api_key")
+        headers = {"x-retally-job": to_hex(job.job_id)}
+        if request.headers.get("x-retally-proof") == "1" and header is None:
+            headers["x-retally-proof"] = job.proof()
+        if body.get("stream"):
+            headers["content-type"] = "text/event-stream"
+            return httpx2.Response(200, headers=headers, stream=Frames(job.frames))
+        return httpx2.Response(200, headers=headers, json=job.plain())
+
+    def signed_job(self, body: dict[str, Any], endpoint: str, header: str) -> FakeJob:
+        content = json.loads(urlsafe_b64decode(header + "=" * (-len(header) % 4)))
+        request = JobRequest.from_wire(content["request"])
+        signature = parse_signature("requestSignature", content["requestSignature"])
+        check_signed_by(request.digest(DOMAIN), signature, request.signer)
+        params = JobParams.from_json(content["params"])
+        assert params_hash(params) == request.params_hash
+        voucher = Voucher.from_wire(content["voucher"])
+        line = self.take_voucher(voucher, parse_signature("voucherSignature", content["voucherSignature"]))
+        return self.start(body, endpoint, request, signature, params, content["lane"], line, trusted=False)
+
+    def keyed_job(self, body: dict[str, Any], endpoint: str) -> FakeJob:
+        key, prompt = self.session_key, prompt_of_body(body, endpoint)
+        params = JobParams.from_openai(body, endpoint, 64, DATE)
+        nonce, n = keccak(str(len(self.jobs)).encode()), choices_of_body(body)
+        prices = self.offer.prices
+        request = JobRequest(
+            payer=key.address,
+            signer=key.address,
+            model_id=MODEL_ID,
+            profile_id=ZERO_BYTES32,
+            n=n,
+            max_price_in=prices.price_in,
+            max_price_cached=prices.price_cached,
+            max_price_out=prices.price_out,
+            prompt_hash=prompt_hash(nonce, prompt),
+            params_hash=params_hash(params),
+            max_output=params.max_tokens,
+            max_fee=max_fee(prices, prompt_tokens=1024, max_output=params.max_tokens, n=n),
+            client_seed=client_seed_from_int(body.get("seed") or 0),
+            audit_consent=True,
+            nonce=nonce,
+            deadline=NOW + 600,
+        )
+        line = self.line(key.address, key.address, 0)
+        signature = key.sign(request.digest(DOMAIN))
+        return self.start(body, endpoint, request, signature, params, 0, line, trusted=True)
+
+    def start(
+        self,
+        body: dict[str, Any],
+        endpoint: str,
+        request: JobRequest,
+        signature: bytes,
+        params: JobParams,
+        lane: int,
+        line: Line,
+        *,
+        trusted: bool,
+    ) -> FakeJob:
+        job_id = request.digest(DOMAIN)
+        prompt = prompt_of_body(body, endpoint)
+        assert prompt_hash(request.nonce, prompt) == request.prompt_hash
+        assert to_hex(job_id) not in self.jobs, "the same job twice"
+        self.jobs.append(to_hex(job_id))
+        prompt_ids = render(prompt, params.template_date)
+        job = FakeJob(self, endpoint, request, signature, params, lane, line, prompt_ids, job_id, trusted, body)
+        self.running[to_hex(job_id)] = job
+        prepaid = input_fee_round_down(self.offer.prices, prompt_tokens=len(prompt_ids))
+        for choice in range(request.n):
+            line.open[f"{to_hex(job_id)}/{choice}"] = prepaid if choice == 0 else 0
+        assert trusted or line.best >= line.due, f"prepaid {line.best} of {line.due}"
+        return job
+
+
+@dataclass
+class FakeJob:
+    """One admitted job."""
+
+    market: FakeMarket
+    endpoint: str
+    request: JobRequest
+    signature: bytes
+    params: JobParams
+    lane: int
+    line: Line
+    prompt_ids: list[int]
+    job_id: Bytes32
+    trusted: bool
+    body: dict[str, Any]
+
+    def output(self, choice: int) -> tuple[list[int], list[int], int]:
+        ids = list((self.market.text + "!" * choice).encode())[: self.params.max_tokens]
+        cut = len(ids) == self.params.max_tokens
+        return ids, [10 * (i % 7) for i in range(len(ids))], FinishReason.LENGTH if cut else FinishReason.STOP
+
+    def frames(self) -> Iterator[bytes]:
+        opening: dict[str, Any] = {"promptTokens": len(self.prompt_ids), "jobId": to_hex(self.job_id)}
+        cost = 0
+        for choice in range(self.request.n):
+            ids, quantised, finish = self.output(choice)
+            for start in range(0, len(ids), CHUNK_TOKENS):
+                part = slice(start, start + CHUNK_TOKENS)
+                end = min(len(ids), start + CHUNK_TOKENS)
+                self.line.open[f"{to_hex(self.job_id)}/{choice}"] = self.fee(end, choice)
+                chunk = Chunk(
+                    self.job_id,
+                    choice,
+                    0,
+                    self.market.node_key.address,
+                    0,
+                    end,
+                    output_root(0, ids[:end], quantised[:end]),
+                    self.line.due,
+                )
+                shown = [7] * len(ids[part]) if self.market.wrong_ids else ids[part]
+                retally = {**opening, "choice": choice, "outputFrom": start, "ids": shown, "q": quantised[part]}
+                retally |= {"chunk": chunk.to_wire(), "chunkSignature": to_hex(self.sign(chunk))}
+                opening = {}
+                yield self.frame(choice, bytes(ids[part]).decode(), None, retally)
+                if not self.trusted and self.line.best < self.line.due:
+                    self.market.unpaid += 1
+                    return
+            signed = self.close(choice, ids, quantised, finish)
+            cost += int(signed["receipt"]["cumTo"]) - int(signed["receipt"]["cumFrom"])
+            receipt = {"receipt": signed["receipt"], "receiptSignature": signed["signature"], "cost": str(cost)}
+            yield self.frame(choice, "", "length" if finish else "stop", {"choice": choice, **receipt})
+        yield b"data: [DONE]\n\n"
+
+    def plain(self) -> dict[str, Any]:
+        outputs = {choice: self.output(choice) for choice in range(self.request.n)}
+        signed = [self.close(choice, *outputs[choice]) for choice in outputs]
+        choices = []
+        for choice, (ids, _, finish) in outputs.items():
+            text, reason = bytes(ids).decode(), "length" if finish else "stop"
+            shape = {"message": {"role": "assistant", "content": text}} if self.endpoint == "chat" else {"text": text}
+            choices.append({"index": choice, "finish_reason": reason, **shape})
+        cost = sum(int(item["receipt"]["cumTo"]) - int(item["receipt"]["cumFrom"]) for item in signed)
+        retally = {
+            "jobId": to_hex(self.job_id),
+            "receipts": signed,
+            "ids": {str(choice): ids for choice, (ids, _, _) in outputs.items()},
+            "q": {str(choice): quantised for choice, (_, quantised, _) in outputs.items()},
+            "cost": str(cost),
+            "node": self.market.node_key.address,
+            "promptTokens": len(self.prompt_ids),
+        }
+        name = "chat.completion" if self.endpoint == "chat" else "text_completion"
+        return {"id": "x", "object": name, "created": NOW, "model": MODEL, "choices": choices, "retally": retally}
+
+    def close(self, choice: int, ids: list[int], quantised: list[int], finish: int) -> dict[str, Any]:
+        market, line = self.market, self.line
+        fee = self.fee(len(ids), choice) + market.overbill
+        receipt = JobReceipt(
+            job_id=self.job_id,
+            choice=choice,
+            payer=self.request.payer,
+            signer=self.request.signer,
+            node=market.node_key.address,
+            lane=self.lane,
+            cum_from=line.cum_to,
+            cum_to=line.cum_to + fee,
+            model_id=MODEL_ID,
+            profile_id=PROFILE_ID,
+            offer_hash=market.offer.digest(DOMAIN),
+            prompt_root=ids_root(self.prompt_ids),
+            prompt_tokens=len(self.prompt_ids),
+            cached_tokens=0,
+            prefix_root=EMPTY_ROOT,
+            output_from=0,
+            output_to=len(ids),
+            output_root=output_root(0, ids, quantised),
+            params_hash=self.request.params_hash,
+            seed=job_seed(self.request.client_seed, choice),
+            finish_reason=finish,
+            started_at=NOW,
+            finished_at=NOW + 1,
+        )
+        line.cum_to += fee
+        line.open.pop(f"{to_hex(self.job_id)}/{choice}")
+        signed = {"receipt": receipt.to_wire(), "signature": to_hex(self.sign(receipt))}
+        market.receipts.setdefault(to_hex(self.job_id), []).append(signed)
+        return signed
+
+    def cancel(self, tokens: int) -> None:
+        """Closes the only choice as cancelled after so many tokens, as a node does when its caller has gone."""
+        ids, quantised, _ = self.output(0)
+        self.close(0, ids[:tokens], quantised[:tokens], FinishReason.CANCELLED)
+
+    def fee(self, output_tokens: int, choice: int) -> int:
+        return fee_round_down(
+            self.market.offer.prices,
+            prompt_tokens=len(self.prompt_ids),
+            cached_tokens=0,
+            output_tokens=output_tokens,
+            choice=choice,
+            output_from=0,
+        )
+
+    def sign(self, message: Chunk | JobReceipt) -> bytes:
+        key = self.market.session_key if self.market.foreign_signature else self.market.node_key
+        return key.sign(message.digest(DOMAIN))
+
+    def frame(self, choice: int, text: str, finish: str | None, retally: dict[str, Any]) -> bytes:
+        shape: dict[str, Any] = {"delta": {"content": text}} if self.endpoint == "chat" else {"text": text}
+        name = "chat.completion.chunk" if self.endpoint == "chat" else "text_completion"
+        content = {
+            "id": "x",
+            "object": name,
+            "created": NOW,
+            "model": MODEL,
+            "choices": [{"index": choice, "finish_reason": finish, **shape}],
+            "retally": retally,
+        }
+        return b"data: " + json.dumps(content).encode() + b"\n\n"
+
+    def proof(self) -> str:
+        offer = self.market.offer
+        content = {
+            "request": self.request.to_wire(),
+            "requestSignature": to_hex(self.signature),
+            "params": self.params.to_json(),
+            "offer": offer.to_wire(),
+            "offerSignature": to_hex(self.market.node_key.sign(offer.digest(DOMAIN))),
+        }
+        return urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
+
+
+class Frames(httpx2.SyncByteStream, httpx2.AsyncByteStream):
+    """The frames, made one by one as they are asked for: vouchers arrive in between."""
+
+    def __init__(self, frames: Callable[[], Iterator[bytes]]) -> None:
+        self._frames = frames
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._frames()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for frame in self._frames():
+            yield frame
+
+
+def error(status: int, code: str) -> httpx2.Response:
+    body = {"error": {"message": code, "type": "invalid_request_error", "param": None, "code": code}}
+    return httpx2.Response(status, json=body)
+
+
+def dishonest(market: FakeMarket, **changes: Any) -> FakeMarket:
+    """The same market with other attributes."""
+    return replace(market, **changes)
