@@ -15,12 +15,11 @@ import httpx
 
 from retally.devnet.ports import HOST, free_port
 from retally.devnet.processes import Service, ServiceFailed
+from retally.inference.vllm_flags import SERVER_MODULE, engine_arguments, engine_environment
 
-SAMPLER = "retally.inference.vllm_sampler:RetallySampler"
 MAX_CONTEXT = 1024
 _READY_SECONDS = 300.0
 _POLL_SECONDS = 0.25
-_GPU_MEMORY_SHARE = 0.15
 
 
 class EngineServer:
@@ -41,8 +40,12 @@ class EngineServer:
         self.url = f"http://{HOST}:{self.port}"
         self.model_name = model_name
         self.name = name
-        command = engine_command(model_dir, model_name, self.port)
-        environment = engine_environment(cores)
+        is_cpu = is_cpu_build()
+        flags = engine_arguments(model_dir, model_name, self.port, max_context=MAX_CONTEXT, is_cpu=is_cpu)
+        # The default log level writes a line for each request.
+        command = [sys.executable, "-m", SERVER_MODULE, *flags, "--uvicorn-log-level", "warning"]
+        bound = ",".join(str(core) for core in cores) or None
+        environment = engine_environment({}, is_cpu=is_cpu, cores=bound)
         self.service = Service(name, command, folder / f"{name}.log", mark=mark, environment=environment)
 
     async def start(self) -> None:
@@ -76,37 +79,6 @@ class EngineServer:
         except httpx.TransportError:
             return False
         return answer.status_code == httpx.codes.OK
-
-
-def engine_command(model_dir: Path, model_name: str, port: int) -> list[str]:
-    """The server's command line; its flags are part of the devnet's profile."""
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", HOST, "--port", str(port)]
-    command += ["--model", str(model_dir), "--served-model-name", model_name, "--dtype", "float32", "--enforce-eager"]
-    command += ["--max-model-len", str(MAX_CONTEXT), "--max-logprobs", "66", "--logits-processors", SAMPLER]
-    # A prefill is never split into chunks: the prompts of a full batch fit into one step.
-    command += ["--max-num-seqs", "32", "--max-num-batched-tokens", str(32 * MAX_CONTEXT)]
-    command += ["--disable-uvicorn-access-log", "--uvicorn-log-level", "warning"]
-    if not is_cpu_build():
-        command += ["--gpu-memory-utilization", str(_GPU_MEMORY_SHARE)]
-    return command
-
-
-def engine_environment(cores: Sequence[int]) -> dict[str, str]:
-    """Offline, without usage reports, each engine on cores of its own."""
-    environment = {
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "VLLM_CONFIGURE_LOGGING": "1",
-        "VLLM_USE_V2_MODEL_RUNNER": "0",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    if is_cpu_build():
-        environment["VLLM_CPU_KVCACHE_SPACE"] = "1"
-        if cores:
-            environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(str(core) for core in cores)
-    return environment
 
 
 def is_cpu_build() -> bool:

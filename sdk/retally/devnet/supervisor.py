@@ -1,0 +1,77 @@
+"""The process that keeps a devnet running in the background: `python -m retally.devnet.supervisor FOLDER SEED NODES`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+
+from retally.devnet.network import Network
+from retally.devnet.options import NetworkOptions, NodeSpec
+from retally.devnet.state import PROGRESS, STATE, SUPERVISOR, forget, write_private
+from retally.errors import RetallyError
+
+READY = "READY"
+FAILED = "FAILED"
+"""First words of the last progress line."""
+
+
+async def keep(options: NetworkOptions) -> int:
+    """Run the network until a signal; whatever happens, end its processes and forget it."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    write_private(options.home / SUPERVISOR, {"pid": os.getpid(), "started": psutil.Process().create_time()})
+    progress = _Progress(options.home / PROGRESS)
+    network = Network(options)
+    starting = asyncio.create_task(network.start(progress))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            progress(f"{FAILED} interrupted")
+            return 130
+        starting.result()
+        write_private(options.home / STATE, network.summary())
+        progress(READY)
+        await stopping
+    except RetallyError as error:
+        progress(f"{FAILED} {error}")
+        return 1
+    finally:
+        stopping.cancel()
+        await network.stop()
+        forget(options.home)
+    return 0
+
+
+class _Progress:
+    """Lines for whoever watches the start."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._path.write_text("", encoding="utf-8")
+
+    def __call__(self, line: str) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def main() -> int:
+    """Read the arguments that `retally devnet up` gives."""
+    folder, seed, nodes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    specs = tuple(NodeSpec(name=f"node{number}") for number in range(1, nodes + 1))
+    options = NetworkOptions(home=folder, seed=seed, nodes=specs, familiar_ports=True)
+    return asyncio.run(keep(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
