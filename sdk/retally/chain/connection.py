@@ -17,6 +17,7 @@ from retally.chain.escrow import Escrow
 from retally.chain.faults import Faults
 from retally.chain.registry import Registry
 from retally.chain.rpc import Rpc
+from retally.chain.silence import Silence
 from retally.chain.staking import Staking
 from retally.errors import BadRequest
 from retally.protocol.eip712 import Domain
@@ -35,6 +36,7 @@ class Chain:
         self.registry = Registry(self.rpc, deployment.address("Registry"))
         self.court = Court(self.rpc, deployment.address("Court"))
         self.faults = Faults(self.rpc, deployment.address("Faults"))
+        self.silence = Silence(self.rpc, deployment.address("Silence"))
         self.audits = Audits(self.rpc, deployment.address("Audits"))
 
     @cached_property

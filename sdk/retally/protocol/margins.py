@@ -1,0 +1,141 @@
+"""Robust margins: how much better the best certainly allowed token was than the claimed one (R-34)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retally.protocol.params import ONE, JobParams
+from retally.protocol.sampler import adjusted, noise
+
+EPSILON = 0.15
+MASS = 0.01
+CLIP = 10.0
+TOP = 64
+#: Bounds the tail beyond the top 64 at temperatures above 1; no vocabulary is larger.
+MAX_VOCABULARY = 1 << 20
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class ReplayScores(Protocol):
+    """Raw logprobs of one prefill; row i belongs to the answer's i-th token of the segment."""
+
+    @property
+    def top_ids(self) -> NDArray[np.int32]:
+        """The most likely ids, one row a token."""
+        ...
+
+    @property
+    def top_logprobs(self) -> NDArray[np.float32]:
+        """Their logprobs."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """The tokens that a replay judges, with all that their sampling depended on."""
+
+    params: JobParams
+    seed: bytes
+    prompt_ids: Sequence[int]
+    prefix_ids: Sequence[int]
+    output_ids: Sequence[int]
+    eos_ids: Collection[int]
+
+
+def robust_margins(replayed: Replayed, scores: ReplayScores) -> Floats:
+    """One margin for each output token."""
+    top_ids, top_logprobs = scores.top_ids, scores.top_logprobs
+    count = len(replayed.output_ids)
+    if top_ids.shape != top_logprobs.shape or len(top_ids) != count:
+        raise ValueError(f"{len(top_ids)} rows of scores for {count} tokens")
+    answer = [*replayed.prefix_ids, *replayed.output_ids]
+    first = len(replayed.prefix_ids)
+    margins = [
+        _margin(replayed, top_ids[i], top_logprobs[i], first + i, answer[: first + i], answer[first + i])
+        for i in range(count)
+    ]
+    return np.array(margins, dtype=np.float64)
+
+
+def _margin(
+    replayed: Replayed,
+    ids: NDArray[np.int32],
+    logprobs: NDArray[np.float32],
+    position: int,
+    before: Sequence[int],
+    claimed: int,
+) -> float:
+    params = replayed.params
+    candidates = ids.astype(np.int64)
+    raw = logprobs.astype(np.float32)
+    if claimed not in candidates:
+        # Unknown candidates only ever understate the margin: the claimed one gets the best it can have.
+        candidates = np.append(candidates, np.int64(claimed))
+        raw = np.append(raw, raw.min())
+    tail = max(0.0, 1.0 - float(np.exp(raw[: len(ids)].astype(np.float64)).sum()))
+    eos = list(replayed.eos_ids)
+    l = adjusted(raw, candidates, params, replayed.prompt_ids, before, eos).astype(np.float64)  # noqa: E741  # R-34's name
+    own = int(np.flatnonzero(candidates == claimed)[0])
+    if not np.isfinite(l[own]):
+        return CLIP
+    if params.temperature == 0:
+        return float(min(CLIP, l.max() - l[own]))
+    gumbel = noise(replayed.seed, position, candidates).astype(np.float64)
+    return _sampled_margin(l, gumbel, own, params, tail, float(raw.min()))
+
+
+def _sampled_margin(l: Floats, gumbel: Floats, own: int, params: JobParams, tail: float, least: float) -> float:  # noqa: E741
+    temperature = params.temperature / ONE
+    core, loose = _nuclei(l, params, temperature, _tail_mass(tail, least, temperature, l))
+    keys = l / temperature + gumbel
+    margin = max(0.0, float(keys[core].max() - keys[own]))
+    if not loose[own]:
+        margin += max(0.0, float(l[loose].min() - l[own]))
+    return min(CLIP, margin)
+
+
+def _tail_mass(tail: float, least: float, temperature: float, l: Floats) -> float:  # noqa: E741
+    """An upper bound of the tempered weight of all tokens beyond the top 64, in units of the best one's."""
+    best = float(l.max()) / temperature
+    if temperature <= 1:
+        bound = tail * np.exp(least * (1 / temperature - 1))
+    else:
+        bound = MAX_VOCABULARY ** (1 - 1 / temperature) * tail ** (1 / temperature)
+    return float(bound * np.exp(-best))
+
+
+def _nuclei(
+    l: Floats,  # noqa: E741
+    params: JobParams,
+    temperature: float,
+    tail: float,
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which tokens are allowed for certain, and which can't be ruled out."""
+    order = np.argsort(-l, kind="stable")
+    weights = np.exp((l - l[order[0]]) / temperature)
+    weights[~np.isfinite(l)] = 0.0
+    top_k = params.top_k if params.top_k else np.inf
+    within = min(int(min(top_k, len(l))), len(l))
+    kept = float(weights[order[:within]].sum())
+    beyond = tail if top_k > len(l) else 0.0
+    near = l[None, :] > l[:, None] - EPSILON
+    np.fill_diagonal(near, False)
+    far = l[None, :] > l[:, None] + EPSILON
+    share = params.top_p / ONE if params.top_p < ONE else np.inf
+    core = (near @ weights / kept < share - MASS) & (near.sum(axis=1) < top_k)
+    loose = (far @ weights / (kept + beyond) < share + MASS) & (far.sum(axis=1) < top_k)
+    if params.min_p:
+        floor = l.max() + temperature * np.log(params.min_p / ONE)
+        core &= l - EPSILON >= floor
+        loose &= l + EPSILON >= floor
+    core &= np.isfinite(l)
+    loose &= np.isfinite(l)
+    core[order[0]] = loose[order[0]] = True
+    return core, loose
