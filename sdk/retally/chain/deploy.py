@@ -197,8 +197,11 @@ def _constructor_arguments(
 ) -> dict[str, Callable[[], list[Any]]]:
     """The constructor arguments of each contract, which know every address beforehand."""
 
-    def struct(name: str) -> dict[str, int]:
-        return dict(parameters[name])
+    def struct(name: str) -> tuple[int, ...]:
+        # By the names in the ABI: the order of a dictionary must not decide what a delay is.
+        (constructor,) = (item for item in artifact(name)["abi"] if item["type"] == "constructor")
+        (fields,) = (each["components"] for each in constructor["inputs"] if each["type"] == "tuple")
+        return tuple(parameters[name][field["name"]] for field in fields)
 
     slashers = [at[name] for name in ("Faults", "Court", "Audits", "Silence")]
     core = [at["Escrow"], at["Staking"], at["Registry"]]
