@@ -1,4 +1,4 @@
-"""The process that keeps a devnet running in the background: `python -m retally.devnet.supervisor FOLDER SEED NODES`."""
+"""The process that keeps a devnet running in the background: `python -m retally.devnet.supervisor FOLDER …`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def keep(options: NetworkOptions) -> int:
             progress(f"{FAILED} interrupted")
             return 130
         starting.result()
-        write_private(options.home / STATE, network.summary())
+        write_private(options.home / STATE, {**network.summary(), "pid": os.getpid()})
         progress(READY)
         await stopping
     except RetallyError as error:

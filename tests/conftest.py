@@ -1,0 +1,91 @@
+"""Fixtures shared by all tests: each heavy program starts once per session, as real as in production."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from retally.chain.deploy import ANVIL_KEY, deploy
+from retally.devnet.anvil import Anvil
+from retally.devnet.catalogue import devnet_market
+from retally.devnet.engine_server import EngineServer, model_name_of
+from retally.devnet.network import Network
+from retally.devnet.options import NetworkOptions
+from retally.devnet.processes import end_marked
+from retally.devnet.redis_server import RedisServer
+from retally.devnet.tools import devnet_model_dir
+
+
+@dataclass(frozen=True)
+class RunningAnvil:
+    """A chain that mines a block for each transaction."""
+
+    url: str
+    pid: int
+
+
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of everything that runs for the whole session; its path marks the processes."""
+    folder = tmp_path_factory.mktemp("session")
+    yield folder
+    end_marked(str(folder))
+
+
+@pytest.fixture(scope="session")
+def anvil(session_folder: Path) -> Iterator[RunningAnvil]:
+    """A fresh chain 31337."""
+    chain = Anvil(session_folder / "anvil", mark=str(session_folder))
+    asyncio.run(chain.start())
+    yield RunningAnvil(chain.url, chain.service.pid)
+    asyncio.run(chain.stop())
+
+
+@pytest.fixture(scope="session")
+def chain_deployment(anvil: RunningAnvil, session_folder: Path, model_dir: Path) -> Path:
+    """A deployment file of all contracts on the session's chain."""
+    path = session_folder / "deployment.json"
+    deployed = deploy(anvil.url, ANVIL_KEY, catalogue=devnet_market(model_dir).catalogue)
+    path.write_text(json.dumps(deployed), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def redis_url(session_folder: Path) -> Iterator[str]:
+    """A Redis of the session's own."""
+    server = RedisServer(session_folder / "redis", mark=str(session_folder))
+    asyncio.run(server.start())
+    yield server.url
+    asyncio.run(server.stop())
+
+
+@pytest.fixture(scope="session")
+def model_dir() -> Path:
+    """The model that ships with retally."""
+    return devnet_model_dir()
+
+
+@pytest.fixture(scope="session")
+def engine_url(session_folder: Path, model_dir: Path) -> Iterator[str]:
+    """A real vLLM server with the devnet's model and retally's sampler."""
+    server = EngineServer(
+        model_dir, session_folder / "engine", mark=str(session_folder), model_name=model_name_of(model_dir)
+    )
+    asyncio.run(server.start())
+    yield server.url
+    asyncio.run(server.stop())
+
+
+@pytest.fixture(scope="session")
+def devnet(session_folder: Path, engine_url: str) -> Iterator[Network]:
+    """A whole network on the session's engine: three nodes, router, verifier, a payer with an API key."""
+    network = Network(NetworkOptions(home=session_folder / "devnet", engine_urls={"honest": engine_url}))
+    with asyncio.Runner() as runner:
+        runner.run(network.start())
+        yield network
+        runner.run(network.stop())
