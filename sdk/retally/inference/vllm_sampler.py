@@ -14,6 +14,7 @@ from vllm import SamplingParams
 from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
+from retally.errors import BadRequest
 from retally.inference.torch_sampler import Row, choose
 from retally.inference.vllm_flags import SAMPLER_ARGUMENT
 from retally.protocol.params import JobParams
@@ -35,7 +36,7 @@ class RetallySampler(LogitsProcessor):  # type: ignore[misc]  # vLLM ships no ty
             raise ValueError("a request with the retally sampler must have temperature 0")
         try:
             read_row(argument, [], [])
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, BadRequest) as error:
             raise ValueError(f"the retally sampler's argument is malformed: {error!r}") from error
 
     def is_argmax_invariant(self) -> bool:
@@ -80,10 +81,13 @@ def read_row(argument: object, prompt_ids: list[int], output_ids: list[int]) -> 
     position = wire["position"]
     if not isinstance(position, int) or position < 0:
         raise TypeError("position must be a whole number")
+    seed = bytes.fromhex(wire["seed"])
+    if len(seed) != 32:
+        raise ValueError("the seed must have 32 bytes")
     start = max(0, len(prompt_ids) - position)
     return Row(
         params=JobParams.from_json(wire["params"]),
-        seed=bytes.fromhex(wire["seed"]),
+        seed=seed,
         eos_ids=tuple(int(token) for token in wire["eos"]),
         prompt_ids=prompt_ids[:start],
         prefix_ids=prompt_ids[start:],
