@@ -1,0 +1,223 @@
+"""A chain of its own with every contract deployed, and short ways to call them."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eth_abi.abi import decode
+from web3 import HTTPProvider, Web3
+from web3.contract import Contract
+from web3.contract.contract import ContractFunction
+from web3.exceptions import ContractCustomError
+from web3.types import BlockIdentifier
+
+from retally.protocol.eip712 import Domain
+from retally.protocol.encoding import keccak
+
+ROOT = Path(__file__).resolve().parents[3]
+ARTIFACTS = ROOT / "sdk" / "retally" / "chain" / "abi"
+ANVIL = ROOT / ".cache" / "tools" / "node_modules" / "@foundry-rs" / "anvil-linux-amd64" / "bin" / "anvil"
+NAMES = ("Audits", "BlockhashRandomness", "Court", "DevAsset", "Escrow", "Faults", "Registry", "Silence", "Staking")
+DAY = 86_400
+MILLION = 1_000_000
+DEPLOYER = "0x00000000000000000000000000000000000000D1"
+GOVERNOR = "0x00000000000000000000000000000000000000D2"
+BURN = "0x000000000000000000000000000000000000dEaD"
+OPERATOR, ROUTER, VERIFIER = 1, 2, 3
+
+COURT = {"fee": 30 * MILLION, "bond": 20 * MILLION, "tip": 500_000}
+PARAMETERS: Mapping[str, tuple[int, ...]] = {
+    "staking": (
+        1_000 * MILLION, 100 * MILLION, 100 * MILLION, 21 * DAY, 28 * DAY,
+        200_000, 300_000, 300_000, 50_000, 50_000, 10_000, 200_000, 200_000,
+    ),
+    "registry": (28 * DAY, 28 * DAY, 0, 5, 50, 300_000, 30_000),
+    "escrow": (3 * DAY, 7 * DAY, 21 * DAY, 4),
+    "audits": (100_000, DAY, DAY),
+    "court": (
+        3, 4, DAY, DAY, 2 * DAY, 0, COURT["fee"], COURT["bond"], COURT["tip"], 100 * MILLION, 10 * MILLION,
+    ),
+    "faults": (100 * MILLION, 120 * MILLION, 28 * DAY),
+    "silence": (20 * MILLION, 2 * MILLION, 100_000, 500_000, 100 * MILLION, 7 * DAY, DAY, 3_600, 64, 2),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """A transaction that succeeded."""
+
+    events: tuple[tuple[str, Mapping[str, Any]], ...]
+    block: int
+
+    def event(self, name: str) -> Mapping[str, Any]:
+        """The arguments of the only event of this name."""
+        (found,) = [args for event, args in self.events if event == name]
+        return found
+
+
+class Ledger:
+    """The contracts of one fresh chain."""
+
+    def __init__(self, url: str) -> None:
+        self.web3 = Web3(HTTPProvider(url))
+        self._artifacts = {name: json.loads((ARTIFACTS / f"{name}.json").read_text()) for name in NAMES}
+        self._errors = _selectors(self._artifacts.values(), "error")
+        # Every block is one second after the last: `since` and deadlines depend on no real clock.
+        self.rpc("anvil_setBlockTimestampInterval", 1)
+        self._deploy()
+        self.domain = Domain(self.web3.eth.chain_id, self.escrow.address)
+        self._events = {
+            contract.events[event["name"]]().topic: contract.events[event["name"]]()
+            for contract in self.contracts
+            for event in contract.abi
+            if event["type"] == "event"
+        }
+
+    @property
+    def contracts(self) -> list[Contract]:
+        """All but the asset."""
+        return [self.escrow, self.staking, self.registry, self.audits, self.faults, self.court, self.silence]
+
+    def rpc(self, method: str, *params: Any) -> Any:
+        """The result of a JSON-RPC call."""
+        answer = self.web3.provider.make_request(method, list(params))  # type: ignore[arg-type] # anvil's own methods
+        if "error" in answer:
+            raise AssertionError(f"{method}: {answer['error']}")
+        return answer["result"]
+
+    def send(self, call: ContractFunction, sender: str) -> Mined:
+        """Send a call and wait for its block; custom errors surface before it is sent."""
+        try:
+            call.call({"from": sender}, block_identifier="pending")
+        except ContractCustomError as error:
+            name, operands = self._error(error)
+            raise AssertionError(f"{call.fn_name} reverts with {name}{operands}") from None
+        return self.send_unchecked(call, sender)
+
+    def send_unchecked(self, call: ContractFunction, sender: str) -> Mined:
+        """Send without a dry run."""
+        receipt = self.web3.eth.wait_for_transaction_receipt(
+            call.transact({"from": sender, "gas": 16_000_000, "gasPrice": 0}), poll_latency=0.005
+        )
+        assert receipt["status"] == 1, call.fn_name
+        logs = [self._decode(log) for log in receipt["logs"]]
+        return Mined(tuple(log for log in logs if log is not None), receipt["blockNumber"])
+
+    def fails(
+        self, call: ContractFunction, sender: str, error: str, block: BlockIdentifier = "pending"
+    ) -> tuple[Any, ...]:
+        """Check that a call reverts with this custom error in the next block, or in `block`; return the operands."""
+        with pytest.raises(ContractCustomError) as caught:
+            call.call({"from": sender}, block_identifier=block)
+        name, operands = self._error(caught.value)
+        assert name == error, operands
+        return operands
+
+    def jump(self, seconds: int) -> None:
+        """Let time pass."""
+        self.rpc("evm_setNextBlockTimestamp", self.now() + seconds)
+        self.mine(1)
+
+    def mine(self, blocks: int) -> None:
+        """Make empty blocks."""
+        self.rpc("anvil_mine", hex(blocks))
+
+    def now(self) -> int:
+        """Time of the latest block."""
+        return int(self.web3.eth.get_block("latest")["timestamp"])
+
+    def balance(self, account: str) -> int:
+        """What an account holds of the asset."""
+        return int(self.asset.functions.balanceOf(account).call())
+
+    @contextmanager
+    def reverted(self) -> Iterator[None]:
+        """Undo all that happens within."""
+        snapshot = self.rpc("evm_snapshot")
+        try:
+            yield
+        finally:
+            self.rpc("evm_revert", snapshot)
+
+    def deploy(self, abi: Sequence[Mapping[str, Any]], bytecode: str, *args: Any) -> Contract:
+        """Deploy one contract."""
+        constructor = self.web3.eth.contract(abi=abi, bytecode=bytecode).constructor(*args)
+        sent = constructor.transact({"from": DEPLOYER, "gas": 16_000_000, "gasPrice": 0})
+        receipt = self.web3.eth.wait_for_transaction_receipt(sent, poll_latency=0.005)
+        assert receipt["status"] == 1
+        return self.web3.eth.contract(address=receipt["contractAddress"], abi=abi)
+
+    def _deploy(self) -> None:
+        order = ("asset", "randomness", "staking", "registry", "escrow", "audits", "faults", "court", "silence")
+        at = {name: _created(DEPLOYER, nonce) for nonce, name in enumerate(order)}
+        slashers = [at[name] for name in ("faults", "court", "audits", "silence")]
+        money = (at["escrow"], at["staking"], at["registry"])
+        self.asset = self._make("DevAsset")
+        self.randomness = self._make("BlockhashRandomness")
+        self.staking = self._make("Staking", at["asset"], GOVERNOR, PARAMETERS["staking"], slashers)
+        self.registry = self._make("Registry", at["staking"], at["escrow"], GOVERNOR, PARAMETERS["registry"])
+        self.escrow = self._make(
+            "Escrow", at["asset"], at["staking"], at["registry"], at["randomness"], PARAMETERS["escrow"]
+        )
+        self.audits = self._make("Audits", *money, at["randomness"], PARAMETERS["audits"])
+        self.faults = self._make("Faults", *money, PARAMETERS["faults"])
+        self.court = self._make("Court", *money, at["randomness"], PARAMETERS["court"])
+        self.silence = self._make("Silence", *money, at["audits"], PARAMETERS["silence"])
+        assert [getattr(self, name).address for name in order] == list(at.values())
+
+    def _make(self, name: str, *args: Any) -> Contract:
+        artifact = self._artifacts[name]
+        return self.deploy(artifact["abi"], artifact["bytecode"], *args)
+
+    def _error(self, error: ContractCustomError) -> tuple[str, tuple[Any, ...]]:
+        data = bytes.fromhex(str(error.data)[2:])
+        name, types = self._errors[data[:4]]
+        return name, decode(types, data[4:])
+
+    def _decode(self, log: Any) -> tuple[str, Mapping[str, Any]] | None:
+        event = self._events.get("0x" + bytes(log["topics"][0]).hex())
+        if event is None:
+            return None
+        return str(event.event_name), event.process_log(log)["args"]
+
+
+def start_anvil() -> tuple[subprocess.Popen[bytes], str]:
+    """Start a chain on a free port; whoever starts it ends it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ["--host", "127.0.0.1", "--port", str(port), "--silent", "--auto-impersonate"]
+    process = subprocess.Popen([ANVIL, *arguments, "--base-fee", "0", "--gas-price", "0", "--gas-limit", "60000000", "--hardfork", "cancun"])
+    url = f"http://127.0.0.1:{port}"
+    provider = Web3(HTTPProvider(url))
+    deadline = time.monotonic() + 10
+    while not provider.is_connected():
+        assert time.monotonic() < deadline, "anvil did not start"
+        time.sleep(0.02)
+    return process, url
+
+
+def _created(deployer: str, nonce: int) -> str:
+    """Address of the contract that an account creates with this nonce (below 128)."""
+    encoded = b"\xd6\x94" + bytes.fromhex(deployer[2:]) + (b"\x80" if nonce == 0 else bytes([nonce]))
+    return Web3.to_checksum_address(keccak(encoded)[12:])
+
+
+def _selectors(artifacts: Any, kind: str) -> dict[bytes, tuple[str, list[str]]]:
+    found = {}
+    for artifact in artifacts:
+        for item in artifact["abi"]:
+            if item["type"] != kind:
+                continue
+            types = [part["type"] for part in item["inputs"]]
+            found[keccak(f"{item['name']}({','.join(types)})".encode())[:4]] = (item["name"], types)
+    return found

@@ -1,0 +1,230 @@
+"""Seeds, duties and the pay of verifiers (R-24, R-25)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from eth_abi.abi import encode
+
+from retally.protocol.audit_points import commit_seed
+from retally.protocol.encoding import keccak
+from tests.contracts.court.ledger import DAY, VERIFIER
+from tests.contracts.court.transcripts import Tree
+from tests.contracts.court.world import SALT, Commit, World
+
+
+def verdicts_of(count: int, verdict: int = 1) -> bytes:
+    """Packed verdicts, all the same."""
+    return (bytes([verdict]) + (-5).to_bytes(8, "big", signed=True)) * count
+
+
+def commitment(commit: Commit, verifier: str, verdicts: bytes) -> bytes:
+    """What a verifier commits."""
+    return keccak(
+        encode(["uint64", "address", "bytes32", "bytes32"], [commit.record.id, verifier, keccak(verdicts), SALT])
+    )
+
+
+@pytest.fixture
+def commit(world: World) -> Commit:
+    """A commit whose seed nobody fixed yet."""
+    return world.collect(Tree.of(world.jobs(8)))
+
+
+def drawn_verifier(world: World, commit: Commit) -> str:
+    """The verifier on duty."""
+    return str(world.ledger.audits.functions.dutyOf(commit.record.id).call()[0])
+
+
+class TestFixSeed:
+    def test_is_the_seed_of_the_rule_and_pays_a_tip(self, world: World, commit: Commit) -> None:
+        seed = world.fix_seed(commit)
+        block = world.ledger.web3.eth.get_block(commit.record.seed_block)
+        escrow = world.ledger.escrow
+        assert seed == commit_seed(block["hash"], escrow.address, commit.record.id, commit.tree.root)
+        tip = commit.record.step * commit.record.share_ppm // 10**6 // 10
+        assert escrow.functions.credit(world.outsider).call() == tip > 0
+
+    def test_reverts_before_its_block(self, world: World, commit: Commit) -> None:
+        call = world.ledger.audits.functions.fixSeed(commit.abi)
+        operands = world.ledger.fails(call, world.outsider, "AuditsSeedNotReady")
+        assert operands[0] == commit.record.seed_block
+
+    def test_reverts_when_fixed(self, world: World, commit: Commit) -> None:
+        world.fix_seed(commit)
+        call = world.ledger.audits.functions.fixSeed(commit.abi)
+        assert world.ledger.fails(call, world.outsider, "AuditsSeedAlreadyFixed") == (commit.record.id,)
+
+    def test_reverts_for_another_commit(self, world: World, commit: Commit) -> None:
+        forged = replace(commit.record, step=1)
+        call = world.ledger.audits.functions.fixSeed(forged.to_abi())
+        world.ledger.fails(call, world.outsider, "AuditsUnknownCommit")
+
+    @pytest.mark.parametrize("late", [0, 1, 5, 300])
+    def test_rolls_on_by_half_windows(self, world: World, commit: Commit, late: int) -> None:
+        ledger = world.ledger
+        window = ledger.randomness.functions.window().call()
+        appointed = commit.record.seed_block
+        # The call itself is built on top of the latest block.
+        ledger.mine(appointed + window + late - ledger.web3.eth.block_number - 1)
+        source = ledger.send(ledger.audits.functions.fixSeed(commit.abi), world.outsider).event("SeedFixed")
+        halves = -(-late // (window // 2))
+        assert source["blockNumber"] == appointed + halves * (window // 2)
+
+    def test_names_the_block_it_would_read(self, world: World, commit: Commit) -> None:
+        assert world.ledger.audits.functions.currentSeedBlock(commit.record.seed_block).call() > 0
+        assert world.ledger.audits.functions.parameters().call()[1] == DAY
+
+
+class TestCountDrawn:
+    @pytest.mark.parametrize("jobs", [1, 2, 40])
+    def test_equals_python(self, world: World, jobs: int) -> None:
+        commit = world.committed(jobs)
+        count = world.ledger.audits.functions.countDrawn(commit.abi, commit.packed).call()
+        assert count == len(world.points(commit))
+
+    def test_reverts_without_seed(self, world: World, commit: Commit) -> None:
+        call = world.ledger.audits.functions.countDrawn(commit.abi, commit.packed)
+        world.ledger.fails(call, world.outsider, "AuditsSeedNotFixed")
+
+    def test_reverts_for_other_ranges(self, world: World, commit: Commit) -> None:
+        world.fix_seed(commit)
+        call = world.ledger.audits.functions.countDrawn(commit.abi, commit.packed + bytes(68))
+        world.ledger.fails(call, world.outsider, "AuditsWrongRanges")
+
+
+class TestVerdicts:
+    def test_pays_each_point_whatever_the_verdict(self, world: World, commit: Commit) -> None:
+        ledger = world.ledger
+        world.fix_seed(commit)
+        verifier = drawn_verifier(world, commit)
+        count = len(world.points(commit))
+        verdicts = verdicts_of(count, verdict=2)
+        call = ledger.audits.functions.commitVerdicts(commit.record.id, commitment(commit, verifier, verdicts))
+        ledger.send(call, verifier)
+        pool = ledger.escrow.functions.auditPool().call()
+        reveal = ledger.audits.functions.revealVerdicts(commit.abi, commit.packed, verdicts, SALT)
+        assert ledger.send(reveal, verifier).event("VerdictsRevealed")["verdicts"] == verdicts
+        earned = count * commit.record.step * commit.record.share_ppm // 10**6
+        paid = ledger.escrow.functions.credit(verifier).call()
+        assert paid == min(earned, pool)
+        assert ledger.audits.functions.owedTo(verifier).call() == earned - paid
+
+    def test_is_paid_the_rest_once_the_pool_has_it(self, world: World, commit: Commit) -> None:
+        ledger = world.ledger
+        world.fix_seed(commit)
+        verifier = drawn_verifier(world, commit)
+        verdicts = verdicts_of(len(world.points(commit)))
+        bound = commitment(commit, verifier, verdicts)
+        ledger.send(ledger.audits.functions.commitVerdicts(commit.record.id, bound), verifier)
+        with ledger.reverted():
+            self._drain(world)
+            reveal = ledger.audits.functions.revealVerdicts(commit.abi, commit.packed, verdicts, SALT)
+            mined = ledger.send(reveal, verifier)
+            owed = ledger.audits.functions.owedTo(verifier).call()
+            assert mined.event("PayOwed")["amount"] == owed > 0
+            operands = ledger.fails(ledger.audits.functions.collectOwed(), verifier, "AuditsNothingOwed")
+            assert operands == (owed, 0)
+            ledger.send(ledger.escrow.functions.fundAuditPool(10**6), world.outsider)
+            before = ledger.escrow.functions.credit(verifier).call()
+            ledger.send(ledger.audits.functions.collectOwed(), verifier)
+            assert ledger.escrow.functions.credit(verifier).call() - before == owed
+            assert ledger.audits.functions.owedTo(verifier).call() == 0
+
+    def _drain(self, world: World) -> None:
+        ledger = world.ledger
+        slasher = ledger.audits.address
+        ledger.send(ledger.escrow.functions.payFromAuditPool(world.outsider, 2**95), slasher)
+        assert ledger.escrow.functions.auditPool().call() == 0
+
+    def test_reverts_before_the_seed(self, world: World, commit: Commit) -> None:
+        call = world.ledger.audits.functions.commitVerdicts(commit.record.id, SALT)
+        world.ledger.fails(call, world.verifiers[0], "AuditsSeedNotFixed")
+
+    def test_reverts_for_whom_is_not_bonded(self, world: World, commit: Commit) -> None:
+        world.fix_seed(commit)
+        call = world.ledger.audits.functions.commitVerdicts(commit.record.id, SALT)
+        world.ledger.fails(call, world.outsider, "AuditsNotBonded")
+        world.ledger.send(world.ledger.staking.functions.stake(VERIFIER, 200_000_000), world.outsider)
+        world.ledger.fails(call, world.outsider, "AuditsNotBonded")
+
+    def test_only_the_drawn_one_until_its_time_is_over(self, world: World, commit: Commit) -> None:
+        ledger = world.ledger
+        world.fix_seed(commit)
+        drawn = drawn_verifier(world, commit)
+        (other,) = set(world.verifiers) - {drawn}
+        call = ledger.audits.functions.commitVerdicts(commit.record.id, SALT)
+        assert ledger.fails(call, other, "AuditsNotYourDuty")[0].lower() == drawn.lower()
+        ledger.jump(DAY + 1)
+        ledger.send(call, other)
+        ledger.fails(call, drawn, "AuditsCommitmentStands")
+        ledger.jump(DAY + 1)
+        ledger.send(call, drawn)
+
+    def test_taking_over_is_paid_and_costs_the_absent(self, world: World, commit: Commit) -> None:
+        ledger = world.ledger
+        world.fix_seed(commit)
+        drawn = drawn_verifier(world, commit)
+        (other,) = set(world.verifiers) - {drawn}
+        ledger.jump(DAY + 1)
+        verdicts = verdicts_of(len(world.points(commit)))
+        bound = commitment(commit, other, verdicts)
+        ledger.send(ledger.audits.functions.commitVerdicts(commit.record.id, bound), other)
+        stake = ledger.staking.functions.slashable(drawn, VERIFIER).call()
+        ledger.send(ledger.audits.functions.revealVerdicts(commit.abi, commit.packed, verdicts, SALT), other)
+        assert ledger.staking.functions.slashable(drawn, VERIFIER).call() == stake * 99 // 100
+        assert ledger.escrow.functions.credit(other).call() > 0
+        world.supply()
+
+    def test_reverts_when_paid(self, world: World, commit: Commit) -> None:
+        ledger = world.ledger
+        world.fix_seed(commit)
+        verifier = drawn_verifier(world, commit)
+        verdicts = verdicts_of(len(world.points(commit)))
+        call = ledger.audits.functions.commitVerdicts(commit.record.id, commitment(commit, verifier, verdicts))
+        ledger.send(call, verifier)
+        reveal = ledger.audits.functions.revealVerdicts(commit.abi, commit.packed, verdicts, SALT)
+        ledger.send(reveal, verifier)
+        ledger.fails(reveal, verifier, "AuditsAlreadyPaid")
+        ledger.fails(call, verifier, "AuditsAlreadyPaid")
+
+    def test_reverts_for_what_was_not_committed(self, world: World, commit: Commit) -> None:
+        ledger = world.ledger
+        world.fix_seed(commit)
+        verifier = drawn_verifier(world, commit)
+        count = len(world.points(commit))
+        verdicts = verdicts_of(count)
+        reveal = ledger.audits.functions.revealVerdicts(commit.abi, commit.packed, verdicts, SALT)
+        ledger.fails(reveal, verifier, "AuditsNothingCommitted")
+        ledger.send(
+            ledger.audits.functions.commitVerdicts(commit.record.id, commitment(commit, verifier, verdicts)), verifier
+        )
+        other = verdicts_of(count, verdict=2)
+        reveal = ledger.audits.functions.revealVerdicts(commit.abi, commit.packed, other, SALT)
+        ledger.fails(reveal, verifier, "AuditsRevealMismatch")
+
+    @pytest.mark.parametrize(
+        ("verdicts", "error"),
+        [(verdicts_of(1)[:-1], "AuditsWrongVerdictCount"), (None, "AuditsInvalidVerdict")],
+    )
+    def test_reverts_for_malformed_verdicts(
+        self, world: World, commit: Commit, verdicts: bytes | None, error: str
+    ) -> None:
+        ledger = world.ledger
+        world.fix_seed(commit)
+        verifier = drawn_verifier(world, commit)
+        given = verdicts if verdicts is not None else verdicts_of(len(world.points(commit)), verdict=4)
+        bound = commitment(commit, verifier, given)
+        ledger.send(ledger.audits.functions.commitVerdicts(commit.record.id, bound), verifier)
+        ledger.fails(ledger.audits.functions.revealVerdicts(commit.abi, commit.packed, given, SALT), verifier, error)
+
+    def test_reverts_in_the_block_of_the_commitment(self, world: World, commit: Commit) -> None:
+        ledger = world.ledger
+        world.fix_seed(commit)
+        verifier = drawn_verifier(world, commit)
+        verdicts = verdicts_of(len(world.points(commit)))
+        bound = commitment(commit, verifier, verdicts)
+        ledger.send(ledger.audits.functions.commitVerdicts(commit.record.id, bound), verifier)
+        reveal = ledger.audits.functions.revealVerdicts(commit.abi, commit.packed, verdicts, SALT)
+        ledger.fails(reveal, verifier, "AuditsRevealTooEarly", block="latest")
