@@ -33,8 +33,6 @@ contract Escrow is EscrowAccounts, EscrowHolds {
 
     /// @inheritdoc IEscrow
     mapping(uint64 commitId => bytes32) public commitWord;
-    /// @inheritdoc IEscrow
-    uint64 public commitCount;
 
     constructor(
         IERC20 asset_,

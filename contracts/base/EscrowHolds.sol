@@ -38,6 +38,9 @@ abstract contract EscrowHolds is EscrowState {
     mapping(address account => uint256) public credit;
     /// @inheritdoc IEscrow
     uint96 public auditPool;
+    /// @inheritdoc IEscrow
+    /// @dev Here because each collect writes both: one slot.
+    uint64 public commitCount;
 
     modifier onlySlasher() {
         require(STAKING.isSlasher(msg.sender), EscrowNotSlasher(msg.sender));
