@@ -1,0 +1,180 @@
+"""Admit a job: checks, then one durable record, before anything is computed or sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from retally.errors import BadRequest, Conflict, DuplicateJob, RateLimited
+from retally.protocol.offer import Offer
+from retally.protocol.receipt import FinishReason
+from retally.protocol.wire import JobSubmission, SubmittedAssignment
+from retally_node.candidate import AdmissionRules, Candidate, MoneyView
+from retally_node.channels import Channel, ChannelBook, OpenSegment, SegmentKey
+from retally_node.checks import MONEY_CHECKS, PAPER_CHECKS
+from retally_node.ledger import Ledger
+from retally_node.ports import Clock, Payers
+from retally_node.records import JobRecord, ReceiptRecord, SegmentRecord
+from retally_node.room import ServingRoom
+
+__all__ = ["Admission", "AdmittedJob", "StoredAnswer"]
+
+WHOLE_REASONS = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.TOOL)
+RenderPrompt = Callable[[Mapping[str, Any], str], Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class AdmittedJob:
+    """A job that is on the books: nothing about it can be refused any more."""
+
+    record: JobRecord
+    submission: JobSubmission
+    offer: Offer
+    channel: Channel
+    segments: tuple[SegmentRecord, ...]
+    answer_limit: int
+    secured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """A job that was served before, exactly as asked for now."""
+
+    record: JobRecord
+    submission: JobSubmission
+    receipts: tuple[ReceiptRecord, ...]
+
+
+class Admission:
+    """The gate of the node."""
+
+    def __init__(
+        self,
+        rules: AdmissionRules,
+        ledger: Ledger,
+        book: ChannelBook,
+        payers: Payers,
+        clock: Clock,
+        render: RenderPrompt,
+        room: ServingRoom,
+    ) -> None:
+        self._rules = rules
+        self._ledger = ledger
+        self._book = book
+        self._payers = payers
+        self._clock = clock
+        self._render = render
+        self._room = room
+
+    async def admit(self, submission: JobSubmission) -> AdmittedJob | StoredAnswer:
+        """Check everything, then write the job down; or find the answer it already has."""
+        candidate = self._candidate(submission)
+        for paper_check in PAPER_CHECKS:
+            paper_check(candidate, self._rules)
+        stored = self._stored(candidate)
+        if stored is not None:
+            return stored
+        standing = await self._payers.standing(candidate.request.payer, candidate.request.signer)
+        channel = self._book.get(candidate.channel_id)
+        await self._keep_promises(candidate, channel)
+        view = MoneyView(channel, self._book, standing)
+        for money_check in MONEY_CHECKS:
+            money_check(candidate, self._rules, view)
+        self._check_capacity(candidate)
+        return await self._record(candidate, view)
+
+    def _candidate(self, submission: JobSubmission) -> Candidate:
+        digest = submission.assignments[0].assignment.offer_hash
+        known = self._ledger.money.offer(digest)
+        if known is None:
+            raise BadRequest("this node made no such offer", param="offerHash", code="offer_unknown")
+        return Candidate(
+            submission=submission,
+            job_id=submission.request.digest(self._rules.domain),
+            now=self._clock.now(),
+            offer=known[0],
+            prompt_ids=tuple(self._render(submission.prompt, submission.params.template_date)),
+        )
+
+    def _stored(self, candidate: Candidate) -> StoredAnswer | None:
+        asked = {_key(candidate, item) for item in candidate.submission.assignments}
+        job = self._ledger.jobs.job(candidate.job_id)
+        if job is None:
+            return None
+        segments = self._ledger.jobs.segments(candidate.job_id)
+        beyond = {(key.choice, key.output_from) for segment in segments if (key := segment.key) not in asked}
+        receipts = [receipt for receipt in self._ledger.jobs.receipts(candidate.job_id) if receipt.key in asked]
+        whole = all(receipt.receipt.finish_reason in WHOLE_REASONS for receipt in receipts)
+        if len(receipts) == len(asked) and whole and not beyond:
+            return StoredAnswer(job, candidate.submission, tuple(receipts))
+        if asked & {segment.key for segment in segments}:
+            raise DuplicateJob("0x" + candidate.job_id.hex())
+        self._check_not_signed_beyond(candidate)
+        return None
+
+    def _check_not_signed_beyond(self, candidate: Candidate) -> None:
+        """A node that signed tokens beyond the start of a continuation would contradict itself."""
+        receipts = self._ledger.jobs.receipts(candidate.job_id)
+        for item in candidate.submission.assignments:
+            key = _key(candidate, item)
+            for receipt in receipts:
+                if receipt.receipt.choice == key.choice and receipt.receipt.output_to > key.output_from:
+                    raise Conflict("this node has signed beyond that token", code="already_signed_beyond")
+
+    async def _keep_promises(self, candidate: Candidate, channel: Channel) -> None:
+        """A signed promise is kept even if the job it came with is refused: the signer may count on it."""
+        submission = candidate.submission
+        if submission.reservation is not None and submission.reservation_signature is not None:
+            await self._ledger.money.record_reservation(submission.reservation, submission.reservation_signature)
+        if channel.accept(submission.voucher, submission.voucher_signature):
+            await self._ledger.money.record_voucher(channel)
+
+    def _check_capacity(self, candidate: Candidate) -> None:
+        if not self._room.has_room(len(candidate.submission.assignments)):
+            raise RateLimited("this node is full", retry_after=1.0)
+
+    async def _record(self, candidate: Candidate, view: MoneyView) -> AdmittedJob:
+        submission, channel = candidate.submission, view.channel
+        segments = tuple(self._segment(candidate, item) for item in submission.assignments)
+        if any(segment.key in channel.open for segment in segments):
+            raise DuplicateJob("0x" + candidate.job_id.hex())
+        job = JobRecord(
+            job_id=candidate.job_id,
+            request=submission.request,
+            signature=submission.request_signature,
+            prompt=submission.prompt,
+            params=submission.params,
+            options=submission.options.to_wire(),
+            prompt_ids=candidate.prompt_ids,
+            received_at=candidate.now,
+        )
+        for segment, item in zip(segments, submission.assignments, strict=True):
+            channel.open[segment.key] = OpenSegment(segment.prepaid, candidate.max_fee(item))
+        self._room.enter(len(segments))
+        try:
+            await self._ledger.jobs.admit(job, segments, channel)
+        except BaseException:
+            for segment in segments:
+                del channel.open[segment.key]
+                self._room.leave()
+            raise
+        secured = self._book.committed_with(channel.id.payer) > self._rules.credit_per_payer
+        return AdmittedJob(job, submission, candidate.offer, channel, segments, candidate.answer_limit, secured)
+
+    def _segment(self, candidate: Candidate, item: SubmittedAssignment) -> SegmentRecord:
+        return SegmentRecord(
+            key=_key(candidate, item),
+            segment=item.assignment.segment,
+            channel=candidate.channel_id,
+            assignment=item.assignment,
+            assignment_signature=item.signature,
+            offer_hash=item.assignment.offer_hash,
+            prepaid=candidate.input_fee(item),
+            started_at=candidate.now,
+            prefix_ids=item.prefix,
+        )
+
+
+def _key(candidate: Candidate, item: SubmittedAssignment) -> SegmentKey:
+    return SegmentKey(candidate.job_id, item.assignment.choice, item.assignment.output_from)

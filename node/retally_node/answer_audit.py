@@ -1,0 +1,111 @@
+"""Show what stands behind a drawn point of a commit, to bonded verifiers only."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from retally.errors import Conflict, DeadlinePassed, InvalidSignature, NotFound, Unauthorized
+from retally.protocol.audit_points import drawn_points
+from retally.protocol.eip712 import Domain, recover
+from retally.protocol.encoding import Address
+from retally.protocol.merkle import leaf, prove
+from retally.protocol.wire import AnswerBundle, SignedAnswerRequest
+from retally_node.ledger import CommittedRoot, Ledger
+from retally_node.ports import Clock
+from retally_node.records import ReceiptRecord
+
+
+class AuditChain(Protocol):
+    """What answering needs of the chain."""
+
+    async def is_verifier(self, owner: Address) -> bool:
+        """Whether this owner is bonded as a verifier."""
+
+    async def acts_for(self, owner: Address, who: Address) -> bool:
+        """Whether one may act for an owner."""
+
+    async def seed_of(self, commit_id: int) -> bytes | None:
+        """The seed of a commit, once fixed."""
+
+
+def answer_of(ledger: Ledger, domain: Domain, commit: CommittedRoot, channel: bytes, point: int) -> AnswerBundle:
+    """The answer for a point, from the books alone."""
+    digests = ledger.commits.leaves(commit.record.receipts_root)
+    records = [record for digest in digests if (record := ledger.jobs.receipt(digest)) is not None]
+    index = _covering(records, channel, point)
+    record = records[index]
+    key = record.key
+    job = ledger.jobs.job(key.job_id)
+    offer = ledger.money.offer(record.receipt.offer_hash)
+    segment = next((s for s in ledger.jobs.segments(key.job_id) if s.key == key), None)
+    if job is None or offer is None or segment is None or len(records) != len(digests):
+        raise NotFound("the books do not hold what stands behind this point")
+    hashes = [leaf(item.digest + item.signature) for item in records]
+    return AnswerBundle(
+        receipt=record.receipt,
+        signature=record.signature,
+        index=index,
+        leaf_count=len(hashes),
+        proof=tuple(prove(hashes, index)),
+        request=job.request,
+        request_signature=job.signature,
+        prompt=job.prompt,
+        params=job.params,
+        prompt_ids=job.prompt_ids,
+        prefix_ids=segment.prefix_ids,
+        output_ids=tuple(record.output_ids),
+        output_q=tuple(record.quantised),
+        offer=offer[0],
+        offer_signature=offer[1],
+    )
+
+
+def _covering(records: list[ReceiptRecord], channel: bytes, point: int) -> int:
+    for index, record in enumerate(records):
+        receipt = record.receipt
+        if receipt.channel.key == channel and receipt.cum_from <= point < receipt.cum_to:
+            return index
+    raise NotFound("no receipt under this commit covers the point", code="point_not_covered")
+
+
+class Auditor:
+    """Answers audit requests over HTTPS."""
+
+    def __init__(self, ledger: Ledger, domain: Domain, chain: AuditChain, clock: Clock) -> None:
+        self._ledger = ledger
+        self._domain = domain
+        self._chain = chain
+        self._clock = clock
+
+    async def answer(self, signed: SignedAnswerRequest) -> AnswerBundle:
+        """The bundle for a drawn point."""
+        request = signed.request
+        now = self._clock.now()
+        if now > request.deadline:
+            raise DeadlinePassed(request.deadline, now)
+        await self._check_verifier(signed)
+        commit = self._ledger.commits.commit(request.commit_id)
+        if commit is None:
+            raise NotFound(f"commit {request.commit_id} is not this node's", code="commit_unknown")
+        await self._check_drawn(commit, request.channel, request.point)
+        bundle = answer_of(self._ledger, self._domain, commit, request.channel, request.point)
+        if not bundle.request.audit_consent:
+            raise Conflict("the payer forbade the audit of this request", code="audit_forbidden")
+        return bundle
+
+    async def _check_verifier(self, signed: SignedAnswerRequest) -> None:
+        verifier = signed.request.verifier
+        signer = recover(signed.request.digest(self._domain), signed.signature)
+        if signer != verifier and not await self._chain.acts_for(verifier, signer):
+            raise InvalidSignature(expected=verifier, actual=signer)
+        if not await self._chain.is_verifier(verifier):
+            raise Unauthorized(f"{verifier} is not a bonded verifier", code="not_a_verifier")
+
+    async def _check_drawn(self, commit: CommittedRoot, channel: bytes, point: int) -> None:
+        """Prompts are shown for drawn points alone: nobody may fish."""
+        seed = await self._chain.seed_of(commit.record.id)
+        if seed is None:
+            raise Conflict("the seed of this commit is not fixed yet", code="seed_not_fixed")
+        drawn = drawn_points(seed, commit.ranges, commit.record.node, commit.record.step)
+        if not any(item.channel == channel and item.point == point for item in drawn):
+            raise Conflict("this point was not drawn", code="point_not_drawn")

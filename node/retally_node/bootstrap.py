@@ -1,0 +1,237 @@
+"""The composition root: the only place that knows every adapter."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import uvicorn
+
+from retally.chain.connection import Chain
+from retally.chain.deployment import Deployment
+from retally.chain.transactions import TxSender
+from retally.errors import BadRequest
+from retally.inference.chat_format import ChatFormat
+from retally.inference.engine import Engine
+from retally.inference.model_files import ModelFiles
+from retally.inference.vllm_engine import VllmEngine
+from retally.protocol.eip712 import SigningKey
+from retally.protocol.encoding import ZERO_ADDRESS
+from retally.protocol.pricing import Prices
+from retally_node.admission import Admission
+from retally_node.answer_audit import AuditChain, Auditor
+from retally_node.api import create_app
+from retally_node.candidate import AdmissionRules
+from retally_node.chain_views import ChainAudits, EscrowCollect, EscrowReserve
+from retally_node.channels import ChannelBook
+from retally_node.decode import Decoder
+from retally_node.engine_start import engine_process, ready_engine
+from retally_node.keys import load_key
+from retally_node.ledger import Ledger
+from retally_node.loops import Loops
+from retally_node.metrics import Metrics
+from retally_node.node import Node, Served
+from retally_node.offers import Offers
+from retally_node.payers import ChainPayers
+from retally_node.ports import Clock, Payers
+from retally_node.recovery import close_open_segments
+from retally_node.reservations import Reservations, ReserveChain
+from retally_node.room import ServingRoom
+from retally_node.segment import SegmentWork
+from retally_node.serve_job import JobServer
+from retally_node.settings import NodeSettings
+from retally_node.settlement import CollectChain, Settlement
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Everything around a node, as ports."""
+
+    clock: Clock
+    payers: Payers
+    collect: CollectChain
+    audits: AuditChain
+    reserve: ReserveChain
+    deployed_block: int
+
+
+async def assemble(
+    settings: NodeSettings,
+    key: SigningKey,
+    deployment: Deployment,
+    served: Served,
+    engine: Engine,
+    chat_format: ChatFormat,
+    outside: Outside,
+) -> Node:
+    """Put a node together around its ports, and close what an earlier process left open."""
+    domain = deployment.domain
+    ledger = Ledger(settings.data_dir / "ledger.sqlite")
+    book = ChannelBook(ledger.money.channels(key.address))
+    work = SegmentWork(
+        decoder=Decoder(engine, chat_format),
+        ledger=ledger,
+        key=key,
+        domain=domain,
+        clock=outside.clock,
+        model_id=served.model_id,
+        profile_id=served.profile_id,
+        chunk_tokens=settings.chunk_tokens,
+        voucher_wait_seconds=settings.voucher_wait_seconds,
+    )
+    await close_open_segments(work, book)
+    room = ServingRoom(settings.max_running, settings.max_waiting)
+    rules = _rules(settings, key, deployment, served, chat_format)
+    settlement = Settlement(
+        ledger,
+        book,
+        outside.collect,
+        outside.payers,
+        outside.clock,
+        domain,
+        deployed_block=outside.deployed_block,
+        interval_seconds=settings.settle_interval_seconds,
+        expiry_seconds=settings.settle_at_expiry_seconds,
+    )
+    loops = Loops(settings.poll_seconds)
+    loops.add("settlement", settlement.step)
+    loops.add("reservations", Reservations(ledger, outside.reserve, key.address).step)
+    return Node(
+        settings=settings,
+        key=key,
+        domain=domain,
+        served=served,
+        engine=engine,
+        chat_format=chat_format,
+        ledger=ledger,
+        book=book,
+        offers=_offers(settings, key, deployment, served, ledger, outside.clock),
+        admission=Admission(rules, ledger, book, outside.payers, outside.clock, chat_format.render, room),
+        server=JobServer(work, room),
+        settlement=settlement,
+        auditor=Auditor(ledger, domain, outside.audits, outside.clock),
+        loops=loops,
+        metrics=Metrics(room, book),
+    )
+
+
+def _rules(
+    settings: NodeSettings, key: SigningKey, deployment: Deployment, served: Served, chat_format: ChatFormat
+) -> AdmissionRules:
+    return AdmissionRules(
+        node=key.address,
+        domain=deployment.domain,
+        model_id=served.model_id,
+        profile_id=served.profile_id,
+        max_context=served.max_context,
+        vocab_size=chat_format.vocab_size,
+        credit_per_payer=settings.credit_per_payer,
+        credit_total=settings.credit_total,
+        require_audit_consent=settings.require_audit_consent,
+    )
+
+
+def _offers(
+    settings: NodeSettings, key: SigningKey, deployment: Deployment, served: Served, ledger: Ledger, clock: Clock
+) -> Offers:
+    return Offers(
+        ledger,
+        key,
+        deployment.domain,
+        clock,
+        model_id=served.model_id,
+        profile_id=served.profile_id,
+        prices=Prices(settings.price_in, settings.price_cached, settings.price_out),
+        max_context=served.max_context,
+        lifetime_seconds=settings.offer_seconds,
+    )
+
+
+@asynccontextmanager
+async def open_node(settings: NodeSettings, engine: Engine | None = None) -> AsyncIterator[Node]:
+    """A node on the real chain, around the given engine or the one its settings name."""
+    deployment = Deployment.load(settings.deployment)
+    key = load_key(settings, deployment.chain_id)
+    files = ModelFiles.load(settings.model_dir)
+    changed = files.changed_files()
+    if changed:
+        raise BadRequest(f"files of the model differ from its manifest: {', '.join(changed)}")
+    async with AsyncExitStack() as stack:
+        process = None
+        if engine is None:
+            engine = VllmEngine(settings.engine_url, files.name)
+            process = engine_process(settings, files)
+        stack.push_async_callback(engine.close)
+        if process is not None:
+            stack.push_async_callback(process.stop)
+            await process.start()
+        chain = await stack.enter_async_context(Chain(settings.rpc_url, deployment))
+        info = await ready_engine(engine, process, settings.engine_start_seconds)
+        served = await _served(settings, chain, key, files, info.max_context)
+        sender = TxSender(chain, key, settings.data_dir / "pending_tx.json")
+        outside = Outside(
+            clock=chain.clock,
+            payers=ChainPayers(chain.escrow, key.address, settings.standing_seconds),
+            collect=EscrowCollect(chain, sender, key.address),
+            audits=ChainAudits(chain),
+            reserve=EscrowReserve(chain, sender),
+            deployed_block=deployment.deployed_block,
+        )
+        chat_format = ChatFormat.load(settings.model_dir)
+        node = await assemble(settings, key, deployment, served, engine, chat_format, outside)
+        stack.callback(node.ledger.close)
+        stack.push_async_callback(node.loops.stop)
+        node.loops.start()
+        yield node
+
+
+async def _served(
+    settings: NodeSettings, chain: Chain, key: SigningKey, files: ModelFiles, engine_context: int
+) -> Served:
+    entry = await chain.registry.node(key.address)
+    if entry.owner == ZERO_ADDRESS or not entry.is_live:
+        raise BadRequest(f"{key.address} is not a registered node", hint="run `retally node stake` first")
+    if entry.model_id != files.model_id:
+        raise BadRequest(
+            f"the node is registered for model 0x{entry.model_id.hex()}, {files.folder} holds 0x{files.model_id.hex()}"
+        )
+    context = min(settings.max_context, files.max_context, engine_context)
+    return Served(files.name, files.model_id, entry.profile_id, context, entry.owner)
+
+
+class _Server(uvicorn.Server):
+    """Ends streams properly before connections are closed."""
+
+    def __init__(self, config: uvicorn.Config, node: Node) -> None:
+        super().__init__(config)
+        self._node = node
+
+    async def shutdown(self, sockets: object = None) -> None:
+        await self._node.server.shutdown()
+        await super().shutdown(sockets)  # type: ignore[arg-type]  # passed on as it came
+
+
+async def serve(settings: NodeSettings, engine: Engine | None = None) -> None:
+    """Serve until told to stop."""
+    async with open_node(settings, engine) as node:
+        config = uvicorn.Config(
+            create_app(node),
+            host=settings.host,
+            port=settings.port,
+            log_level=settings.log_level.lower(),
+            access_log=False,
+            timeout_graceful_shutdown=10,
+        )
+        log.info("node %s serves %s on %s:%d", node.address, node.model_name, settings.host, settings.port)
+        await _Server(config, node).serve()
+
+
+def run(settings: NodeSettings, engine: Engine | None = None) -> None:
+    """Serve in this process, around the given engine or the one the settings name."""
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    asyncio.run(serve(settings, engine))

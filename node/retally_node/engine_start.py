@@ -1,0 +1,57 @@
+"""Find an engine that can serve, and say clearly what one lacks."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit
+
+from retally.errors import EngineUnavailable
+from retally.inference.engine import Engine, EngineInfo
+from retally.inference.model_files import ModelFiles
+from retally_node.engine_process import EngineProcess, vllm_command
+from retally_node.settings import NodeSettings
+
+POLL_SECONDS = 1.0
+
+
+def engine_process(settings: NodeSettings, files: ModelFiles) -> EngineProcess | None:
+    """The engine to start, if this node shall start one."""
+    log_path = settings.data_dir / "engine.log"
+    if settings.engine_command is not None:
+        return EngineProcess(settings.engine_command, log_path)
+    if not settings.start_engine:
+        return None
+    port = urlsplit(settings.engine_url).port or 8000
+    return EngineProcess(vllm_command(files.folder, files.name, port, settings.max_context), log_path)
+
+
+async def ready_engine(engine: Engine, process: EngineProcess | None, timeout_seconds: float) -> EngineInfo:
+    """Wait until the engine answers, then check what it can do."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_seconds
+    while True:
+        try:
+            info = await engine.check()
+            break
+        except EngineUnavailable:
+            if process is not None:
+                process.check_alive()
+            if loop.time() > deadline:
+                raise
+            await asyncio.sleep(POLL_SECONDS)
+    check_abilities(info)
+    return info
+
+
+def check_abilities(info: EngineInfo) -> None:
+    """Raise EngineUnavailable naming everything that is missing."""
+    lacking = list(info.problems)
+    if not info.has_sampler and not lacking:
+        lacking.append("the retally sampler plugin is not loaded (--logits-processors)")
+    if not info.has_prompt_logprobs and not lacking:
+        lacking.append("one prefill does not return 64 prompt logprobs (--max-logprobs)")
+    if lacking:
+        raise EngineUnavailable(
+            f"the engine can't serve retally jobs: {'; '.join(lacking)}",
+            hint="start it with `retally node serve --start-engine`, or with the flags in docs/SERVING.md",
+        )

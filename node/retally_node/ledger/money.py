@@ -1,0 +1,120 @@
+"""Money in the ledger: channels with their best vouchers, reservations and our own offers."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from retally.protocol.encoding import Address
+from retally.protocol.offer import Offer
+from retally.protocol.voucher import ChannelId, Reservation
+from retally_node.channels import Channel
+from retally_node.ledger.database import Database
+from retally_node.ledger.schema import amount_to_blob, blob_to_amount
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReservation:
+    """A payer's signed reservation and whether the Escrow has it."""
+
+    reservation: Reservation
+    signature: bytes
+
+
+def save_channel(channel: Channel) -> Callable[[sqlite3.Connection], None]:
+    """A change that writes the channel as it stands now; numbers only ever grow on disk."""
+    channel_id = channel.id
+    row = (
+        channel_id.key,
+        channel_id.payer,
+        channel_id.signer,
+        channel_id.lane,
+        amount_to_blob(channel.best),
+        channel.best_signature,
+        amount_to_blob(channel.last_cum),
+        amount_to_blob(channel.collected),
+    )
+
+    def change(connection: sqlite3.Connection) -> None:
+        connection.execute(
+            "INSERT INTO channels VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (key) DO UPDATE SET"
+            " best_signature = CASE WHEN excluded.best > best THEN excluded.best_signature ELSE best_signature END,"
+            " best = max(best, excluded.best), last_cum = max(last_cum, excluded.last_cum),"
+            " collected = max(collected, excluded.collected)",
+            row,
+        )
+
+    return change
+
+
+class MoneyLedger:
+    """What was promised to this node, and at which prices."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def record_voucher(self, channel: Channel) -> None:
+        """Write the channel's best voucher before acting on it."""
+        await self._database.write("voucher", save_channel(channel))
+
+    def channels(self, node: Address) -> list[Channel]:
+        """All channels as they stand on disk."""
+        return [_channel(row, node) for row in self._database.read("SELECT * FROM channels")]
+
+    async def record_offer(self, digest: bytes, offer: Offer, signature: bytes) -> None:
+        """Keep an offer: receipts quote it by its hash for as long as they can be audited."""
+        row = (digest, json.dumps(offer.to_wire()), signature, offer.valid_until)
+        await self._database.write(
+            "offer", lambda connection: connection.execute("INSERT OR IGNORE INTO offers VALUES (?,?,?,?)", row)
+        )
+
+    def offer(self, digest: bytes) -> tuple[Offer, bytes] | None:
+        """An offer of ours and its signature."""
+        rows = self._database.read("SELECT body, signature FROM offers WHERE digest = ?", (digest,))
+        return (Offer.from_wire(json.loads(rows[0]["body"])), rows[0]["signature"]) if rows else None
+
+    async def record_reservation(self, reservation: Reservation, signature: bytes) -> None:
+        """Keep a reservation until the Escrow has it."""
+        row = (
+            reservation.payer,
+            reservation.signer,
+            reservation.epoch,
+            amount_to_blob(reservation.cumulative),
+            signature,
+        )
+        await self._database.write(
+            "reservation",
+            lambda connection: connection.execute("INSERT OR IGNORE INTO reservations VALUES (?,?,?,?,?,'new')", row),
+        )
+
+    async def settle_reservation(self, reservation: Reservation, state: str) -> None:
+        """Remember what became of a reservation."""
+        row = (state, reservation.payer, reservation.signer, reservation.epoch, amount_to_blob(reservation.cumulative))
+        where = "payer = ? AND signer = ? AND epoch = ? AND cumulative = ?"
+        await self._database.write(
+            "reservation-state",
+            lambda connection: connection.execute(f"UPDATE reservations SET state = ? WHERE {where}", row),
+        )
+
+    def new_reservations(self, node: Address) -> list[StoredReservation]:
+        """Reservations not yet submitted."""
+        rows = self._database.read("SELECT * FROM reservations WHERE state = 'new'")
+        return [
+            StoredReservation(
+                Reservation(row["payer"], row["signer"], node, blob_to_amount(row["cumulative"]), row["epoch"]),
+                row["signature"],
+            )
+            for row in rows
+        ]
+
+
+def _channel(row: sqlite3.Row, node: Address) -> Channel:
+    return Channel(
+        id=ChannelId(row["payer"], row["signer"], node, row["lane"]),
+        best=blob_to_amount(row["best"]),
+        best_signature=row["best_signature"],
+        last_cum=blob_to_amount(row["last_cum"]),
+        collected=blob_to_amount(row["collected"]),
+    )

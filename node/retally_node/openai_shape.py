@@ -1,0 +1,158 @@
+"""Answers in OpenAI's shapes; what retally adds sits in one extra top-level field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from retally.protocol.receipt import FinishReason
+
+Json = dict[str, Any]
+
+FINISH_NAMES = {
+    FinishReason.STOP: "stop",
+    FinishReason.LENGTH: "length",
+    FinishReason.TOOL: "tool_calls",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token with its raw logprob and the most likely ones in its place."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of a whole answer."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+    def to_json(self) -> Json:
+        """OpenAI's usage object."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
+
+
+@dataclass(slots=True)
+class ChoiceAnswer:
+    """One finished choice of a plain answer."""
+
+    index: int
+    text: str
+    finish_reason: FinishReason
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+
+class OpenAiShape:
+    """Shapes the frames and objects of one answer."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        job_id: bytes,
+        model: str,
+        created: int,
+        with_logprobs: bool,
+        token_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._chat = endpoint == "chat"
+        self._with_logprobs = with_logprobs
+        self._token_bytes = token_bytes
+        self._text_offsets: dict[int, int] = {}
+        self._base = {
+            "id": ("chatcmpl-" if self._chat else "cmpl-") + job_id.hex()[:24],
+            "object": "",
+            "created": created,
+            "model": model,
+        }
+
+    def opening(self, index: int, retally: Json) -> Json | None:
+        """The frame that names the role, in chat only."""
+        if not self._chat:
+            return None
+        delta = {"role": "assistant", "content": ""}
+        return self._frame({"index": index, "delta": delta, "logprobs": None, "finish_reason": None}, retally)
+
+    def delta(
+        self, index: int, text: str, tokens: Sequence[TokenLogprob], finish: FinishReason | None, retally: Json
+    ) -> Json:
+        """A frame with new text, and the finish reason on the last."""
+        body: Json = {"index": index}
+        if self._chat:
+            body["delta"] = {"content": text} if text or finish is None else {}
+        else:
+            body["text"] = text
+        body["logprobs"] = self._logprobs(index, tokens) if tokens else None
+        body["finish_reason"] = None if finish is None else FINISH_NAMES[finish]
+        return self._frame(body, retally)
+
+    def usage_frame(self, usage: Usage, retally: Json) -> Json:
+        """The closing frame a client gets that asked for usage."""
+        return {**self._base, "object": self._frame_object, "choices": [], "usage": usage.to_json(), "retally": retally}
+
+    def whole(self, choices: Sequence[ChoiceAnswer], usage: Usage, retally: Json) -> Json:
+        """A plain answer."""
+        shaped = [self._whole_choice(choice) for choice in sorted(choices, key=lambda choice: choice.index)]
+        name = "chat.completion" if self._chat else "text_completion"
+        return {**self._base, "object": name, "choices": shaped, "usage": usage.to_json(), "retally": retally}
+
+    @property
+    def _frame_object(self) -> str:
+        return "chat.completion.chunk" if self._chat else "text_completion"
+
+    def _frame(self, choice: Json, retally: Json) -> Json:
+        return {**self._base, "object": self._frame_object, "choices": [choice], "retally": retally}
+
+    def _whole_choice(self, choice: ChoiceAnswer) -> Json:
+        body: Json = {"index": choice.index}
+        if self._chat:
+            body["message"] = {"role": "assistant", "content": choice.text, "refusal": None}
+        else:
+            body["text"] = choice.text
+        body["logprobs"] = self._logprobs(choice.index, choice.logprobs)
+        body["finish_reason"] = FINISH_NAMES[choice.finish_reason]
+        return body
+
+    def _logprobs(self, index: int, tokens: Sequence[TokenLogprob]) -> Json | None:
+        if not self._with_logprobs:
+            return None
+        return self._chat_logprobs(tokens) if self._chat else self._text_logprobs(index, tokens)
+
+    def _chat_logprobs(self, tokens: Sequence[TokenLogprob]) -> Json:
+        content = [
+            {**self._entry(token.id, token.logprob), "top_logprobs": [self._entry(*top) for top in token.top]}
+            for token in tokens
+        ]
+        return {"content": content, "refusal": None}
+
+    def _entry(self, token_id: int, logprob: float) -> Json:
+        raw = self._token_bytes(token_id)
+        return {"token": raw.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(raw)}
+
+    def _text_logprobs(self, index: int, tokens: Sequence[TokenLogprob]) -> Json:
+        names = [self._name(token.id) for token in tokens]
+        offsets = []
+        for name in names:
+            offsets.append(self._text_offsets.get(index, 0))
+            self._text_offsets[index] = offsets[-1] + len(name)
+        tops = [{self._name(top_id): logprob for top_id, logprob in token.top} for token in tokens]
+        return {
+            "tokens": names,
+            "token_logprobs": [token.logprob for token in tokens],
+            "top_logprobs": tops,
+            "text_offset": offsets,
+        }
+
+    def _name(self, token_id: int) -> str:
+        return self._token_bytes(token_id).decode("utf-8", "replace")

@@ -1,0 +1,46 @@
+"""After a crash: close every open segment at its last chunk that was vouched for."""
+
+from __future__ import annotations
+
+from retally.protocol.pricing import fee_round_down
+from retally.protocol.receipt import FinishReason
+from retally_node.channels import ChannelBook
+from retally_node.records import ReceiptRecord, SegmentRecord
+from retally_node.segment import SegmentWork, write_receipt
+
+
+async def close_open_segments(work: SegmentWork, book: ChannelBook) -> list[ReceiptRecord]:
+    """Give each segment that died its receipt; what nobody vouched for is nobody's income."""
+    return [await _close(work, book, segment) for segment in work.ledger.jobs.open_segments()]
+
+
+async def _close(work: SegmentWork, book: ChannelBook, segment: SegmentRecord) -> ReceiptRecord:
+    channel = book.get(segment.channel)
+    job = work.ledger.jobs.job(segment.key.job_id)
+    offer = work.ledger.money.offer(segment.offer_hash)
+    if job is None or offer is None:
+        raise RuntimeError(f"the ledger lost what segment {segment.key.job_id.hex()} was admitted with")
+    vouched = [record for record in work.ledger.jobs.chunks(segment.key) if record.chunk.due <= channel.best]
+    ids = [token for record in vouched for token in record.ids]
+    fee = fee_round_down(
+        offer[0].prices,
+        prompt_tokens=len(job.prompt_ids),
+        cached_tokens=0,
+        output_tokens=len(ids),
+        choice=segment.key.choice,
+        output_from=segment.key.output_from,
+    )
+    record = write_receipt(
+        work,
+        job,
+        segment,
+        cum_from=channel.last_cum,
+        fee=fee,
+        ids=ids,
+        quantised=[q for record in vouched for q in record.quantised],
+        cached_tokens=0,
+        reason=FinishReason.MOVED,
+    )
+    channel.last_cum += fee
+    await work.ledger.jobs.close(record, channel)
+    return record
