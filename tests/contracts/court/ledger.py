@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,12 +19,13 @@ from web3.contract.contract import ContractFunction
 from web3.exceptions import ContractCustomError
 from web3.types import BlockIdentifier
 
+from retally.devnet.ports import free_port
+from retally.devnet.tools import anvil_path
 from retally.protocol.eip712 import Domain
 from retally.protocol.encoding import keccak
 
 ROOT = Path(__file__).resolve().parents[3]
 ARTIFACTS = ROOT / "sdk" / "retally" / "chain" / "abi"
-ANVIL = ROOT / ".cache" / "tools" / "node_modules" / "@foundry-rs" / "anvil-linux-amd64" / "bin" / "anvil"
 NAMES = ("Audits", "BlockhashRandomness", "Court", "DevAsset", "Escrow", "Faults", "Registry", "Silence", "Staking")
 DAY = 86_400
 MILLION = 1_000_000
@@ -156,6 +156,20 @@ class Ledger:
         assert receipt["status"] == 1
         return self.web3.eth.contract(address=receipt["contractAddress"], abi=abi)
 
+    @property
+    def money(self) -> tuple[str, str, str]:
+        """The first arguments of every contract that judges."""
+        return self.escrow.address, self.staking.address, self.registry.address
+
+    def construct(self, name: str, *args: Any) -> None:
+        """Dry-run a deployment; a custom error surfaces by its name."""
+        artifact = self._artifacts[name]
+        constructor = self.web3.eth.contract(abi=artifact["abi"], bytecode=artifact["bytecode"]).constructor(*args)
+        try:
+            constructor.estimate_gas({"from": DEPLOYER})
+        except ContractCustomError as error:
+            raise AssertionError(self._error(error)[0]) from None
+
     def _deploy(self) -> None:
         order = ("asset", "randomness", "staking", "registry", "escrow", "audits", "faults", "court", "silence")
         at = {name: _created(DEPLOYER, nonce) for nonce, name in enumerate(order)}
@@ -192,11 +206,11 @@ class Ledger:
 
 def start_anvil() -> tuple[subprocess.Popen[bytes], str]:
     """Start a chain on a free port; whoever starts it ends it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = ["--host", "127.0.0.1", "--port", str(port), "--silent", "--auto-impersonate"]
-    process = subprocess.Popen([ANVIL, *arguments, "--base-fee", "0", "--gas-price", "0", "--gas-limit", "60000000", "--hardfork", "cancun"])
+    port = free_port()
+    place = ["--host", "127.0.0.1", "--port", str(port), "--silent", "--auto-impersonate"]
+    # Cancun keeps no history of block hashes: the window that seeds roll over is 256 blocks, quickly made.
+    rules = ["--base-fee", "0", "--gas-price", "0", "--gas-limit", "60000000", "--hardfork", "cancun"]
+    process = subprocess.Popen([str(anvil_path()), *place, *rules])
     url = f"http://127.0.0.1:{port}"
     provider = Web3(HTTPProvider(url))
     deadline = time.monotonic() + 10

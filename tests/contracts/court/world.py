@@ -80,10 +80,14 @@ class World:
         return make_job(self.ledger.domain, self.nodes[node], payer, now=self.ledger.now(), **options)
 
     def jobs(self, amount: int, node: int = 0, **options: Any) -> list[Job]:
-        """Honest jobs that follow each other on one channel."""
+        """Honest jobs that follow each other, and what was collected before, on one channel."""
+        payer = options.get("payer", self.payer).address
+        channel = self.ledger.escrow.functions.channel(payer, payer, self.nodes[node].address, 0)
+        upto = int(channel.call())
         made: list[Job] = []
         for _ in range(amount):
-            made.append(self.job(node, cum_from=made[-1].receipt.cum_to if made else 0, **options))
+            made.append(self.job(node, cum_from=upto, **options))
+            upto = made[-1].receipt.cum_to
         return made
 
     def collect(self, tree: Tree, upto: int | None = None, node: int = 0, payers: Sequence[SigningKey] = ()) -> Commit:
