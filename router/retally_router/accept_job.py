@@ -1,0 +1,134 @@
+"""From an HTTP request to a job that is authorised, chosen for and covered by funds."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from retally.errors import BadRequest, NodeUnavailable, SignerExpired, Unauthorized, UnsupportedParameter
+from retally.protocol.eip712 import Address, Domain
+from retally.protocol.pricing import Prices
+from retally_router.authorize import SignedJob, authorize
+from retally_router.credit import Credit
+from retally_router.directory import Directory, Listed
+from retally_router.keys import Keys, Session
+from retally_router.make_request import (
+    Ask,
+    Signed,
+    check_signed_matches,
+    largest_fee,
+    parse_body,
+    read_ask,
+    sign_request,
+)
+from retally_router.placement import Job
+from retally_router.ports import Clock, Standing
+from retally_router.quotes import Quotes
+from retally_router.selection import Need, Selection
+from retally_router.serve_job import Means, ServeJob
+
+# Vouchers of a signer must stay collectable: nodes refuse signers that expire sooner.
+COLLECT_SECONDS = 3 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptJob:
+    """Authorises, understands, chooses, signs, holds: in this order."""
+
+    keys: Keys
+    quotes: Quotes
+    directory: Directory
+    selection: Selection
+    credit: Credit
+    standing: Callable[[Address, Address, bool], Awaitable[Standing]]
+    clock: Clock
+    domain: Domain
+    means: Means
+    default_max_tokens: int
+    request_lifetime_seconds: int
+
+    async def accept(self, endpoint: str, headers: Mapping[bytes, bytes], raw: bytes, request_id: str) -> ServeJob:
+        """The job, ready to be started; raises with what the caller has to change."""
+        now = self.clock.now()
+        caller = await authorize(headers, self.keys, self.domain, now)
+        body = parse_body(raw)
+        ask = read_ask(
+            body,
+            endpoint,
+            default_max_tokens=self.default_max_tokens,
+            now=now,
+            signed_params=caller.params if isinstance(caller, SignedJob) else None,
+        )
+        if ask.params.prompt_logprobs:
+            raise UnsupportedParameter("prompt_logprobs", "is served by nodes only, not through a router")
+        if isinstance(caller, SignedJob):
+            return await self._signed(ask, caller, request_id)
+        await self._check_authorised(caller, now)
+        return await self._paid(ask, caller, now, request_id)
+
+    async def _check_authorised(self, session: Session, now: int) -> None:
+        standing = await self.standing(session.payer, session.signer, False)
+        if not standing.authorised:
+            standing = await self.standing(session.payer, session.signer, True)
+        if not standing.authorised:
+            hint = "authorise the key's signer on chain; `retally keys create` does both"
+            raise Unauthorized(
+                f"{session.payer} has not authorised signer {session.signer}", code="signer_not_authorized", hint=hint
+            )
+        if standing.expiry < now + COLLECT_SECONDS:
+            raise SignerExpired(session.signer, standing.expiry)
+
+    async def _paid(self, ask: Ask, session: Session, now: int, request_id: str) -> ServeJob:
+        need = Need(ask.model, ask.prompt_tokens_at_most, ask.params.max_tokens, ask.n, ask.wishes)
+        candidates = self.selection.choose(self.directory.nodes(), need)
+        candidates = [node for node in candidates if node.model_id == candidates[0].model_id]
+        prices = highest(candidates)
+        tokens = min(ask.prompt_tokens_at_most, max(node.offer.max_context for node in candidates))
+        signed = sign_request(
+            ask,
+            payer=session.payer,
+            key=session.signing_key,
+            model_id=candidates[0].model_id,
+            prices=prices,
+            fee=largest_fee(ask, prices, tokens, self.means.max_continuations),
+            deadline=now + self.request_lifetime_seconds,
+            domain=self.domain,
+        )
+        await self.means.settle.recover(session)
+        await self.credit.hold(session.payer, session.signer, signed.job_id.hex(), signed.request.max_fee)
+        return self._job(ask, signed, session, candidates, tokens, request_id)
+
+    async def _signed(self, ask: Ask, caller: SignedJob, request_id: str) -> ServeJob:
+        request = caller.request
+        check_signed_matches(ask, request)
+        node = self.directory.find(await self.quotes.node_of(caller.quote_id))
+        if node is None or not node.alive:
+            raise NodeUnavailable("the quoted node is gone", hint="ask for a new quote with POST /retally/v1/quotes")
+        if caller.voucher.node != node.node or request.model_id != node.model_id:
+            hint = "sign for the node and model that the quote names"
+            raise BadRequest("the voucher or request is not for the quoted node", code="quote_mismatch", hint=hint)
+        signed = Signed(request, caller.request_signature, request.digest(self.domain))
+        tokens = min(ask.prompt_tokens_at_most, node.offer.max_context)
+        return self._job(ask, signed, caller, [node], tokens, request_id)
+
+    def _job(
+        self,
+        ask: Ask,
+        signed: Signed,
+        caller: Session | SignedJob,
+        candidates: list[Listed],
+        tokens: int,
+        request_id: str,
+    ) -> ServeJob:
+        job = Job(ask, signed.request, signed.signature, signed.job_id, caller, request_id, tokens)
+        return ServeJob(self.means, job, candidates)
+
+
+def highest(nodes: Sequence[Listed]) -> Prices:
+    """The highest price of each kind, so that any of the nodes may serve."""
+    offers = [node.offer for node in nodes]
+    return Prices(
+        max(offer.price_in for offer in offers),
+        max(offer.price_cached for offer in offers),
+        max(offer.price_out for offer in offers),
+    )

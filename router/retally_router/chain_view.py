@@ -1,0 +1,95 @@
+"""What the router reads from the chain: a payer's standing, cached for seconds, and the registered nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from retally.chain.connection import Chain
+from retally.chain.events import EventReader
+from retally.chain.staking import Role
+from retally.errors import ChainUnreachable
+from retally.protocol.eip712 import Address
+from retally_router.ports import ChainView, RegisteredNode, Standing
+
+KEPT_STANDINGS = 50_000
+
+
+class Standings:
+    """Payers' standings, each read again when it is older than a few seconds."""
+
+    def __init__(self, chain: ChainView, fresh_seconds: float) -> None:
+        self._chain = chain
+        self._fresh_seconds = fresh_seconds
+        self._known: dict[tuple[Address, Address], tuple[float, Standing]] = {}
+
+    async def standing(self, payer: Address, signer: Address, fresh: bool) -> Standing:
+        """What the chain says; `fresh` reads it in any case."""
+        known = self._known.get((payer, signer))
+        if known is not None and not fresh and time.monotonic() < known[0] + self._fresh_seconds:
+            return known[1]
+        asked = time.monotonic()
+        standing = await self._chain.standing(payer, signer)
+        if len(self._known) >= KEPT_STANDINGS:
+            self._known.clear()
+        self._known[payer, signer] = (asked, standing)
+        return standing
+
+
+class OnChainView:
+    """ChainView over a real chain."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+        self._reader = EventReader(chain, ("Registry",))
+        self._next_block = chain.deployment.deployed_block
+        self._seen: dict[Address, None] = {}
+        self._calibrated: set[tuple[bytes, bytes]] = set()
+
+    async def standing(self, payer: Address, signer: Address) -> Standing:
+        """Account and signer in one go; thawing funds cover no new promise."""
+        escrow = self._chain.escrow
+        try:
+            account, session = await asyncio.gather(escrow.account(payer), escrow.signer(payer, signer))
+        except ChainUnreachable as error:
+            error.hint = "the chain's RPC does not answer; retry later"
+            raise
+        free = max(0, account.balance - account.thawing)
+        return Standing(balance=free, used=session.used, cap=session.cap, expiry=session.expiry)
+
+    async def nodes(self) -> Sequence[RegisteredNode]:
+        """All registered nodes, with their owners' stake and exposure."""
+        await self._read_events()
+        entries = [entry for entry in await self._chain.registry.nodes(list(self._seen)) if entry.is_live]
+        owners = list({entry.owner for entry in entries})
+        stakes, frees = await asyncio.gather(
+            asyncio.gather(*[self._chain.staking.stake_of(owner, Role.OPERATOR) for owner in owners]),
+            asyncio.gather(*[self._chain.escrow.free_exposure(owner) for owner in owners]),
+        )
+        stake = {owner: item.bonded for owner, item in zip(owners, stakes, strict=True)}
+        free = dict(zip(owners, frees, strict=True))
+        return [
+            RegisteredNode(
+                node=entry.node,
+                owner=entry.owner,
+                model_id=entry.model_id,
+                profile_id=entry.profile_id,
+                endpoint=entry.endpoint.rstrip("/"),
+                stake=stake[entry.owner],
+                free_exposure=free[entry.owner],
+                calibrated=(entry.model_id, entry.profile_id) in self._calibrated,
+            )
+            for entry in entries
+        ]
+
+    async def _read_events(self) -> None:
+        head = await self._chain.block_number()
+        if head < self._next_block:
+            return
+        for event in await self._reader.read(self._next_block, head):
+            if event.name == "NodeRegistered":
+                self._seen[event.args["node"]] = None
+            elif event.name == "CalibrationAdded":
+                self._calibrated.add((bytes(event.args["modelId"]), bytes(event.args["nodeProfile"])))
+        self._next_block = head + 1

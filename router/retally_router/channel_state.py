@@ -1,0 +1,121 @@
+"""One channel as its signer counts it: what receipts closed, what open segments may cost, what is promised (R-21)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from retally.errors import InvalidReceipt
+from retally.protocol.eip712 import Domain, SigningKey
+from retally.protocol.pricing import PER
+from retally.protocol.receipt import JobReceipt
+from retally.protocol.voucher import ChannelId, Voucher
+
+# Tokens that a node may have put out on an open segment before we saw them.
+UNSEEN_TOKENS = 64
+
+SegmentKey = tuple[bytes, int, int]
+
+
+@dataclass(slots=True)
+class OpenSegment:
+    """An open segment's largest cost by our own count."""
+
+    input_cost: int
+    price_out: int
+    max_output: int
+    output: int = 0
+
+    @property
+    def upper(self) -> int:
+        """What the segment can be due for, by what we saw of it."""
+        return (self.input_cost + self.output * self.price_out) // PER
+
+    @property
+    def slack(self) -> int:
+        """What it can be due for beyond that."""
+        return UNSEEN_TOKENS * self.price_out // PER + 1
+
+    @property
+    def limit(self) -> int:
+        """What it can be due for at all."""
+        return (self.input_cost + self.max_output * self.price_out) // PER
+
+
+@dataclass(slots=True)
+class ChannelAccount:
+    """The money line of one channel, seen from the signer."""
+
+    channel: ChannelId
+    key: SigningKey
+    domain: Domain
+    endpoint: str
+    promise: Callable[[ChannelId, int], Awaitable[int]]
+    closed: int = 0
+    promised: int = 0
+    delivered: int = 0
+    claimed: int = 0
+    wanted: int = 0
+    pending: dict[int, int] = field(default_factory=dict)
+    open: dict[SegmentKey, OpenSegment] = field(default_factory=dict)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def own_due(self) -> int:
+        """The most that is due by our own count."""
+        waiting = sum(to - start for start, to in self.pending.items())
+        return self.closed + waiting + sum(segment.upper for segment in self.open.values())
+
+    @property
+    def limit(self) -> int:
+        """What the node can have counted at all, however far behind we read."""
+        waiting = sum(to - start for start, to in self.pending.items())
+        return self.closed + waiting + sum(segment.limit for segment in self.open.values())
+
+    @property
+    def slack(self) -> int:
+        """What open segments can be due for beyond what we saw of them."""
+        return sum(segment.slack for segment in self.open.values())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is open, missing or undelivered."""
+        return not self.open and not self.pending and self.delivered >= self.wanted
+
+    def admit(self, segments: Mapping[SegmentKey, OpenSegment]) -> int:
+        """Opens a job's segments; answers the total that its voucher has to promise before prefill (R-22)."""
+        slack = self.slack
+        self.open.update(segments)
+        return max(self.promised, self.own_due + slack)
+
+    def note_due(self, due: int) -> bool:
+        """Takes a node's `due` as owed, as far as our own count bears it out; whether it does in full."""
+        self.claimed = max(self.claimed, due)
+        self.wanted = max(self.wanted, min(self.claimed, self.own_due + self.slack))
+        return self.wanted >= due
+
+    def close(self, segment: SegmentKey, receipt: JobReceipt) -> None:
+        """Moves the money line by a checked receipt; receipts of parallel streams may come out of order."""
+        if segment not in self.open:
+            return
+        if receipt.fee:
+            self._place(receipt.cum_from, receipt.cum_to)
+        del self.open[segment]
+        self.note_due(receipt.cum_to if receipt.fee else 0)
+
+    def _place(self, start: int, to: int) -> None:
+        if start < self.closed or any(start < other_to and other < to for other, other_to in self.pending.items()):
+            raise InvalidReceipt("R-20 tiling", f"cumFrom >= {self.closed}", f"[{start}, {to})")
+        if to > max(self.limit, self.promised):
+            raise InvalidReceipt("R-21 due", f"cumTo <= {self.limit}", to)
+        self.pending[start] = to
+        while self.closed in self.pending:
+            self.closed = self.pending.pop(self.closed)
+
+    async def voucher(self, cumulative: int) -> tuple[Voucher, bytes]:
+        """Signs a total, which is on record before it is signed; never less than promised before."""
+        self.promised = max(self.promised, await self.promise(self.channel, cumulative))
+        channel = self.channel
+        voucher = Voucher(channel.payer, channel.signer, channel.node, channel.lane, self.promised)
+        return voucher, self.key.sign(voucher.digest(self.domain))

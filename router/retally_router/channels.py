@@ -1,0 +1,123 @@
+"""The channels that this process writes to, opened from Redis and from what their nodes show."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+
+from retally.errors import InvalidSignature, NodeUnavailable
+from retally.protocol.eip712 import Domain, check_signed_by
+from retally.protocol.receipt import ReceiptLeaf
+from retally.protocol.voucher import ChannelId, Voucher
+from retally.protocol.wire import ChannelState
+from retally_router.channel_state import ChannelAccount, OpenSegment, SegmentKey
+from retally_router.check_frames import Placed
+from retally_router.credit import Credit
+from retally_router.job_log import JobLog
+from retally_router.keys import Session
+from retally_router.ports import NodeApi
+
+KEPT_CHANNELS = 20_000
+
+
+class Channels:
+    """Accounts by channel; each is opened once per process."""
+
+    def __init__(self, api: NodeApi, log: JobLog, credit: Credit, domain: Domain) -> None:
+        self._api = api
+        self._log = log
+        self._credit = credit
+        self._domain = domain
+        self._accounts: dict[bytes, ChannelAccount] = {}
+        self._opening: dict[bytes, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def open(self, session: Session, placed: Placed) -> ChannelAccount:
+        """The account of the job's channel; raises NodeUnavailable when the node's books can't be reconciled."""
+        channel = ChannelId(session.payer, session.signer, placed.node.node, placed.lane)
+        async with self._opening[channel.key]:
+            account = self._accounts.get(channel.key)
+            if account is None:
+                account = await self._load(session, channel, placed.node.endpoint)
+                self._make_room()
+                self._accounts[channel.key] = account
+            account.endpoint = placed.node.endpoint
+        self._opening.pop(channel.key, None)
+        return account
+
+    def accounts(self) -> list[ChannelAccount]:
+        """Every open account."""
+        return list(self._accounts.values())
+
+    def drop(self, account: ChannelAccount) -> None:
+        """Forgets an account, say because its lane is given back."""
+        self._accounts.pop(account.channel.key, None)
+
+    async def close_segment(self, account: ChannelAccount, leaf: ReceiptLeaf, segment: int) -> None:
+        """Moves the money line by a checked receipt and puts it on record."""
+        receipt = leaf.receipt
+        async with account.lock:
+            account.close((receipt.job_id, receipt.choice, segment), receipt)
+            await self._log.add_receipt(leaf, account)
+
+    async def _load(self, session: Session, channel: ChannelId, endpoint: str) -> ChannelAccount:
+        account = ChannelAccount(channel, session.signing_key, self._domain, endpoint, self._credit.promise)
+        account.promised, account.closed = await self._log.totals(account)
+        shown = await self._api.channel(endpoint, channel.payer, channel.signer, channel.lane)
+        state = ChannelState.from_wire(shown)
+        self._check_best(channel, state)
+        if state.best > account.promised:
+            account.promised = await self._credit.promise(channel, state.best)
+        account.delivered = state.best
+        await self._reopen(account)
+        self._check_closed(account, state)
+        return account
+
+    def _check_best(self, channel: ChannelId, state: ChannelState) -> None:
+        if state.best == 0:
+            return
+        voucher = Voucher(channel.payer, channel.signer, channel.node, channel.lane, state.best)
+        try:
+            check_signed_by(voucher.digest(self._domain), state.best_signature or b"", channel.signer)
+        except InvalidSignature as error:
+            raise NodeUnavailable(f"{channel.node} shows a voucher that was never signed") from error
+
+    async def _reopen(self, account: ChannelAccount) -> None:
+        """Segments of an earlier life of this lane may still cost money."""
+        channel = account.channel
+        for record in await self._log.open_jobs(channel.payer, channel.signer):
+            if record.node == channel.node and record.lane == channel.lane:
+                account.open.update(segments_of(record.placed(self._domain), record.segments))
+
+    def _check_closed(self, account: ChannelAccount, state: ChannelState) -> None:
+        if state.last_cum_to <= account.promised:
+            # Money that our own signature promised: the node may have it, whatever Redis forgot.
+            if not account.open:
+                account.closed = max(account.closed, state.last_cum_to)
+            return
+        if state.last_cum_to > account.limit:
+            message = f"{account.channel.node} counts {state.last_cum_to} on a channel that promised {account.promised}"
+            raise NodeUnavailable(message)
+
+    def _make_room(self) -> None:
+        if len(self._accounts) < KEPT_CHANNELS:
+            return
+        for key in [key for key, account in self._accounts.items() if account.is_idle]:
+            del self._accounts[key]
+
+
+def segments_of(placed: Placed, segments: Sequence[tuple[int, int, int]]) -> dict[SegmentKey, OpenSegment]:
+    """A job's segments as its channel counts them while they are open."""
+    price_out, most = placed.node.offer.price_out, placed.request.max_output
+    return {
+        (placed.job_id, choice, segment): OpenSegment(input_cost(placed, choice, start), price_out, most - start)
+        for choice, segment, start in segments
+    }
+
+
+def input_cost(placed: Placed, choice: int, output_from: int) -> int:
+    """A segment's largest input cost by R-19, before rounding."""
+    offer = placed.node.offer
+    if output_from:
+        return (placed.prompt_tokens_at_most + output_from) * offer.price_cached
+    return placed.prompt_tokens_at_most * offer.price_in if choice == 0 else 0

@@ -1,0 +1,190 @@
+"""Holds a node's stream to what the node signs: counts, roots, prices, seeds; anything else is cheating."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from retally.errors import BadRequest, InvalidReceipt, InvalidSignature
+from retally.protocol.eip712 import Address, Domain, check_signed_by
+from retally.protocol.encoding import ZERO_BYTES32, parse_ids, parse_signature
+from retally.protocol.job import JobRequest, job_seed
+from retally.protocol.merkle import MAX_Q, OutputTree, ids_root
+from retally.protocol.pricing import fee_round_down
+from retally.protocol.receipt import Chunk, FinishReason, JobReceipt, ReceiptLeaf
+from retally_router.directory import Listed
+
+ENDED = frozenset({FinishReason.STOP, FinishReason.LENGTH, FinishReason.TOOL})
+
+
+@dataclass(slots=True)
+class ChoiceState:
+    """One choice of a job: what was delivered, over all its segments."""
+
+    index: int
+    segment: int = 0
+    output_from: int = 0
+    ids: list[int] = field(default_factory=list)
+    tree: OutputTree = field(default_factory=OutputTree)
+    receipts: list[ReceiptLeaf] = field(default_factory=list)
+    ended: bool = False
+
+    def next_segment(self) -> None:
+        """Another node goes on where this one broke off."""
+        self.segment += 1
+        self.output_from = len(self.ids)
+        self.tree = OutputTree(self.output_from)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A job on one node: what its receipts have to say."""
+
+    domain: Domain
+    job_id: bytes
+    request: JobRequest
+    lane: int
+    node: Listed
+    prompt_tokens_at_most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one frame brought."""
+
+    choice: int | None = None
+    tokens: int = 0
+    chunk: Chunk | None = None
+    receipt: ReceiptLeaf | None = None
+    prompt_tokens: int | None = None
+
+
+class FrameChecker:
+    """Takes the frames of one node, in order; raises InvalidReceipt or InvalidSignature when they don't add up."""
+
+    def __init__(self, placed: Placed, choices: Iterable[ChoiceState]) -> None:
+        self._placed = placed
+        self._choices = {choice.index: choice for choice in choices}
+
+    def take(self, frame: Mapping[str, Any]) -> Taken:
+        """Checks one frame; nothing is counted when it raises."""
+        extra = frame.get("retally")
+        if not isinstance(extra, dict):
+            return Taken()
+        prompt_tokens = extra.get("promptTokens")
+        if extra.get("choice") is None:
+            return Taken(prompt_tokens=prompt_tokens)
+        choice = self._choices.get(extra["choice"])
+        if choice is None:
+            raise InvalidReceipt("choice", sorted(self._choices), extra["choice"])
+        tokens = self._take_ids(choice, extra)
+        chunk = self._take_chunk(choice, extra)
+        receipt = self._take_receipt(choice, extra)
+        return Taken(choice.index, tokens, chunk, receipt, prompt_tokens)
+
+    def _take_ids(self, choice: ChoiceState, extra: Mapping[str, Any]) -> int:
+        ids = parse_ids("ids", extra.get("ids", []))
+        if not ids:
+            return 0
+        quantised = parse_ids("q", extra.get("q"))
+        if choice.ended or len(quantised) != len(ids) or max(quantised) > MAX_Q:
+            raise InvalidReceipt("R-17 output", len(ids), len(quantised))
+        if extra.get("outputFrom") != len(choice.ids):
+            raise InvalidReceipt("outputFrom", len(choice.ids), extra.get("outputFrom"))
+        choice.ids.extend(ids)
+        choice.tree.append(ids, quantised)
+        return len(ids)
+
+    def _take_chunk(self, choice: ChoiceState, extra: Mapping[str, Any]) -> Chunk | None:
+        if extra.get("chunk") is None:
+            return None
+        chunk = Chunk.from_wire(extra["chunk"])
+        placed = self._placed
+        _check_signed(chunk.digest(placed.domain), extra.get("chunkSignature"), placed.node.node)
+        _same("jobId", placed.job_id, chunk.job_id)
+        _same("choice", (choice.index, choice.segment), (chunk.choice, chunk.segment))
+        _same("outputFrom", choice.output_from, chunk.output_from)
+        _same("outputTo", len(choice.ids), chunk.output_to)
+        _same("outputRoot", choice.tree.root(), chunk.output_root)
+        return chunk
+
+    def _take_receipt(self, choice: ChoiceState, extra: Mapping[str, Any]) -> ReceiptLeaf | None:
+        if extra.get("receipt") is None:
+            return None
+        receipt = JobReceipt.from_wire(extra["receipt"])
+        digest = receipt.digest(self._placed.domain)
+        leaf = ReceiptLeaf(receipt, _check_signed(digest, extra.get("receiptSignature"), self._placed.node.node))
+        check_receipt(receipt, self._placed, choice.output_from)
+        _same("prefixRoot", ids_root(choice.ids[: choice.output_from]), receipt.prefix_root)
+        if receipt.finish_reason in ENDED:
+            _same("outputTo", len(choice.ids), receipt.output_to)
+            _same("outputRoot", choice.tree.root(), receipt.output_root)
+            choice.ended = True
+        else:
+            # A segment that was cut off closes at its last paid chunk, which may lie before what was sent.
+            _at_most("outputTo", len(choice.ids), receipt.output_to)
+        choice.receipts.append(leaf)
+        return leaf
+
+
+def check_receipt(receipt: JobReceipt, placed: Placed, output_from: int) -> None:
+    """The receipt is for this job, channel, offer and seed, and bills what its own counts cost."""
+    request, offer = placed.request, placed.node.offer
+    _same("jobId", placed.job_id, receipt.job_id)
+    _same("payer", (request.payer, request.signer), (receipt.payer, receipt.signer))
+    _same("channel", (placed.node.node, placed.lane), (receipt.node, receipt.lane))
+    _same("modelId", request.model_id, receipt.model_id)
+    if request.profile_id != ZERO_BYTES32:
+        _same("profileId", request.profile_id, receipt.profile_id)
+    _same("profileId", offer.profile_id, receipt.profile_id)
+    _same("offerHash", placed.node.offer_hash, receipt.offer_hash)
+    _same("paramsHash", request.params_hash, receipt.params_hash)
+    _same("seed", job_seed(request.client_seed, receipt.choice), receipt.seed)
+    _same("outputFrom", output_from, receipt.output_from)
+    _at_most("promptTokens", placed.prompt_tokens_at_most, receipt.prompt_tokens)
+    _at_most("cachedTokens", receipt.prompt_tokens, receipt.cached_tokens)
+    _at_most("maxOutput", request.max_output, receipt.output_to)
+    fee = fee_round_down(
+        offer.prices,
+        prompt_tokens=receipt.prompt_tokens,
+        cached_tokens=receipt.cached_tokens,
+        output_tokens=receipt.output_tokens,
+        choice=receipt.choice,
+        output_from=receipt.output_from,
+    )
+    _same("R-19 fee", fee, receipt.fee)
+    room = receipt.output_to < request.max_output and receipt.prompt_tokens + receipt.output_to < offer.max_context
+    if receipt.finish_reason == FinishReason.LENGTH and room:
+        raise InvalidReceipt("length with room left", request.max_output, receipt.output_to)
+
+
+def read_receipt(value: Mapping[str, Any], placed: Placed) -> ReceiptLeaf:
+    """A receipt fetched after the stream, checked as far as the job's record allows."""
+    receipt = JobReceipt.from_wire(value.get("receipt"))
+    signature = _check_signed(receipt.digest(placed.domain), value.get("signature"), placed.node.node)
+    check_receipt(receipt, placed, receipt.output_from)
+    return ReceiptLeaf(receipt, signature)
+
+
+def _check_signed(digest: bytes, signature: object, node: Address) -> bytes:
+    try:
+        raw = parse_signature("signature", signature)
+    except BadRequest as error:
+        raise InvalidSignature(error.message) from error
+    check_signed_by(digest, raw, node)
+    return raw
+
+
+def _same(rule: str, expected: object, actual: object) -> None:
+    if expected != actual:
+        raise InvalidReceipt(rule, _shown(expected), _shown(actual))
+
+
+def _at_most(rule: str, limit: int, actual: int) -> None:
+    if actual > limit:
+        raise InvalidReceipt(rule, f"at most {limit}", actual)
+
+
+def _shown(value: object) -> object:
+    return "0x" + value.hex() if isinstance(value, bytes) else value

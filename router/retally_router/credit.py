@@ -1,0 +1,116 @@
+"""What a payer may still promise here: outstanding promises and holds against what the chain has for it.
+
+All of a payer's numbers lie under one hash tag `{payer}`, so that one Lua script sees them at once, on a cluster too.
+Lua counts in doubles: amounts stay below 2^53, and what the chain reports beyond that is cut to it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from retally.errors import CapExceeded, InsufficientFunds, SignerExpired
+from retally.protocol.eip712 import Address
+from retally.protocol.voucher import ChannelId
+from retally_router.ports import Standing
+
+LARGEST = 2**53 - 1
+HOLD_SECONDS = 3600
+
+# An outstanding promise is one that the chain has not seen collected or reserved yet: promised - used, per signer.
+_HOLD = """
+local key, job, amount, signer = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local balance, used, cap = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local now, expiry = tonumber(ARGV[7]), ARGV[8]
+redis.call('HSET', key, 'used:' .. signer, ARGV[5])
+local all, promised, spent, held, mine = redis.call('HGETALL', key), {}, {}, 0, 0
+for i = 1, #all, 2 do
+  local kind, name = string.match(all[i], '^(%a+):(.+)$')
+  if kind == 'promised' then promised[name] = tonumber(all[i + 1])
+  elseif kind == 'used' then spent[name] = tonumber(all[i + 1])
+  elseif kind == 'hold' and name ~= job then
+    local a, s, e = string.match(all[i + 1], '^(%d+)|(%w+)|(%d+)$')
+    if tonumber(e) < now then redis.call('HDEL', key, all[i])
+    else
+      held = held + tonumber(a)
+      if s == signer then mine = mine + tonumber(a) end
+    end
+  end
+end
+local outstanding = held
+for name, value in pairs(promised) do outstanding = outstanding + math.max(0, value - (spent[name] or 0)) end
+local capped = math.max(used, promised[signer] or 0) + mine
+if capped + amount > cap then return {'cap', string.format('%.0f', math.max(0, cap - capped))} end
+if outstanding + amount > balance then return {'funds', string.format('%.0f', math.max(0, balance - outstanding))} end
+redis.call('HSET', key, 'hold:' .. job, ARGV[2] .. '|' .. signer .. '|' .. expiry)
+return {'ok', '0'}
+"""
+
+# The promise is on record before the voucher that makes it leaves.
+_PROMISE = """
+local old, new = tonumber(redis.call('HGET', KEYS[1], 'promised') or '0'), tonumber(ARGV[1])
+if new <= old then return string.format('%.0f', old) end
+redis.call('HSET', KEYS[1], 'promised', ARGV[1])
+redis.call('HINCRBY', KEYS[2], 'promised:' .. ARGV[2], string.format('%.0f', new - old))
+return ARGV[1]
+"""
+
+
+def credit_key(payer: Address) -> str:
+    """Where a payer's promises and holds are counted."""
+    return f"retally:{{{payer}}}:credit"
+
+
+def channel_key_of(channel: ChannelId) -> str:
+    """Where a channel's totals are kept."""
+    return f"retally:{{{channel.payer}}}:channel:{channel.signer}:{channel.node}:{channel.lane}"
+
+
+class Credit:
+    """Holds an amount for each job in flight, counts promises, refuses what the chain does not cover."""
+
+    def __init__(self, redis: Any, standing: Callable[[Address, Address, bool], Awaitable[Standing]]) -> None:
+        self._redis = redis
+        self._standing = standing
+
+    async def hold(self, payer: Address, signer: Address, job: str, amount: int) -> None:
+        """Sets the job's largest fee aside; raises with what is missing."""
+        reason, left = await self._try(payer, signer, job, amount, fresh=False)
+        if reason != "ok":
+            # Collections of the payer's other signers may only look outstanding: read the chain again, once.
+            await self._refresh(payer)
+            reason, left = await self._try(payer, signer, job, amount, fresh=True)
+        if reason == "cap":
+            raise CapExceeded(amount, left)
+        if reason == "funds":
+            raise InsufficientFunds(amount, left)
+
+    async def release(self, payer: Address, job: str) -> None:
+        """Ends the hold of a job; what was promised for it stays counted."""
+        await self._redis.hdel(credit_key(payer), f"hold:{job}")
+
+    async def promise(self, channel: ChannelId, cumulative: int) -> int:
+        """Records the highest total promised on a channel; answers the highest so far."""
+        if cumulative > LARGEST:
+            raise CapExceeded(cumulative, LARGEST)
+        keys = (channel_key_of(channel), credit_key(channel.payer))
+        return int(await self._redis.eval(_PROMISE, 2, *keys, cumulative, channel.signer))
+
+    async def _try(self, payer: Address, signer: Address, job: str, amount: int, *, fresh: bool) -> tuple[str, int]:
+        standing = await self._standing(payer, signer, fresh)
+        if not standing.authorised:
+            raise SignerExpired(signer, standing.expiry)
+        now = int(time.time())
+        numbers = [min(standing.balance, LARGEST), min(standing.used, LARGEST), min(standing.cap, LARGEST)]
+        args = [job, min(amount, LARGEST), signer, *numbers, now, now + HOLD_SECONDS]
+        reason, left = await self._redis.eval(_HOLD, 1, credit_key(payer), *args)
+        return reason.decode(), int(left)
+
+    async def _refresh(self, payer: Address) -> None:
+        key = credit_key(payer)
+        for field in await self._redis.hkeys(key):
+            kind, _, signer = field.decode().partition(":")
+            if kind == "promised":
+                standing = await self._standing(payer, Address(signer), True)
+                await self._redis.hset(key, f"used:{signer}", min(standing.used, LARGEST))

@@ -1,0 +1,202 @@
+"""The nodes of the market: from the Registry, their own reports and their signed offers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+
+from retally.errors import BadRequest, InvalidSignature, OfferExpired, RetallyError
+from retally.protocol.eip712 import Address, Bytes32, Domain, check_signed_by
+from retally.protocol.encoding import check_integer, parse_object, parse_signature, to_hex
+from retally.protocol.offer import Offer
+from retally_router.ports import ChainView, Clock, NodeApi, RegisteredNode
+
+log = structlog.get_logger(__name__)
+
+CHAIN_POLLS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A node that answered, with its offer checked."""
+
+    node: Address
+    owner: Address
+    endpoint: str
+    model: str
+    model_id: Bytes32
+    profile_id: Bytes32
+    offer: Offer
+    offer_signature: bytes
+    offer_hash: Bytes32
+    stake: int
+    free_exposure: int
+    running: int = 0
+    waiting: int = 0
+    alive: bool = True
+    audited: bool = False
+
+    @property
+    def model_hex(self) -> str:
+        """The model's id, by which it may be asked for too."""
+        return to_hex(self.model_id)
+
+    def view(self) -> dict[str, Any]:
+        """What the directory tells."""
+        return {
+            "node": self.node,
+            "owner": self.owner,
+            "endpoint": self.endpoint,
+            "model": self.model,
+            "modelId": self.model_hex,
+            "profileId": to_hex(self.profile_id),
+            "offer": self.offer.to_wire(),
+            "offerSignature": to_hex(self.offer_signature),
+            "stake": str(self.stake),
+            "freeExposure": str(self.free_exposure),
+            "load": {"running": self.running, "waiting": self.waiting},
+            "alive": self.alive,
+            "audited": self.audited,
+            "routable": self.alive and self.audited,
+        }
+
+
+class Directory:
+    """Follows the Registry and polls every node; one slow node delays no other."""
+
+    def __init__(
+        self,
+        chain: ChainView,
+        api: NodeApi,
+        clock: Clock,
+        domain: Domain,
+        *,
+        poll_seconds: float,
+        stale_seconds: float,
+        audited_owners: int,
+        require_calibration: bool,
+    ) -> None:
+        self._chain = chain
+        self._api = api
+        self._clock = clock
+        self._domain = domain
+        self._poll_seconds = poll_seconds
+        self._stale_seconds = stale_seconds
+        self._audited_owners = audited_owners
+        self._require_calibration = require_calibration
+        self._registered: Sequence[RegisteredNode] = ()
+        self._listed: dict[Address, tuple[float, Listed]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Reads once, then keeps reading in the background."""
+        await self.refresh()
+        self._task = asyncio.create_task(self._follow())
+
+    async def close(self) -> None:
+        """Stops reading."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def nodes(self) -> list[Listed]:
+        """Every node that ever answered and is still registered, alive or not, with a valid offer."""
+        now, late = self._clock.now(), asyncio.get_running_loop().time() - self._stale_seconds
+        current = [
+            replace(listed, alive=seen >= late and listed.offer.valid_until > now)
+            for seen, listed in self._listed.values()
+        ]
+        return self._label(current)
+
+    def find(self, node: str) -> Listed | None:
+        """One node."""
+        return next((listed for listed in self.nodes() if listed.node == node), None)
+
+    async def refresh(self) -> None:
+        """Reads chain and nodes once."""
+        await self._read_chain()
+        await self._read_nodes()
+
+    async def reread(self, node: Address) -> None:
+        """Fetches one node's report again, say because its offer changed."""
+        for registered in self._registered:
+            if registered.node == node:
+                await self._read_node(registered)
+
+    async def _follow(self) -> None:
+        polls = 0
+        while True:
+            await asyncio.sleep(self._poll_seconds)
+            polls += 1
+            if polls % CHAIN_POLLS == 0 or not self._registered:
+                await self._read_chain()
+            await self._read_nodes()
+
+    async def _read_chain(self) -> None:
+        try:
+            self._registered = await self._chain.nodes()
+        except RetallyError as error:
+            log.warning("registry_unread", error=str(error))
+            return
+        known = {registered.node for registered in self._registered}
+        for gone in self._listed.keys() - known:
+            del self._listed[gone]
+
+    async def _read_nodes(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for registered in self._registered:
+                group.create_task(self._read_node(registered))
+
+    async def _read_node(self, registered: RegisteredNode) -> None:
+        try:
+            info = await self._api.info(registered.endpoint)
+            listed = self._check(registered, info)
+        except RetallyError as error:
+            log.debug("node_unread", node=registered.node, error=str(error))
+            return
+        self._listed[registered.node] = (asyncio.get_running_loop().time(), listed)
+
+    def _check(self, registered: RegisteredNode, info: Mapping[str, Any]) -> Listed:
+        offer = Offer.from_wire(info.get("offer"))
+        signature = parse_signature("offerSignature", info.get("offerSignature"))
+        digest = offer.digest(self._domain)
+        check_signed_by(digest, signature, registered.node)
+        if offer.node != registered.node or offer.model_id != registered.model_id:
+            raise InvalidSignature("the offer is for another node or model")
+        if offer.valid_until <= self._clock.now():
+            raise OfferExpired(offer.valid_until, self._clock.now())
+        load = parse_object("load", info.get("load", {}))
+        model = info.get("model")
+        if not isinstance(model, str):
+            raise BadRequest("model must be a string", param="model")
+        return Listed(
+            node=registered.node,
+            owner=registered.owner,
+            endpoint=registered.endpoint,
+            model=model,
+            model_id=offer.model_id,
+            profile_id=offer.profile_id,
+            offer=offer,
+            offer_signature=signature,
+            offer_hash=digest,
+            stake=registered.stake,
+            free_exposure=registered.free_exposure,
+            running=check_integer("running", load.get("running", 0), 32),
+            waiting=check_integer("waiting", load.get("waiting", 0), 32),
+            audited=registered.calibrated or not self._require_calibration,
+        )
+
+    def _label(self, nodes: list[Listed]) -> list[Listed]:
+        owners: dict[bytes, set[Address]] = defaultdict(set)
+        for listed in nodes:
+            owners[listed.model_id].add(listed.owner)
+        return [
+            replace(item, audited=item.audited and len(owners[item.model_id]) >= self._audited_owners) for item in nodes
+        ]

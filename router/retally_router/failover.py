@@ -1,0 +1,51 @@
+"""Goes on elsewhere: when a node dies in mid-answer, another continues from the exact token, in the same response."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from retally_router.check_frames import ChoiceState
+from retally_router.placement import Frame
+from retally_router.sse import frame_of
+
+
+def unfinished(choices: Iterable[ChoiceState]) -> list[ChoiceState]:
+    """The choices that still need a node."""
+    return [choice for choice in choices if not choice.ended]
+
+
+def cut_over(choices: Iterable[ChoiceState]) -> None:
+    """Each unfinished choice begins a segment after its last forwarded token; one without tokens starts over."""
+    for choice in choices:
+        # Also with no token yet: the dead node may have signed for that segment of that choice.
+        choice.next_segment()
+
+
+def paid_so_far(choices: Iterable[ChoiceState]) -> int:
+    """What the receipts of a job bill."""
+    return sum(leaf.receipt.fee for choice in choices for leaf in choice.receipts)
+
+
+def is_repeated_opening(frame: Frame) -> bool:
+    """A continuation's role frame: the client has had one."""
+    extra = frame.value.get("retally") or {}
+    choices = frame.value.get("choices") or []
+    if extra.get("ids") or extra.get("receipt") or len(choices) != 1:
+        return False
+    delta = choices[0].get("delta")
+    return isinstance(delta, dict) and "role" in delta and not delta.get("content")
+
+
+def whole_usage(value: dict[str, Any], choices: Iterable[ChoiceState], prompt_tokens: int) -> Frame:
+    """The usage frame of the last node, with the tokens of all segments."""
+    output = sum(len(choice.ids) for choice in choices)
+    details = (value.get("usage") or {}).get("prompt_tokens_details")
+    usage = {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": output,
+        "total_tokens": prompt_tokens + output,
+        "prompt_tokens_details": details,
+    }
+    merged = {**value, "usage": usage}
+    return Frame(frame_of(merged), merged)

@@ -1,0 +1,131 @@
+"""What the router must not forget of a job: where it runs until its receipts are in, then the receipts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from retally.errors import NotFound
+from retally.protocol.eip712 import Address, Bytes32, Domain
+from retally.protocol.encoding import to_hex
+from retally.protocol.job import JobRequest
+from retally.protocol.offer import Offer
+from retally.protocol.receipt import ReceiptLeaf
+from retally_router.channel_state import ChannelAccount
+from retally_router.check_frames import Placed
+from retally_router.credit import channel_key_of
+from retally_router.directory import Listed
+
+KEEP_SECONDS = 30 * 86_400
+
+
+class JobRecord(msgspec.Struct, frozen=True):
+    """A job on one node, as long as a receipt of it may still come."""
+
+    job_id: str
+    request: dict[str, Any]
+    node: str
+    endpoint: str
+    model: str
+    offer: dict[str, Any]
+    lane: int
+    prompt_tokens_at_most: int
+    segments: tuple[tuple[int, int, int], ...]
+
+    @property
+    def field(self) -> str:
+        """Its place in the payer's hash of open jobs."""
+        return f"{self.job_id}:{self.node}"
+
+    def placed(self, domain: Domain) -> Placed:
+        """What its receipts have to say."""
+        request, offer = JobRequest.from_wire(self.request), Offer.from_wire(self.offer)
+        node = Listed(
+            node=offer.node,
+            owner=offer.node,
+            endpoint=self.endpoint,
+            model=self.model,
+            model_id=offer.model_id,
+            profile_id=offer.profile_id,
+            offer=offer,
+            offer_signature=b"",
+            offer_hash=offer.digest(domain),
+            stake=0,
+            free_exposure=0,
+        )
+        return Placed(domain, request.digest(domain), request, self.lane, node, self.prompt_tokens_at_most)
+
+
+def record_of(placed: Placed, segments: Sequence[tuple[int, int, int]]) -> JobRecord:
+    """The record of a job about to start; segments are (choice, segment, first token)."""
+    node = placed.node
+    return JobRecord(
+        job_id=to_hex(placed.job_id),
+        request=placed.request.to_wire(),
+        node=node.node,
+        endpoint=node.endpoint,
+        model=node.model,
+        offer=node.offer.to_wire(),
+        lane=placed.lane,
+        prompt_tokens_at_most=placed.prompt_tokens_at_most,
+        segments=tuple(segments),
+    )
+
+
+class JobLog:
+    """Open jobs per payer, and receipts by job."""
+
+    def __init__(self, redis: Any) -> None:
+        self._redis = redis
+
+    async def begin(self, record: JobRecord) -> None:
+        """Before the node gets the job."""
+        await self._redis.hset(_open_key(record.request["payer"]), record.field, msgspec.json.encode(record))
+
+    async def forget(self, record: JobRecord) -> None:
+        """The node refused the job, or all its receipts are in."""
+        await self._redis.hdel(_open_key(record.request["payer"]), record.field)
+
+    async def add_receipt(self, leaf: ReceiptLeaf, account: ChannelAccount | None) -> None:
+        """Before the client sees the receipt."""
+        receipt = leaf.receipt
+        key = _job_key(to_hex(receipt.job_id))
+        value = {"receipt": receipt.to_wire(), "signature": to_hex(leaf.signature)}
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hset(key, f"{receipt.choice}:{receipt.output_from}:{receipt.node}", msgspec.json.encode(value))
+            pipe.expire(key, KEEP_SECONDS)
+            if account is not None:
+                pipe.hset(channel_key_of(account.channel), "closed", account.closed)
+            await pipe.execute()
+
+    async def open_jobs(self, payer: Address, signer: Address) -> list[JobRecord]:
+        """The signer's jobs whose receipts never came."""
+        found = await self._redis.hvals(_open_key(payer))
+        records = [msgspec.json.decode(raw, type=JobRecord) for raw in found]
+        return [record for record in records if record.request["signer"] == signer]
+
+    async def totals(self, account: ChannelAccount) -> tuple[int, int]:
+        """What Redis knows of a channel: promised and closed."""
+        promised, closed = await self._redis.hmget(channel_key_of(account.channel), "promised", "closed")
+        return int(promised or 0), int(closed or 0)
+
+    async def find(self, job_id: Bytes32) -> dict[str, Any]:
+        """A job's receipts; raises NotFound."""
+        text = to_hex(job_id)
+        found = await self._redis.hgetall(_job_key(text))
+        if not found:
+            raise NotFound(
+                f"no receipt of job {text} is here", param="jobId", hint="receipts come when the answer ends"
+            )
+        order = sorted(found, key=lambda field: [int(part) for part in field.split(b":")[:2]])
+        return {"jobId": text, "receipts": [msgspec.json.decode(found[field]) for field in order]}
+
+
+def _open_key(payer: str) -> str:
+    return f"retally:{{{payer}}}:open"
+
+
+def _job_key(job_id: str) -> str:
+    return f"retally:job:{job_id}"

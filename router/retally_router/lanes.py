@@ -1,0 +1,127 @@
+"""Lanes: each running router writes to lanes of its own, leased from Redis, so that totals never interleave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from retally.errors import Unavailable
+
+# A lease is taken when free, when it is ours, or when its owner was a process of this host that is gone.
+_TAKE = """
+local held = redis.call('GET', KEYS[1])
+if held and held ~= ARGV[1] and held ~= ARGV[2] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
+return 1
+"""
+_DROP = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+
+def process_name(boot: int) -> str:
+    """What a lease says about its holder."""
+    return f"{socket.gethostname()}:{os.getpid()}:{boot}"
+
+
+def is_gone(holder: str) -> bool:
+    """Whether the holder was a process of this host that no longer runs."""
+    host, _, rest = holder.partition(":")
+    pid = rest.partition(":")[0]
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    if int(pid) == os.getpid():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+class Lanes:
+    """The lanes that this process may write to."""
+
+    def __init__(self, redis: Any, *, count: int, holder: str, lease_seconds: float) -> None:
+        self._redis = redis
+        self._count = count
+        self._holder = holder
+        self._lease_seconds = lease_seconds
+        self._own: int | None = None
+        self._adopted: set[int] = set()
+        self._good_until = 0.0
+        self._renewer: asyncio.Task[None] | None = None
+
+    @property
+    def current(self) -> int:
+        """The lane for new jobs; refuses when the lease could not be renewed in time."""
+        if self._own is None or asyncio.get_running_loop().time() > self._good_until:
+            raise Unavailable("this router holds no lane", hint="is Redis reachable? retry in a few seconds")
+        return self._own
+
+    async def start(self, first: int) -> None:
+        """Leases the first free lane, starting from the preferred one, and keeps it."""
+        self._own = await self._lease_any(first)
+        self._renewer = asyncio.create_task(self._renew())
+
+    async def close(self) -> None:
+        """Gives all lanes back."""
+        if self._renewer is not None:
+            self._renewer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._renewer
+        with contextlib.suppress(RedisError):
+            for lane in {self._own, *self._adopted} - {None}:
+                await self._redis.eval(_DROP, 1, _key(lane), self._holder)
+        self._own = None
+
+    async def adopt(self, lane: int) -> bool:
+        """Leases a lane that an earlier process left work on; false while another process holds it."""
+        if lane == self._own or lane in self._adopted:
+            return True
+        if not await self._take(lane):
+            return False
+        self._adopted.add(lane)
+        return True
+
+    async def _take(self, lane: int) -> bool:
+        held = await self._redis.get(_key(lane))
+        gone = held.decode() if held is not None and is_gone(held.decode()) else ""
+        milliseconds = int(self._lease_seconds * 1000)
+        return bool(await self._redis.eval(_TAKE, 1, _key(lane), self._holder, gone, milliseconds))
+
+    async def _lease_any(self, first: int) -> int:
+        loop = asyncio.get_running_loop()
+        for step in range(self._count):
+            lane = (first + step) % self._count
+            asked = loop.time()
+            if await self._take(lane):
+                self._good_until = asked + self._lease_seconds
+                return lane
+        raise Unavailable(f"all {self._count} lanes are leased", hint="raise `lanes` in the router's settings")
+
+    async def _renew(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._lease_seconds / 4)
+            asked = loop.time()
+            try:
+                if self._own is not None and await self._take(self._own):
+                    self._good_until = asked + self._lease_seconds
+                else:
+                    # Somebody else writes there now: move on to a lane of our own.
+                    self._own = await self._lease_any(0)
+                for lane in list(self._adopted):
+                    if not await self._take(lane):
+                        self._adopted.discard(lane)
+            except (RedisError, Unavailable):
+                continue
+
+
+def _key(lane: int | None) -> str:
+    return f"retally:lane:{lane}"

@@ -1,0 +1,105 @@
+"""A job on one node, and its answer frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from retally.errors import NodeUnavailable, error_of_envelope
+from retally.protocol.eip712 import Bytes32
+from retally.protocol.job import JobRequest
+from retally_router.authorize import SignedJob
+from retally_router.channel_state import ChannelAccount
+from retally_router.check_frames import FrameChecker, Placed
+from retally_router.job_log import JobRecord
+from retally_router.keys import Session
+from retally_router.make_request import Ask
+from retally_router.ports import NodeStream
+from retally_router.sse import FrameCutter, payload_of
+
+DONE = b"[DONE]"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A signed job, ready to be placed."""
+
+    ask: Ask
+    request: JobRequest
+    signature: bytes
+    job_id: Bytes32
+    caller: Session | SignedJob
+    request_id: str
+    prompt_tokens_at_most: int
+
+
+@dataclass(slots=True)
+class Frame:
+    """One frame as bytes and as what they say."""
+
+    raw: bytes
+    value: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Placement:
+    """A job on one node, with its open connection."""
+
+    placed: Placed
+    account: ChannelAccount | None
+    record: JobRecord
+    checker: FrameChecker
+    stream: NodeStream
+    first: Frame | None = None
+    done: bool = False
+    prompt_tokens: int | None = None
+    cutter: FrameCutter = field(default_factory=FrameCutter)
+    held: list[Frame] = field(default_factory=list)
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """The node's frames until its [DONE]; raises what the node says went wrong."""
+        while self.held:
+            yield self.held.pop(0)
+        if not self.done:
+            async for data in self.stream.chunks():
+                for frame in self._cut(data):
+                    yield frame
+                if self.done:
+                    break
+        if not self.done:
+            raise NodeUnavailable("the node's answer broke off")
+
+    async def wait_first(self) -> None:
+        """Holds the first frame back, so that a node that fails at once can still be replaced."""
+        async for data in self.stream.chunks():
+            self.held.extend(self._cut(data))
+            if self.held or self.done:
+                return
+        raise NodeUnavailable("the node answered nothing")
+
+    def _cut(self, data: bytes) -> list[Frame]:
+        frames = []
+        for raw in self.cutter.feed(data):
+            payload = payload_of(raw)
+            if payload is None:
+                continue
+            if payload == DONE:
+                self.done = True
+                break
+            frames.append(Frame(raw, _read(payload)))
+        return frames
+
+
+def _read(payload: bytes) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(payload)
+    except msgspec.DecodeError as error:
+        raise NodeUnavailable("the node sent a frame that is no JSON") from error
+    if not isinstance(value, dict):
+        raise NodeUnavailable("the node sent a frame that is no object")
+    if value.get("error"):
+        raise error_of_envelope(503, value)
+    return value

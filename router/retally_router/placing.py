@@ -1,0 +1,198 @@
+"""Puts a job on a node: assignments, the voucher before prefill, the submission, the first frame."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from retally.errors import RemoteError, RetallyError, UpstreamTimeout, error_of_envelope
+from retally.protocol.eip712 import Domain, SigningKey
+from retally.protocol.job import Assignment
+from retally.protocol.merkle import ids_root
+from retally.protocol.voucher import Voucher
+from retally.protocol.wire import JobSubmission, SubmittedAssignment
+from retally_router.authorize import SignedJob
+from retally_router.channel_state import ChannelAccount
+from retally_router.channels import Channels, segments_of
+from retally_router.check_frames import ChoiceState, FrameChecker, Placed
+from retally_router.directory import Listed
+from retally_router.job_log import JobLog, JobRecord, record_of
+from retally_router.keys import Session
+from retally_router.lanes import Lanes
+from retally_router.placement import Job, Placement
+from retally_router.ports import NodeApi, NodeStream
+
+SignedVoucher = tuple[Voucher, bytes]
+Lost = Callable[[Placed, ChannelAccount, JobRecord], None]
+
+
+class NodeRefused(RemoteError):
+    """The node said no before it admitted anything, so nothing can become due."""
+
+
+@dataclass(slots=True)
+class Assigner:
+    """Signs assignments; one counter for each life of a replica, so two orders never contradict."""
+
+    key: SigningKey
+    replica: int
+    boot: int
+    domain: Domain
+    _counter: itertools.count[int] = field(default_factory=itertools.count)
+
+    def assign(self, job: Job, node: Listed, choice: ChoiceState, remaining_fee: int) -> SubmittedAssignment:
+        """One choice, from where it stands, on one node."""
+        assignment = Assignment(
+            job_id=job.job_id,
+            router=self.key.address,
+            replica=self.replica,
+            boot=self.boot,
+            counter=next(self._counter),
+            node=node.node,
+            offer_hash=node.offer_hash,
+            choice=choice.index,
+            segment=choice.segment,
+            output_from=choice.output_from,
+            prefix_root=ids_root(choice.ids[: choice.output_from]),
+            remaining_fee=remaining_fee,
+        )
+        signature = self.key.sign(assignment.digest(self.domain))
+        return SubmittedAssignment(assignment, signature, tuple(choice.ids[: choice.output_from]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """All that one submission needs."""
+
+    job: Job
+    placed: Placed
+    record: JobRecord
+    choices: Sequence[ChoiceState]
+    assignments: tuple[SubmittedAssignment, ...]
+
+
+class Placer:
+    """Places jobs on nodes."""
+
+    def __init__(
+        self,
+        api: NodeApi,
+        channels: Channels,
+        lanes: Lanes,
+        log: JobLog,
+        assigner: Assigner,
+        *,
+        lost: Lost,
+        first_seconds: float,
+    ) -> None:
+        self._api = api
+        self._channels = channels
+        self._lanes = lanes
+        self._log = log
+        self._assigner = assigner
+        self._lost = lost
+        self._first_seconds = first_seconds
+
+    async def place(self, job: Job, node: Listed, choices: Sequence[ChoiceState], remaining_fee: int) -> Placement:
+        """The job on that node, its first frame in hand."""
+        caller = job.caller
+        lane = self._lanes.current if isinstance(caller, Session) else caller.lane
+        placed = Placed(self._assigner.domain, job.job_id, job.request, lane, node, job.prompt_tokens_at_most)
+        segments = tuple((choice.index, choice.segment, choice.output_from) for choice in choices)
+        assignments = tuple(self._assigner.assign(job, node, choice, remaining_fee) for choice in choices)
+        order = _Order(job, placed, record_of(placed, segments), choices, assignments)
+        if isinstance(caller, SignedJob):
+            return await self._submit(order, None, (caller.voucher, caller.voucher_signature))
+        return await self._place_paid(order, await self._channels.open(caller, placed))
+
+    async def _place_paid(self, order: _Order, account: ChannelAccount) -> Placement:
+        segments = segments_of(order.placed, order.record.segments)
+        await self._log.begin(order.record)
+        async with account.lock:
+            total = account.admit(segments)
+            voucher = await account.voucher(total)
+        try:
+            return await self._submit_paid(order, account, voucher)
+        except NodeRefused:
+            for key in segments:
+                account.open.pop(key, None)
+            await self._log.forget(order.record)
+            raise
+        except BaseException:
+            # Whether the node took the job is unknown: ask it later, it may have earned something.
+            self._lost(order.placed, account, order.record)
+            raise
+
+    async def _submit_paid(self, order: _Order, account: ChannelAccount, voucher: SignedVoucher) -> Placement:
+        try:
+            return await self._submit(order, account, voucher)
+        except NodeRefused as error:
+            required = required_of(error, most=account.limit)
+            if required is None:
+                raise
+        async with account.lock:
+            voucher = await account.voucher(required)
+        return await self._submit(order, account, voucher)
+
+    async def _submit(self, order: _Order, account: ChannelAccount | None, voucher: SignedVoucher) -> Placement:
+        job, placed = order.job, order.placed
+        body = msgspec.json.encode(_submission(order, voucher))
+        stream = await self._api.start_job(placed.node.endpoint, body, job.request_id)
+        if stream.status != 200:
+            raise await _refused(stream)
+        if account is not None:
+            account.delivered = max(account.delivered, voucher[0].cumulative)
+        placement = Placement(placed, account, order.record, FrameChecker(placed, order.choices), stream)
+        try:
+            async with asyncio.timeout(self._first_seconds):
+                await placement.wait_first()
+        except TimeoutError as error:
+            stream.close()
+            raise UpstreamTimeout(f"the node began no answer within {self._first_seconds:g} s") from error
+        except BaseException:
+            stream.close()
+            raise
+        return placement
+
+
+def _submission(order: _Order, voucher: SignedVoucher) -> dict[str, Any]:
+    job = order.job
+    body = JobSubmission(
+        request=job.request,
+        request_signature=job.signature,
+        prompt=job.ask.prompt,
+        params=job.ask.params,
+        assignments=order.assignments,
+        lane=order.placed.lane,
+        voucher=voucher[0],
+        voucher_signature=voucher[1],
+        stream=True,
+        options=job.ask.options,
+    ).to_wire()
+    if isinstance(job.caller, SignedJob):
+        body.update(job.caller.reservation)
+    return body
+
+
+async def _refused(stream: NodeStream) -> NodeRefused:
+    try:
+        body = msgspec.json.decode(await stream.read())
+    except (msgspec.DecodeError, RetallyError):
+        body = None
+    finally:
+        stream.close()
+    said = error_of_envelope(stream.status, body)
+    return NodeRefused(stream.status, said.code, said.message, param=said.param, hint=said.hint, details=said.details)
+
+
+def required_of(error: RemoteError, *, most: int) -> int | None:
+    """The total that the node wants vouched before it admits, if that is plausible."""
+    text = error.details.get("required")
+    if error.code != "voucher_too_low" or not isinstance(text, str) or not text.isdecimal():
+        return None
+    return int(text) if int(text) <= most else None

@@ -1,0 +1,231 @@
+"""Serves one job: the best node that takes it, its stream checked and paid, another node if it dies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import structlog
+
+from retally.errors import (
+    BadRequest,
+    InvalidReceipt,
+    InvalidSignature,
+    NodeUnavailable,
+    RetallyError,
+    UpstreamTimeout,
+)
+from retally.protocol.receipt import ReceiptLeaf
+from retally_router import failover
+from retally_router.channels import Channels
+from retally_router.check_frames import ChoiceState, Taken
+from retally_router.credit import Credit
+from retally_router.directory import Directory, Listed
+from retally_router.job_log import JobLog
+from retally_router.keys import Session
+from retally_router.metrics import Metrics
+from retally_router.observed import Watch
+from retally_router.placement import Frame, Job, Placement
+from retally_router.placing import Placer
+from retally_router.settle_jobs import SettleJobs
+from retally_router.vouchers import VoucherSender
+
+log = structlog.get_logger(__name__)
+
+CHEATS = (InvalidReceipt, InvalidSignature, BadRequest)
+# Said by a node about the request itself: another node would say the same.
+FINAL = frozenset({400, 401, 404, 413, 422})
+NOT_FINAL_CODES = frozenset({"offer_expired", "price_above_max", "remote_error"})
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What serving a job takes."""
+
+    placer: Placer
+    channels: Channels
+    credit: Credit
+    directory: Directory
+    watch: Watch
+    sender: VoucherSender
+    settle: SettleJobs
+    log: JobLog
+    metrics: Metrics
+    max_attempts: int
+    max_continuations: int
+
+
+@dataclass(slots=True)
+class ServeJob:
+    """One job from its first node to its last receipt."""
+
+    means: Means
+    job: Job
+    candidates: list[Listed]
+    choices: list[ChoiceState] = field(default_factory=list)
+    placement: Placement | None = None
+    continuations: int = 0
+    prompt_tokens: int = 0
+    began_at: float = 0.0
+    first_at: float | None = None
+
+    async def start(self) -> None:
+        """Finds a node that begins to answer; raises what the last one said."""
+        self.choices = [ChoiceState(index) for index in range(self.job.ask.n)]
+        tries = self.candidates[: self.means.max_attempts]
+        error: RetallyError = NodeUnavailable("no node could take the job")
+        for node in tries:
+            self.candidates.remove(node)
+            try:
+                await self._place(node, self.job.request.max_fee)
+                return
+            except RetallyError as refusal:
+                error = refusal
+                self._note_refusal(node, refusal)
+                if is_final(refusal):
+                    raise
+        raise _told(error, len(tries))
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """Checked frames, ready to be forwarded; raises when the answer can't be finished."""
+        while True:
+            assert self.placement is not None
+            try:
+                async for frame in self._checked(self.placement):
+                    yield frame
+                if not failover.unfinished(self.choices):
+                    return
+                raise NodeUnavailable("the node ended without a receipt")
+            except RetallyError as error:
+                if not failover.unfinished(self.choices):
+                    log.info("node_left_early", node=self.placement.placed.node.node, error=str(error))
+                    return
+                self._leave(error)
+                await self._go_on(error)
+
+    async def finish(self) -> None:
+        """Always called: closes the connection, ends the hold, sees to what is missing."""
+        placement, self.placement = self.placement, None
+        if placement is not None:
+            placement.stream.close()
+            self.means.watch.ended(placement.placed.node.node)
+            await self._end_placement(placement)
+        if isinstance(self.job.caller, Session):
+            await self.means.credit.release(self.job.request.payer, self.job.job_id.hex())
+
+    @property
+    def receipts(self) -> list[ReceiptLeaf]:
+        """All receipts so far, in the order of choices and segments."""
+        return [leaf for choice in self.choices for leaf in choice.receipts]
+
+    @property
+    def cost(self) -> int:
+        """What they bill."""
+        return failover.paid_so_far(self.choices)
+
+    async def _place(self, node: Listed, remaining_fee: int) -> None:
+        self.began_at, self.first_at = time.monotonic(), None
+        self.means.watch.began(node.node)
+        try:
+            self.placement = await self.means.placer.place(
+                self.job, node, failover.unfinished(self.choices), remaining_fee
+            )
+        except BaseException:
+            self.means.watch.ended(node.node)
+            raise
+
+    async def _checked(self, placement: Placement) -> AsyncIterator[Frame]:
+        async for frame in placement.frames():
+            taken = placement.checker.take(frame.value)
+            await self._note(placement, taken)
+            if self.continuations and failover.is_repeated_opening(frame):
+                continue
+            if self.continuations and frame.value.get("usage"):
+                yield failover.whole_usage(frame.value, self.choices, self.prompt_tokens)
+                continue
+            yield frame
+
+    async def _note(self, placement: Placement, taken: Taken) -> None:
+        if taken.prompt_tokens is not None and not self.prompt_tokens:
+            self.prompt_tokens = taken.prompt_tokens
+        if taken.tokens and self.first_at is None:
+            self.first_at = time.monotonic()
+            self.means.watch.first_token(placement.placed.node.node, self.first_at - self.began_at)
+        account = placement.account
+        if account is None:
+            if taken.receipt is not None:
+                await self.means.log.add_receipt(taken.receipt, None)
+            return
+        if taken.tokens and taken.choice is not None:
+            choice = self.choices[taken.choice]
+            segment = account.open.get((self.job.job_id, choice.index, choice.segment))
+            if segment is not None:
+                segment.output += taken.tokens
+        if taken.chunk is not None and not account.note_due(taken.chunk.due):
+            # Not yet borne out by what was read of the channel's other streams; it is asked again with each chunk.
+            log.info("due_not_borne_out", node=account.channel.node, due=taken.chunk.due, own=account.own_due)
+        if taken.receipt is not None:
+            segment_number = self.choices[taken.receipt.receipt.choice].segment
+            await self.means.channels.close_segment(account, taken.receipt, segment_number)
+        if taken.chunk is not None or taken.receipt is not None:
+            self.means.sender.pay(account)
+
+    def _leave(self, error: RetallyError) -> None:
+        placement, self.placement = self.placement, None
+        assert placement is not None
+        node = placement.placed.node.node
+        placement.stream.close()
+        self.means.watch.ended(node)
+        self._note_refusal(placement.placed.node, error)
+        if placement.account is not None:
+            self.means.settle.later(placement.placed, placement.account, placement.record)
+
+    async def _go_on(self, error: RetallyError) -> None:
+        """The next node that can continue exactly; raises the error when there is none."""
+        if not isinstance(self.job.caller, Session):
+            raise error
+        while self.candidates and self.continuations < self.means.max_continuations:
+            node = self.candidates.pop(0)
+            self.continuations += 1
+            failover.cut_over(failover.unfinished(self.choices))
+            left = max(0, self.job.request.max_fee - self.cost)
+            try:
+                await self._place(node, left)
+            except RetallyError as refusal:
+                self._note_refusal(node, refusal)
+                continue
+            self.means.metrics.continuations.inc()
+            return
+        raise error
+
+    def _note_refusal(self, node: Listed, error: RetallyError) -> None:
+        log.info("node_failed", node=node.node, job=self.job.job_id.hex(), code=error.code, error=error.message)
+        self.means.metrics.node_failures.labels(node=node.node, code=error.code).inc()
+        if isinstance(error, CHEATS):
+            self.means.watch.cheated(node.node, error.message)
+            log.error("node_cheated", node=node.node, job=self.job.job_id.hex(), what=error.message)
+        elif not is_final(error) and error.status not in (402, 409):
+            self.means.watch.failed(node.node)
+
+    async def _end_placement(self, placement: Placement) -> None:
+        node, account = placement.placed.node.node, placement.account
+        if not failover.unfinished(self.choices):
+            tokens = sum(len(choice.ids) for choice in self.choices)
+            seconds = time.monotonic() - (self.first_at or self.began_at)
+            self.means.watch.succeeded(node, tokens // len(self.choices), seconds)
+            await self.means.log.forget(placement.record)
+        elif account is not None:
+            self.means.settle.later(placement.placed, account, placement.record)
+
+
+def is_final(error: RetallyError) -> bool:
+    """Whether every other node would refuse the same."""
+    return error.status in FINAL and error.code not in NOT_FINAL_CODES and not isinstance(error, CHEATS)
+
+
+def _told(error: RetallyError, tries: int) -> RetallyError:
+    if isinstance(error, UpstreamTimeout) or error.status in (402, 409, 429):
+        return error
+    hint = "retry in a few seconds; GET /retally/v1/nodes shows the nodes"
+    return NodeUnavailable(f"none of {tries} nodes could take the job, the last said: {error.message}", hint=hint)

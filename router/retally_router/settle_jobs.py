@@ -1,0 +1,143 @@
+"""Jobs that broke off or outlived their router: fetch their receipts from the node, then pay what they show."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+
+import structlog
+from redis.exceptions import RedisError
+
+from retally.errors import RetallyError
+from retally.protocol.eip712 import Domain
+from retally_router.channel_state import ChannelAccount
+from retally_router.channels import Channels
+from retally_router.check_frames import Placed, read_receipt
+from retally_router.job_log import JobLog, JobRecord
+from retally_router.keys import Session
+from retally_router.lanes import Lanes
+from retally_router.ports import Clock, NodeApi
+from retally_router.vouchers import VoucherSender
+
+log = structlog.get_logger(__name__)
+
+FIRST_DELAY_SECONDS = 0.2
+LAST_DELAY_SECONDS = 60.0
+# A node that does not know the job this long after it broke off never admitted it.
+UNKNOWN_TRIES = 6
+RECOVER_SECONDS = 30.0
+# Receipts committed later than this after the request's deadline lose their fee.
+RECEIPT_LIFE_SECONDS = 7 * 86_400
+
+
+class SettleJobs:
+    """Background tasks, one for each job whose receipts are missing."""
+
+    def __init__(
+        self,
+        api: NodeApi,
+        log_: JobLog,
+        channels: Channels,
+        sender: VoucherSender,
+        lanes: Lanes,
+        clock: Clock,
+        domain: Domain,
+    ) -> None:
+        self._api = api
+        self._log = log_
+        self._channels = channels
+        self._sender = sender
+        self._lanes = lanes
+        self._clock = clock
+        self._domain = domain
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._recovering: dict[str, asyncio.Task[None]] = {}
+        self._recovered_at: dict[str, float] = {}
+
+    def later(self, placed: Placed, account: ChannelAccount, record: JobRecord) -> None:
+        """Sees to one job in the background."""
+        self._start(record.field, self._settle(placed, account, record))
+
+    async def recover(self, session: Session) -> None:
+        """Takes up what earlier processes left open for this signer: all at first, then what dead replicas left."""
+        known = self._recovering.get(session.signer)
+        now = asyncio.get_running_loop().time()
+        if known is None or (known.done() and now > self._recovered_at[session.signer] + RECOVER_SECONDS):
+            self._recovered_at[session.signer] = now
+            known = asyncio.create_task(self._recover(session, first=known is None))
+            self._recovering[session.signer] = known
+        await asyncio.shield(known)
+
+    async def _recover(self, session: Session, *, first: bool) -> None:
+        for record in await self._log.open_jobs(session.payer, session.signer):
+            # Later than the first time, what is open on our own lane is running right now.
+            foreign = record.lane != self._lanes.current
+            if (first or foreign) and await self._lanes.adopt(record.lane):
+                self._start(f"open:{record.field}", self._take_up(session, record.placed(self._domain), record))
+
+    def _start(self, name: str, work: Coroutine[None, None, None]) -> None:
+        if name in self._tasks:
+            work.close()
+            return
+        task = asyncio.create_task(work)
+        self._tasks[name] = task
+        task.add_done_callback(lambda _: self._tasks.pop(name, None))
+
+    async def close(self) -> None:
+        """Stops; what is not settled stays on record."""
+        tasks = [*self._tasks.values(), *self._recovering.values()]
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _take_up(self, session: Session, placed: Placed, record: JobRecord) -> None:
+        delay = FIRST_DELAY_SECONDS
+        while True:
+            try:
+                account = await self._channels.open(session, placed)
+            except (RetallyError, RedisError) as error:
+                log.info("channel_not_open", node=record.node, lane=record.lane, error=str(error))
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, LAST_DELAY_SECONDS)
+                continue
+            self.later(placed, account, record)
+            return
+
+    async def _settle(self, placed: Placed, account: ChannelAccount, record: JobRecord) -> None:
+        delay, unknown = FIRST_DELAY_SECONDS, 0
+        end = placed.request.deadline + RECEIPT_LIFE_SECONDS
+        while self._clock.now() < end and unknown < UNKNOWN_TRIES:
+            await asyncio.sleep(delay)
+            delay = min(delay * 1.7, LAST_DELAY_SECONDS)
+            try:
+                if await self._fetch(placed, account, record):
+                    break
+            except (RetallyError, RedisError) as error:
+                unknown += 1 if isinstance(error, RetallyError) and error.status == 404 else 0
+                log.info("job_unsettled", job=record.job_id, node=record.node, error=str(error))
+        await self._end(account, record)
+
+    async def _fetch(self, placed: Placed, account: ChannelAccount, record: JobRecord) -> bool:
+        """Closes what the node has receipts for; whether nothing of the job is open any more."""
+        shown = await self._api.receipts(placed.node.endpoint, record.job_id)
+        segments = {(choice, start): segment for choice, segment, start in record.segments}
+        leaves = [read_receipt(item, placed) for item in shown.get("receipts", [])]
+        for leaf in sorted(leaves, key=lambda item: item.receipt.cum_from):
+            receipt = leaf.receipt
+            segment = segments.get((receipt.choice, receipt.output_from))
+            if segment is not None:
+                await self._channels.close_segment(account, leaf, segment)
+        self._sender.pay(account)
+        return not any(key in account.open for key in self._keys(record))
+
+    async def _end(self, account: ChannelAccount, record: JobRecord) -> None:
+        for key in self._keys(record):
+            account.open.pop(key, None)
+        await self._log.forget(record)
+
+    def _keys(self, record: JobRecord) -> list[tuple[bytes, int, int]]:
+        job_id = bytes.fromhex(record.job_id[2:])
+        return [(job_id, choice, segment) for choice, segment, _ in record.segments]

@@ -1,0 +1,34 @@
+"""Server-sent events: cutting a byte stream at frames, without touching the bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+DONE = b"data: [DONE]\n\n"
+_DATA = b"data:"
+
+
+class FrameCutter:
+    """Gives out whole frames; keeps the incomplete rest."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The frames that the data completes, each with its blank line."""
+        buffered = self._rest + data
+        *frames, self._rest = buffered.split(b"\n\n")
+        return [frame + b"\n\n" for frame in frames]
+
+
+def payload_of(frame: bytes) -> bytes | None:
+    """The data of a frame, if it has any (comments and blank frames have none)."""
+    text = frame.strip()
+    return text[len(_DATA) :].strip() if text.startswith(_DATA) else None
+
+
+def frame_of(value: Any) -> bytes:
+    """A frame that carries a JSON value."""
+    return b"data: " + msgspec.json.encode(value) + b"\n\n"

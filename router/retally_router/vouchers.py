@@ -1,0 +1,103 @@
+"""Pays in the background: vouchers for what is due, batched per node, repeated until the node has them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from redis.exceptions import RedisError
+
+from retally.errors import RemoteError, RetallyError
+from retally.protocol.encoding import to_hex
+from retally_router.channel_state import ChannelAccount
+from retally_router.ports import NodeApi
+
+log = structlog.get_logger(__name__)
+
+FIRST_DELAY_SECONDS = 0.05
+LAST_DELAY_SECONDS = 15.0
+REFUSALS = 3
+
+
+@dataclass(slots=True)
+class _Queue:
+    due: dict[bytes, ChannelAccount] = field(default_factory=dict)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+
+class VoucherSender:
+    """One queue for each node; a newer total replaces an older one that has not left."""
+
+    def __init__(self, api: NodeApi) -> None:
+        self._api = api
+        self._queues: dict[str, _Queue] = {}
+
+    def pay(self, account: ChannelAccount) -> None:
+        """Has the account's wanted total delivered, if it is more than the node has."""
+        if account.wanted <= account.delivered:
+            return
+        queue = self._queues.setdefault(account.endpoint, _Queue())
+        queue.due[account.channel.key] = account
+        queue.wake.set()
+        if queue.task is None or queue.task.done():
+            queue.task = asyncio.create_task(self._run(account.endpoint, queue))
+
+    async def drain(self, timeout_seconds: float) -> bool:
+        """Waits until every node has its vouchers, or gives up."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout_seconds
+        while any(queue.due for queue in self._queues.values()):
+            if loop.time() > end:
+                return False
+            await asyncio.sleep(0.02)
+        return True
+
+    async def close(self) -> None:
+        """Delivers what can be delivered quickly, then stops."""
+        await self.drain(2.0)
+        tasks = [queue.task for queue in self._queues.values() if queue.task is not None]
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _run(self, endpoint: str, queue: _Queue) -> None:
+        delay, refused = FIRST_DELAY_SECONDS, 0
+        while queue.due:
+            queue.wake.clear()
+            batch = list(queue.due.values())
+            try:
+                await self._deliver(endpoint, batch)
+            except RemoteError as error:
+                refused += 1
+                log.warning("voucher_refused", endpoint=endpoint, code=error.code, error=error.message)
+                if refused >= REFUSALS:
+                    queue.due.clear()
+                    return
+            except (RetallyError, RedisError) as error:
+                log.info("voucher_undelivered", endpoint=endpoint, error=str(error), retry_seconds=delay)
+            else:
+                for account in batch:
+                    if account.delivered >= account.wanted:
+                        queue.due.pop(account.channel.key, None)
+                delay, refused = FIRST_DELAY_SECONDS, 0
+                continue
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, LAST_DELAY_SECONDS)
+
+    async def _deliver(self, endpoint: str, batch: list[ChannelAccount]) -> None:
+        signed: list[dict[str, Any]] = []
+        totals: list[int] = []
+        for account in batch:
+            async with account.lock:
+                voucher, signature = await account.voucher(max(account.wanted, account.promised))
+            signed.append({"voucher": voucher.to_wire(), "signature": to_hex(signature)})
+            totals.append(voucher.cumulative)
+        await self._api.send_vouchers(endpoint, signed)
+        for account, total in zip(batch, totals, strict=True):
+            account.delivered = max(account.delivered, total)

@@ -1,0 +1,121 @@
+"""A whole router over fake nodes, a fake chain and a real Redis, behind real HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from redis.asyncio import Redis
+
+from retally.protocol.eip712 import SigningKey, keccak
+from retally.protocol.encoding import to_hex
+from retally.protocol.key_text import create_key_text, personal_digest
+from retally_router.bootstrap import Outside, Router, build_router
+from retally_router.node_api import AiohttpNodeApi
+from retally_router.settings import RouterSettings
+from tests.fakes_router import DOMAIN, MODEL, NOW, FakeChainView, FakeClock, FakeNode, served
+
+DATABASE = 5
+YEAR = 365 * 86_400
+
+
+@dataclass
+class World:
+    """A running router, its surroundings and a client with a funded API key."""
+
+    router: Router
+    chain: FakeChainView
+    clock: FakeClock
+    nodes: list[FakeNode]
+    redis: Redis
+    http: httpx.AsyncClient
+    url: str
+    payer: SigningKey
+    api_key: str = ""
+
+    @property
+    def auth(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.api_key}"}
+
+    async def create_key(self, payer: SigningKey, *, cap: int = 10**9, fund: int = 10**9) -> dict[str, Any]:
+        """A key of that payer, authorised and funded on the fake chain."""
+        expiry, deadline = NOW + YEAR, NOW + 600
+        text = create_key_text(DOMAIN, payer.address, cap, expiry, deadline)
+        body = {
+            "payer": payer.address,
+            "cap": str(cap),
+            "expiry": expiry,
+            "deadline": deadline,
+            "signature": to_hex(payer.sign(personal_digest(text))),
+        }
+        answer = await self.http.post("/retally/v1/keys", json=body)
+        assert answer.status_code == 201, answer.text
+        if fund:
+            self.chain.fund(payer.address, fund, cap)
+        return dict(answer.json())
+
+    async def ask(self, body: dict[str, Any] | None = None, **changes: Any) -> httpx.Response:
+        """One chat completion."""
+        return await self.http.post("/v1/chat/completions", json={**chat(), **(body or {}), **changes}, headers=self.auth)
+
+    async def settled(self) -> bool:
+        """Whether every node got its vouchers."""
+        return await self.router.sender.drain(3.0)
+
+
+def chat(**changes: Any) -> dict[str, Any]:
+    """An ordinary chat request."""
+    messages = [{"role": "user", "content": "count again and again"}]
+    return {"model": MODEL, "messages": messages, "max_tokens": 20, "seed": 1, **changes}
+
+
+def settings_of(redis_url: str, **changes: Any) -> RouterSettings:
+    """Settings fit for tests: quick polls, no waiting."""
+    values: dict[str, Any] = {
+        "rpc_url": "http://127.0.0.1:1",
+        "deployment": Path("unused.json"),
+        "redis_url": redis_url,
+        "key": "0x" + "11" * 32,
+        "poll_seconds": 0.1,
+        "node_stale_seconds": 0.5,
+        "standing_seconds": 0.05,
+        "first_byte_seconds": 3.0,
+        "idle_seconds": 3.0,
+        "connect_seconds": 1.0,
+        "audited_owners": 1,
+        "log_level": "ERROR",
+    }
+    return RouterSettings(**{**values, **changes})
+
+
+@asynccontextmanager
+async def router_world(
+    redis_url: str, nodes: Sequence[FakeNode] | None = None, *, keep: bool = False, **changes: Any
+) -> AsyncIterator[World]:
+    """A running world; its Redis database is empty at first unless it is kept."""
+    async with AsyncExitStack() as stack:
+        redis = Redis.from_url(redis_url.rstrip("/").removesuffix("/0") + f"/{DATABASE}")
+        stack.push_async_callback(redis.aclose)
+        if not keep:
+            await redis.flushdb()
+        fakes = list(nodes) if nodes is not None else [FakeNode("a"), FakeNode("b"), FakeNode("c")]
+        for node in fakes:
+            node.url = await stack.enter_async_context(served(node))
+        chain, clock = FakeChainView([node.registered() for node in fakes]), FakeClock()
+        settings = settings_of(redis_url, **changes)
+        api = AiohttpNodeApi(
+            connect_seconds=settings.connect_seconds,
+            first_byte_seconds=settings.first_byte_seconds,
+            idle_seconds=settings.idle_seconds,
+        )
+        outside = Outside(chain, clock, DOMAIN, redis, api, SigningKey.from_hex("11" * 32))
+        router = build_router(settings, outside)
+        url = await stack.enter_async_context(served(router.app, lifespan="on"))
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20, trust_env=False))
+        world = World(router, chain, clock, fakes, redis, http, url, SigningKey(keccak(b"payer")))
+        world.api_key = (await world.create_key(world.payer))["apiKey"]
+        yield world
