@@ -16,6 +16,7 @@ from retally.devnet.control import down as end_devnet
 from retally.devnet.control import processes
 from retally.devnet.control import up as start_devnet
 from retally.devnet.state import devnet_folder, read_state, retally_home
+from retally.devnet.supervisor import UpOptions
 
 app = typer.Typer(help="A whole network on this machine: chain, engine, nodes, router, verifier.", no_args_is_help=True)
 
@@ -31,6 +32,8 @@ def up(
     as_json: Json = False,
     seed: Annotated[int, typer.Option(help="Fixes every key of the network.")] = 0,
     nodes: Annotated[int, typer.Option(min=1, max=8, help="How many nodes share the engine.")] = 3,
+    model_dir: Annotated[Path | None, typer.Option(help="Another model than the devnet's, with a manifest.")] = None,
+    engine_url: Annotated[str | None, typer.Option(help="An engine that already serves the model.")] = None,
 ) -> None:
     """Start the network, wait until everything answers, and leave it running."""
     started = time.monotonic()
@@ -39,7 +42,9 @@ def up(
     def say(line: str) -> None:
         errors.print(f"{time.monotonic() - started:5.1f} s  {line}", markup=False)
 
-    state = start_devnet(retally_home(), seed=seed, nodes=nodes, say=say)
+    folder = str(model_dir.resolve()) if model_dir else None
+    options = UpOptions(seed=seed, nodes=nodes, model_dir=folder, engine_url=engine_url)
+    state = start_devnet(retally_home(), options, say)
     if as_json:
         _print_json(state)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import psutil
 
 from retally.devnet.processes import MARK, end_marked, is_marked, log_tail
 from retally.devnet.state import PROGRESS, STATE, devnet_folder, find_supervisor, forget, read_state
-from retally.devnet.supervisor import FAILED, READY
+from retally.devnet.supervisor import FAILED, READY, UpOptions
 from retally.errors import Unavailable
 
 _STOP_SECONDS = 30.0
@@ -29,7 +31,7 @@ class DevnetFailed(Unavailable):
     code = "devnet_failed"
 
 
-def up(home: Path, *, seed: int, nodes: int, say: Callable[[str], None]) -> dict[str, Any]:
+def up(home: Path, options: UpOptions, say: Callable[[str], None]) -> dict[str, Any]:
     """Start the devnet of a home unless it runs, and return its summary; Ctrl-C leaves nothing behind."""
     if running := read_state(home):
         say("already running")
@@ -38,7 +40,7 @@ def up(home: Path, *, seed: int, nodes: int, say: Callable[[str], None]) -> dict
     down(home)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PROGRESS).unlink(missing_ok=True)
-    supervisor = _launch(folder, seed, nodes)
+    supervisor = _launch(folder, options)
     try:
         _follow(folder, supervisor, say)
     except BaseException:
@@ -79,11 +81,11 @@ def processes(home: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: -int(row["rss_mb"]))
 
 
-def _launch(folder: Path, seed: int, nodes: int) -> subprocess.Popen[bytes]:
+def _launch(folder: Path, options: UpOptions) -> subprocess.Popen[bytes]:
     """Start the supervisor in a session of its own, so that it outlives this terminal."""
     log = folder / "logs" / "supervisor.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "retally.devnet.supervisor", str(folder), str(seed), str(nodes)]
+    command = [sys.executable, "-m", "retally.devnet.supervisor", str(folder), json.dumps(asdict(options))]
     with log.open("wb") as output:
         return subprocess.Popen(
             command,

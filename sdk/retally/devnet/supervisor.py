@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -13,6 +15,7 @@ import psutil
 from retally.devnet.network import Network
 from retally.devnet.options import NetworkOptions, NodeSpec
 from retally.devnet.state import PROGRESS, STATE, SUPERVISOR, forget, write_private
+from retally.devnet.tools import devnet_model_dir
 from retally.errors import RetallyError
 
 READY = "READY"
@@ -65,12 +68,30 @@ class _Progress:
             file.write(line + "\n")
 
 
+@dataclass(frozen=True, kw_only=True)
+class UpOptions:
+    """What `retally devnet up` lets people choose."""
+
+    seed: int = 0
+    nodes: int = 3
+    model_dir: str | None = None
+    engine_url: str | None = None
+
+    def network(self, folder: Path) -> NetworkOptions:
+        """The network they describe."""
+        return NetworkOptions(
+            home=folder,
+            seed=self.seed,
+            nodes=tuple(NodeSpec(name=f"node{number}") for number in range(1, self.nodes + 1)),
+            engines={"honest": Path(self.model_dir) if self.model_dir else devnet_model_dir()},
+            engine_urls={"honest": self.engine_url} if self.engine_url else {},
+            familiar_ports=True,
+        )
+
+
 def main() -> int:
-    """Read the arguments that `retally devnet up` gives."""
-    folder, seed, nodes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    specs = tuple(NodeSpec(name=f"node{number}") for number in range(1, nodes + 1))
-    options = NetworkOptions(home=folder, seed=seed, nodes=specs, familiar_ports=True)
-    return asyncio.run(keep(options))
+    """Read the folder and the options that `retally devnet up` passes on."""
+    return asyncio.run(keep(UpOptions(**json.loads(sys.argv[2])).network(Path(sys.argv[1]))))
 
 
 if __name__ == "__main__":
