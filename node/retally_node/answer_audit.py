@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from retally.errors import Conflict, DeadlinePassed, InvalidSignature, NotFound, Unauthorized
@@ -68,6 +69,11 @@ def _covering(records: list[ReceiptRecord], channel: bytes, point: int) -> int:
     raise NotFound("no receipt under this commit covers the point", code="point_not_covered")
 
 
+def without_content(bundle: AnswerBundle) -> AnswerBundle:
+    """The answer for a request whose payer forbade audit: what was agreed and billed, nothing of what was said."""
+    return replace(bundle, prompt={}, prompt_ids=(), prefix_ids=(), output_ids=(), output_q=())
+
+
 class Auditor:
     """Answers audit requests over HTTPS."""
 
@@ -89,9 +95,7 @@ class Auditor:
             raise NotFound(f"commit {request.commit_id} is not this node's", code="commit_unknown")
         await self._check_drawn(commit, request.channel, request.point)
         bundle = answer_of(self._ledger, self._domain, commit, request.channel, request.point)
-        if not bundle.request.audit_consent:
-            raise Conflict("the payer forbade the audit of this request", code="audit_forbidden")
-        return bundle
+        return bundle if bundle.request.audit_consent else without_content(bundle)
 
     async def _check_verifier(self, signed: SignedAnswerRequest) -> None:
         verifier = signed.request.verifier

@@ -18,7 +18,7 @@ from retally.chain.contract import ContractCall
 from retally.chain.rpc import RpcFailed
 from retally.errors import TransactionFailed, UpstreamTimeout
 from retally.protocol.eip712 import SigningKey
-from retally.protocol.encoding import to_hex
+from retally.protocol.encoding import Address, to_hex
 
 POLL_SECONDS = 0.1
 REPLACE_AFTER_SECONDS = 20.0
@@ -72,7 +72,7 @@ class TxSender:
         self._resumed = store is None
 
     @property
-    def address(self) -> str:
+    def address(self) -> Address:
         """Who sends."""
         return self._key.address
 

@@ -43,7 +43,7 @@ def check_answer(context: AnswerContext, bundle: AnswerBundle) -> None:
     """Raises InvalidReceipt, or InvalidSignature, where the bundle does not answer the point: as good as silence."""
     for check in (_point, _leaf, _request, _preimages, _offer):
         check(context, bundle)
-    # A request that forbids audit is answered by receipt and request alone.
+    # A request that forbids audit is answered without its prompt and ids.
     if bundle.request.audit_consent:
         _ids(bundle)
 
@@ -78,7 +78,8 @@ def _request(context: AnswerContext, bundle: AnswerBundle) -> None:
 
 def _preimages(_: AnswerContext, bundle: AnswerBundle) -> None:
     request = bundle.request
-    _demand("the prompt's hash", request.prompt_hash, prompt_hash(request.nonce, bundle.prompt))
+    if request.audit_consent:
+        _demand("the prompt's hash", request.prompt_hash, prompt_hash(request.nonce, bundle.prompt))
     _demand("the params' hash", request.params_hash, params_hash(bundle.params))
 
 

@@ -1,0 +1,112 @@
+"""The composition root: the only place that knows every adapter."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from retally.chain.connection import Chain
+from retally.chain.deployment import Deployment
+from retally.chain.transactions import TxSender
+from retally.inference.chat_format import ChatFormat
+from retally.inference.model_files import ModelFiles
+from retally.protocol.eip712 import SigningKey
+from retally.protocol.encoding import Bytes32
+from retally_verifier.api import create_app
+from retally_verifier.audit_commit import CommitAuditor
+from retally_verifier.calibrations import Calibrations
+from retally_verifier.challenge_silence import SilenceChallenger
+from retally_verifier.fetch_answer import AnswerFetcher
+from retally_verifier.keys import load_key
+from retally_verifier.loops import Loops
+from retally_verifier.metrics import VerifierMetrics
+from retally_verifier.node_client import NodeClient
+from retally_verifier.open_case import CaseOpener
+from retally_verifier.replay import Replayer
+from retally_verifier.report_verdicts import VerdictReporter
+from retally_verifier.settings import VerifierSettings
+from retally_verifier.store import Store
+from retally_verifier.watch_chain import ChainWatch
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """A verifier put together."""
+
+    settings: VerifierSettings
+    key: SigningKey
+    store: Store
+    loops: Loops
+    cases: CaseOpener
+
+
+def load_formats(model_dirs: tuple[Path, ...]) -> Mapping[Bytes32, ChatFormat]:
+    """Renderer and tokenizer of each model, by model id."""
+    return {ModelFiles.load(folder).model_id: ChatFormat.load(folder) for folder in model_dirs}
+
+
+@asynccontextmanager
+async def open_verifier(settings: VerifierSettings) -> AsyncIterator[Verifier]:
+    """Builds a verifier and takes it down again."""
+    deployment = Deployment.load(settings.deployment)
+    key = load_key(settings, deployment.chain_id)
+    client = NodeClient(settings.request_seconds)
+    store = Store(settings.data_dir / "verifier.sqlite")
+    loops = Loops(settings.poll_seconds)
+    try:
+        async with Chain(settings.rpc_url, deployment) as chain:
+            sender = TxSender(chain, key, settings.data_dir / "pending.json")
+            cases = CaseOpener(chain, sender, store, settings.public_url)
+            calibrations = Calibrations(chain.registry, chain.clock)
+            log.info("%d calibrations", calibrations.load(settings.calibration_dir))
+            replayer = Replayer(
+                store,
+                client,
+                chain.registry,
+                calibrations,
+                key,
+                chain.domain,
+                chain.clock,
+                lane=settings.lane,
+                replayers=settings.replayers,
+            )
+            fetcher = AnswerFetcher(store, client, key, chain.clock)
+            formats = load_formats(settings.model_dirs)
+            auditor = CommitAuditor(chain, sender, store, fetcher, replayer, formats, settings.patience_seconds)
+            loops.add("watch", ChainWatch(chain, store, settings.confirmations).step)
+            loops.add("audit", auditor.step)
+            loops.add("report", VerdictReporter(chain, sender, store).step)
+            loops.add("silence", SilenceChallenger(chain, sender, store).step)
+            loops.add("cases", cases.step)
+            yield Verifier(settings, key, store, loops, cases)
+    finally:
+        await loops.close()
+        await client.close()
+        store.close()
+
+
+async def serve(settings: VerifierSettings) -> None:
+    """Runs a verifier until it is told to stop."""
+    async with open_verifier(settings) as verifier:
+        app = create_app(verifier.store, verifier.loops, VerifierMetrics(verifier.store).registry)
+        config = uvicorn.Config(
+            app, host=settings.host, port=settings.port, log_config=None, access_log=False, lifespan="off"
+        )
+        log.info("verifier %s at %s", verifier.key.address, settings.public_url)
+        verifier.loops.start()
+        await uvicorn.Server(config).serve()
+
+
+def run(settings: VerifierSettings) -> None:
+    """Serves in this process."""
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    asyncio.run(serve(settings))

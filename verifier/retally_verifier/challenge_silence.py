@@ -1,0 +1,68 @@
+"""Demand on chain what a node does not show over HTTPS."""
+
+from __future__ import annotations
+
+import logging
+
+from retally.chain.connection import Chain
+from retally.chain.contract import ContractCall
+from retally.chain.silence import ChallengeStatus, challenge_id
+from retally.chain.transactions import TxSender
+from retally.errors import TransactionFailed
+from retally_verifier.records import ChallengeRecord, CommitState, FindingState
+from retally_verifier.store import Store
+
+log = logging.getLogger(__name__)
+
+_FINAL = frozenset({"SilenceAlreadyChallenged", "SilenceWindowClosed"})
+_STATES = (CommitState.AUDITED, CommitState.COMMITTED, CommitState.DONE)
+
+
+class SilenceChallenger:
+    """Challenges silent points and calls the time-out of what stays unanswered."""
+
+    def __init__(self, chain: Chain, sender: TxSender, store: Store) -> None:
+        self._chain = chain
+        self._sender = sender
+        self._store = store
+
+    async def step(self) -> None:
+        """Opens challenges of silent findings, and ends those that ran out."""
+        open_ids = {challenge.id for challenge in self._store.challenges()}
+        commits = {commit.record.id: commit for commit in self._store.commits(*_STATES)}
+        for found in self._store.findings():
+            if found.state != FindingState.SILENT or found.commit_id not in commits:
+                continue
+            id_ = challenge_id(found.commit_id, found.channel, found.k)
+            if id_ not in open_ids:
+                commit = commits[found.commit_id]
+                call = self._chain.silence.challenge(commit.record, commit.packed_ranges, found.range_index, found.k)
+                closed = not await self._challenge(call)
+                record = ChallengeRecord(id_, found.commit_id, found.range_index, found.k, closed)
+                self._store.put_challenge(record)
+        for challenge in self._store.challenges():
+            if not challenge.closed:
+                await self._follow(challenge)
+
+    async def _challenge(self, call: ContractCall) -> bool:
+        silence = self._chain.silence
+        bond = await silence.challenge_bond()
+        if await self._chain.asset.allowance(self._sender.address, silence.address) < bond:
+            await self._sender.send(self._chain.asset.approve(silence.address, bond))
+        try:
+            await self._sender.send(call)
+        except TransactionFailed as error:
+            if error.error_name not in _FINAL:
+                raise
+            log.info("not challenged: %s", error)
+            return False
+        return True
+
+    async def _follow(self, challenge: ChallengeRecord) -> None:
+        state = await self._chain.silence.challenge_of(challenge.id)
+        if state.status == ChallengeStatus.OPEN:
+            if self._chain.clock.now() > state.deadline:
+                await self._sender.send(self._chain.silence.timeout(challenge.id))
+            return
+        record = ChallengeRecord(challenge.id, challenge.commit_id, challenge.range_index, challenge.k, True)
+        self._store.put_challenge(record)

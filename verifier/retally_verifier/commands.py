@@ -1,0 +1,108 @@
+"""`retally verifier …`: what a verifier has found and what it judges by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from retally.chain.deployment import Deployment
+from retally.cli.output import JsonGroup, emit, table
+from retally.protocol.calibration import Calibration
+from retally.protocol.case import VerdictKind
+from retally.protocol.encoding import to_hex
+from retally_verifier.api import finding_to_wire
+from retally_verifier.keys import load_key
+from retally_verifier.records import CommitState
+from retally_verifier.settings import load_settings
+from retally_verifier.store import Store
+
+app = typer.Typer(cls=JsonGroup, no_args_is_help=True, help="Run and look into a verifier.")
+
+Config = Annotated[Path, typer.Option("--config", help="verifier.toml", exists=True, dir_okay=False)]
+
+
+@app.command()
+def serve(config: Config) -> None:
+    """Run a verifier with the settings of a file."""
+    from retally_verifier.bootstrap import run
+
+    run(load_settings(config))
+
+
+@app.command()
+def status(ctx: typer.Context, config: Config) -> None:
+    """How far the verifier is, and what it has under way."""
+    settings = load_settings(config)
+    deployment = Deployment.load(settings.deployment)
+    store = Store(settings.data_dir / "verifier.sqlite")
+    try:
+        cases = [
+            {"case": case.id, "owner": case.owner, "closed": case.closed, "verdict": case.verdict}
+            for case in store.cases()
+        ]
+        data = {
+            "verifier": load_key(settings, deployment.chain_id).address,
+            "block": store.cursor(),
+            "commits": {state.value: len(store.commits(state)) for state in CommitState},
+            "cases": cases,
+            "challenges": [{"id": to_hex(each.id), "closed": each.closed} for each in store.challenges()],
+        }
+    finally:
+        store.close()
+    emit(ctx, data)
+
+
+@app.command()
+def audits(
+    ctx: typer.Context, config: Config, limit: Annotated[int, typer.Option(help="How many, latest first.")] = 100
+) -> None:
+    """The findings on drawn points."""
+    settings = load_settings(config)
+    store = Store(settings.data_dir / "verifier.sqlite")
+    try:
+        found = store.findings(limit)
+    finally:
+        store.close()
+    rows = [
+        [str(each.commit_id), str(each.point), each.node, each.state.value, _name(each.verdict), f"{each.log_e:.2f}"]
+        for each in found
+    ]
+    view = _view(["commit", "point", "node", "state", "verdict", "log e"], rows)
+    emit(ctx, {"audits": [finding_to_wire(each) for each in found]}, view)
+
+
+@app.command()
+def calibrate(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="Folder of calibration files.", exists=True, file_okay=False)],
+) -> None:
+    """Check calibration files and show the hashes that the Registry must hold."""
+    found = [(path, Calibration.from_json(json.loads(path.read_text()))) for path in sorted(folder.glob("*.json"))]
+    data = [
+        {
+            "file": str(path),
+            "hash": to_hex(each.hash),
+            "modelId": to_hex(each.model_id),
+            "nodeProfile": to_hex(each.node_profile),
+            "verifierProfile": to_hex(each.verifier_profile),
+            "measured": dict(each.measured),
+        }
+        for path, each in found
+    ]
+    rows = [[path.name, to_hex(each.hash), ", ".join(sorted(each.tables))] for path, each in found]
+    emit(ctx, {"calibrations": data}, _view(["file", "hash", "tables"], rows))
+
+
+def _view(columns: list[str], rows: list[list[str]]) -> Table:
+    view = table(*columns)
+    for row in rows:
+        view.add_row(*row)
+    return view
+
+
+def _name(verdict: int) -> str:
+    return VerdictKind(verdict).name.lower() if verdict else ""

@@ -1,0 +1,69 @@
+"""HTTP to nodes: their offers, answers, channels and scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from retally.errors import BadRequest, NodeUnavailable, UpstreamTimeout, error_of_envelope
+from retally.protocol.eip712 import Domain, check_signed_by
+from retally.protocol.encoding import Address, parse_object, parse_signature
+from retally.protocol.offer import Offer
+from retally.protocol.voucher import ChannelId
+from retally.protocol.wire import AnswerBundle, ChannelState, JobSubmission, SignedAnswerRequest
+from retally_verifier.records import NodeRecord
+
+
+class NodeClient:
+    """Talks to nodes at their registered endpoints."""
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self._http = httpx.AsyncClient(timeout=timeout_seconds, follow_redirects=False)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def offer(self, node: NodeRecord, domain: Domain) -> tuple[Offer, bytes]:
+        """A node's signed offer."""
+        info = await self._call("GET", node, "/retally/v1/info")
+        offer, signature = Offer.from_wire(info.get("offer")), parse_signature("offer", info.get("offerSignature"))
+        if offer.node != node.node:
+            raise BadRequest(f"{node.endpoint} offers for {offer.node}, not for {node.node}")
+        check_signed_by(offer.digest(domain), signature, node.node)
+        return offer, signature
+
+    async def answer(self, node: NodeRecord, request: SignedAnswerRequest) -> AnswerBundle:
+        """What the node shows for a drawn point."""
+        return AnswerBundle.from_wire(await self._call("POST", node, "/retally/v1/answers", request.to_wire()))
+
+    async def channel(self, node: NodeRecord, channel: ChannelId) -> ChannelState:
+        """How a channel stands at its node."""
+        path = f"/retally/v1/channels/{channel.payer}/{channel.signer}/{channel.lane}"
+        return ChannelState.from_wire(await self._call("GET", node, path))
+
+    async def run_job(self, node: NodeRecord, submission: JobSubmission) -> dict[str, Any]:
+        """The plain answer to a job."""
+        return await self._call("POST", node, "/retally/v1/jobs", submission.to_wire())
+
+    async def _call(self, method: str, node: NodeRecord, path: str, body: object = None) -> dict[str, Any]:
+        url = node.endpoint.rstrip("/") + path
+        try:
+            response = await self._http.request(method, url, json=body)
+        except httpx.TimeoutException as error:
+            raise UpstreamTimeout(f"{url} did not answer in time") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise NodeUnavailable(f"{url} can't be reached: {error}") from error
+        try:
+            parsed = response.json()
+        except ValueError:
+            parsed = None
+        if response.status_code != httpx.codes.OK:
+            raise error_of_envelope(response.status_code, parsed)
+        return dict(parse_object("response", parsed))
+
+
+def owner_differs(node: NodeRecord, owners: frozenset[Address]) -> bool:
+    """Whether none of these owners runs the node."""
+    return node.owner not in owners

@@ -1,0 +1,139 @@
+"""When an owner's evidence is overwhelming: bring it to court."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from retally.chain.connection import Chain
+from retally.chain.court import CaseStatus, decode_shown
+from retally.chain.transactions import TxSender
+from retally.errors import TransactionFailed
+from retally.protocol.audit_points import AuditPoint, drawn_points
+from retally.protocol.case import VerdictKind, unpack_ranges
+from retally.protocol.encoding import Address, to_hex
+from retally.protocol.evidence import JobEvidence, owner_verdict
+from retally.protocol.evidence_file import (
+    EPOCH_SECONDS,
+    MAX_POINTS,
+    EvidenceFile,
+    EvidencePoint,
+    period_start,
+    shown_points,
+)
+from retally.protocol.judgement import case_wealth
+from retally.protocol.wire import AnswerBundle
+from retally_verifier.records import CaseRecord, Finding
+from retally_verifier.store import Store
+
+log = logging.getLogger(__name__)
+
+_NOT_YET = frozenset({"CourtSeedNotReady", "CourtVotesPending", "CourtAppealOpen", "CourtWrongStatus"})
+
+
+class CaseOpener:
+    """Opens cases and moves its own on when they are due."""
+
+    def __init__(self, chain: Chain, sender: TxSender, store: Store, public_url: str) -> None:
+        self._chain = chain
+        self._sender = sender
+        self._store = store
+        self._public_url = public_url.rstrip("/")
+
+    async def step(self) -> None:
+        """Moves open cases on, then opens what evidence asks for."""
+        for case in self._store.cases():
+            if not case.closed:
+                await self._advance(case)
+        now = self._chain.clock.now()
+        for owner in self._store.owners(period_start(now)):
+            await self._consider(owner, now)
+
+    def wealth_of(self, owner: Address, now: int) -> tuple[float, list[Finding]]:
+        """log wealth of an owner over the period, and the findings that a case would show."""
+        since = period_start(now)
+        shown = _strongest(self._store.findings_of_owner(owner, since))
+        if not shown:
+            return 0.0, []
+        drawn = self._drawn(owner, since)
+        file = self._file(owner, shown)
+        jobs = [JobEvidence(found.payer, found.log_e) for found in shown]
+        covered = list(shown_points(file, drawn, self._chain.domain).values())
+        return case_wealth(jobs, len(drawn), covered), shown
+
+    async def _consider(self, owner: Address, now: int) -> None:
+        if any(case.owner == owner and not case.closed for case in self._store.cases()):
+            return
+        wealth, shown = self.wealth_of(owner, now)
+        if owner_verdict(wealth) != VerdictKind.MISMATCH:
+            return
+        if await self._chain.court.was_slashed(owner, now // EPOCH_SECONDS):
+            return
+        log.warning("owner %s: log wealth %.1f over %d receipts, going to court", owner, wealth, len(shown))
+        await self._open(owner, self._file(owner, shown))
+
+    async def _open(self, owner: Address, file: EvidenceFile) -> None:
+        data, hash_ = file.to_bytes(), file.hash
+        self._store.put_evidence(hash_, data)
+        cost = await self._chain.court.opening_cost()
+        await self._allow(self._chain.court.address, cost)
+        uri = f"{self._public_url}/evidence/{to_hex(hash_)}"
+        await self._sender.send(self._chain.court.open(owner, file.shown(self._chain.domain), hash_, uri))
+
+    async def _allow(self, spender: Address, amount: int) -> None:
+        if await self._chain.asset.allowance(self._sender.address, spender) < amount:
+            await self._sender.send(self._chain.asset.approve(spender, amount))
+
+    def _drawn(self, owner: Address, since: int) -> list[tuple[int, AuditPoint]]:
+        drawn: list[tuple[int, AuditPoint]] = []
+        for commit in self._store.commits_of(owner, since):
+            if commit.seed is None:
+                continue
+            record, ranges = commit.record, unpack_ranges(commit.packed_ranges)
+            drawn.extend((record.id, p) for p in drawn_points(commit.seed, ranges, record.node, record.step))
+        return drawn
+
+    def _file(self, owner: Address, shown: list[Finding]) -> EvidenceFile:
+        commits = {commit.record.id: commit for commit in self._store.commits_of(owner, 0)}
+        points = []
+        for found in shown:
+            commit = commits[found.commit_id]
+            answer = AnswerBundle.from_wire(json.loads(found.answer or b"{}"))
+            points.append(EvidencePoint(commit.record, commit.packed_ranges, found.range_index, found.k, answer))
+        return EvidenceFile(self._chain.deployment.chain_id, owner, tuple(points))
+
+    async def _advance(self, case: CaseRecord) -> None:
+        court = self._chain.court
+        state = await court.case_of(case.id)
+        try:
+            if state.status in (CaseStatus.DRAWING, CaseStatus.VOTING):
+                if await self._is_due(case.id, state.round, state.status):
+                    await self._sender.send(court.advance(case.id))
+            elif state.status == CaseStatus.DECIDED and self._chain.clock.now() > state.appeal_end:
+                await self._sender.send(court.execute(case.id, decode_shown(case.shown)))
+            elif state.status == CaseStatus.CLOSED:
+                self._store.close_case(case.id, state.verdict)
+                await self._withdraw()
+        except TransactionFailed as error:
+            if error.error_name not in _NOT_YET:
+                raise
+
+    async def _is_due(self, case_id: int, round_: int, status: int) -> bool:
+        state = await self._chain.court.round_of(case_id, round_)
+        if status == CaseStatus.DRAWING:
+            return await self._chain.block_number() > state.seed_block
+        now = self._chain.clock.now()
+        return now > state.reveal_end or (state.revealed == state.size and state.size > 0)
+
+    async def _withdraw(self) -> None:
+        if await self._chain.court.credit(self._sender.address):
+            await self._sender.send(self._chain.court.withdraw_credit())
+
+
+def _strongest(findings: list[Finding]) -> list[Finding]:
+    """One finding for each receipt, the strongest first, as many as a case may show."""
+    by_receipt: dict[bytes, Finding] = {}
+    for found in findings:
+        if found.receipt_digest is not None and found.answer is not None and found.log_e > 0:
+            by_receipt.setdefault(found.receipt_digest, found)
+    return sorted(by_receipt.values(), key=lambda found: -found.log_e)[:MAX_POINTS]
