@@ -257,5 +257,3 @@ def result_of(answer: object) -> JobResult:
     if not isinstance(result, JobResult):
         raise BadRequest("this is no answer of a retally client", param="answer")
     return result
-
-

@@ -39,16 +39,16 @@ class Context:
         *,
         home: Path | None = None,
         environ: Mapping[str, str] = os.environ,
-        **flags: str | None,
+        flags: Mapping[str, str | None] | None = None,
     ) -> Context:
         """Flags win over the environment, the environment over a running devnet."""
         folder = home or home_folder(environ)
         devnet = devnet_state(folder)
-        payer = devnet.get("payer")
+        payer, given = devnet.get("payer"), flags or {}
         found: dict[str, Any] = {**devnet, **(payer if isinstance(payer, dict) else {})}
 
         def pick(name: str) -> str | None:
-            value = flags.get(name) or environ.get(f"RETALLY_{name.upper()}") or found.get(name)
+            value = given.get(name) or environ.get(f"RETALLY_{name.upper()}") or found.get(name)
             return None if value is None else str(value)
 
         deployment, model_dir = pick("deployment"), pick("model_dir")
@@ -68,18 +68,23 @@ class Context:
 
 def devnet_state(home: Path) -> Mapping[str, Any]:
     """What the running devnet wrote down; empty where none runs."""
+    folder = home / "devnet"
+    state, supervisor = _read(folder / "state.json"), _read(folder / "supervisor.json")
+    # A state without its supervisor is what a killed devnet left behind.
+    return state if state and _runs(supervisor.get("pid")) else {}
+
+
+def _read(path: Path) -> Mapping[str, Any]:
     try:
-        state = json.loads((home / "devnet" / "state.json").read_text())
+        content = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return {}
-    if not isinstance(state, dict) or not _runs(state.get("pid")):
-        return {}
-    return state
+    return content if isinstance(content, dict) else {}
 
 
 def _runs(pid: object) -> bool:
     if not isinstance(pid, int):
-        return True
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -7,10 +7,10 @@ from typing import Any
 
 import openai
 import pytest
+from tests.fakes_market import API_KEY, DOMAIN, MODEL, FakeMarket, render
 
 from retally import AsyncClient, Client, RetallyError, SigningKey, SpendingLimitExceeded, Wallet, result_of
 from retally.job_history import JobHistory
-from tests.fakes_market import API_KEY, DOMAIN, MODEL, FakeMarket, render
 
 QUESTION: Any = [{"role": "user", "content": "Why count twice?"}]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.fakes_market import DOMAIN
 
 from retally.errors import BadRequest, InvalidReceipt, NotFound, SpendingLimitExceeded, Unauthorized
 from retally.keystore import Keystore
@@ -22,7 +23,6 @@ from retally.protocol.encoding import Address, Bytes32, keccak
 from retally.protocol.receipt import JobReceipt
 from retally.spending import DailySpending, SpendingGuard
 from retally.wallet import Wallet
-from tests.fakes_market import DOMAIN
 
 KEY = SigningKey(keccak(b"payer"))
 NODE = SigningKey(keccak(b"node")).address

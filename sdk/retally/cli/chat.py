@@ -1,0 +1,132 @@
+"""`retally chat`: talk to a model, see what it cost and whether all checks passed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import openai
+import typer
+from rich.console import Console
+
+from retally.cli.amounts import parse_amount, show_amount
+from retally.cli.jobs import renderer_of
+from retally.cli.output import emit, is_json, note
+from retally.cli.session import Session
+from retally.errors import BadRequest, RetallyError, Unavailable, error_of_envelope
+from retally.job_result import JobResult
+
+Message = dict[str, str]
+
+
+def chat(
+    ctx: typer.Context,
+    prompt: Annotated[str | None, typer.Argument(help="What to say; without it a conversation starts.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model; see `retally models`.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 256,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2)] = None,
+    top_p: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
+    own_key: Annotated[bool, typer.Option("--own-key", help="Pay with your own key instead of an API key.")] = False,
+    limit: Annotated[str | None, typer.Option(help="Refuse to spend more than this in this run, in rUSD.")] = None,
+    daily_limit: Annotated[str | None, typer.Option(help="Refuse to spend more than this a day, in rUSD.")] = None,
+) -> None:
+    """Ask a model; the answer streams, then its cost is shown."""
+    session = Session(ctx)
+    if prompt is None and (is_json(ctx) or not sys.stdin.isatty()):
+        prompt = sys.stdin.read().strip()
+        if not prompt:
+            raise BadRequest("nothing was asked", param="prompt", hint='retally chat "Hello"')
+    options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+    talk = Conversation(ctx, session, own_key, limit, daily_limit, model or session.model, options)
+    if system is not None:
+        talk.messages.append({"role": "system", "content": system})
+    if prompt is not None:
+        text, result = talk.say(prompt)
+        emit(ctx, {"text": text, **result.to_json()}, _summary(result))
+        return
+    note(ctx, f"{talk.model}; Ctrl-D ends the conversation")
+    while (line := _next_line()) is not None:
+        if line:
+            _, result = talk.say(line)
+            Console(stderr=True).print(_summary(result), style="dim", highlight=False)
+
+
+class Conversation:
+    """Messages so far, and the client that carries them."""
+
+    def __init__(
+        self,
+        ctx: typer.Context,
+        session: Session,
+        own_key: bool,
+        limit: str | None,
+        daily_limit: str | None,
+        model: str,
+        options: dict[str, Any],
+    ) -> None:
+        from retally.client import Client
+        from retally.wallet import Wallet
+
+        self.model = model
+        self.messages: list[Message] = []
+        self._quiet = is_json(ctx)
+        self._options = {name: value for name, value in options.items() if value is not None}
+        self._client = Client(
+            session.context.api_key,
+            session.router_url,
+            wallet=Wallet(session.key(), session.domain, session.home) if own_key else None,
+            deployment=session.context.deployment,
+            spending_limit=None if limit is None else parse_amount(limit),
+            daily_limit=None if daily_limit is None else parse_amount(daily_limit),
+            renderer=renderer_of(session),
+            history=True,
+            home=session.home,
+        )
+
+    def say(self, text: str) -> tuple[str, JobResult]:
+        """One turn: streams the answer to the terminal."""
+        from retally.client import result_of
+
+        self.messages.append({"role": "user", "content": text})
+        parts: list[str] = []
+        try:
+            request: Any = {"model": self.model, "messages": self.messages, "stream": True, **self._options}
+            stream = self._client.chat.completions.create(**request)
+            for chunk in stream:
+                for choice in chunk.choices:
+                    self._show(parts, choice.delta.content or "")
+        except openai.APIStatusError as error:
+            raise error_of_envelope(error.status_code, {"error": error.body}) from error
+        except openai.APIConnectionError as error:
+            hint = "is the router's URL right, and does it run?"
+            raise Unavailable(f"the router does not answer: {error}", code="router_unreachable", hint=hint) from error
+        except openai.APIError as error:
+            raise RetallyError(f"the answer broke off: {error.message}", code=error.code or "stream_failed") from error
+        if not self._quiet:
+            typer.echo()
+        answer = "".join(parts)
+        self.messages.append({"role": "assistant", "content": answer})
+        return answer, result_of(stream)
+
+    def _show(self, parts: list[str], text: str) -> None:
+        parts.append(text)
+        if not self._quiet:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+
+def _next_line() -> str | None:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return None
+
+
+def _summary(result: JobResult) -> str:
+    checks = result.checks
+    word = "all checks passed" if checks.complete and checks.passed else "checks passed" if checks.passed else "FAILED"
+    failed = "".join(f"; {check.name}: {check.detail}" for check in checks.failures)
+    tokens = f"{result.prompt_tokens} + {result.output_tokens} tokens"
+    return f"{show_amount(result.cost)} · {tokens} · {word}{failed} · job {str(result.job_id)[:18]}".replace("[", "\\[")

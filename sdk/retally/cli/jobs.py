@@ -1,0 +1,121 @@
+"""`retally jobs | receipt | verify-receipt`: what you paid for, and proof of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from retally.checks import run_checks
+from retally.cli.amounts import show_amount
+from retally.cli.output import FAILED, emit, table
+from retally.cli.session import Session
+from retally.errors import BadRequest, NotFound
+from retally.job_evidence import Checks, PromptRenderer
+from retally.job_history import JobHistory
+from retally.stored_job import evidence_of
+
+
+def jobs(
+    ctx: typer.Context, limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many.")] = 20
+) -> None:
+    """Show your latest jobs from this machine's history."""
+    session = Session(ctx)
+    found = JobHistory(session.home / "jobs.sqlite").list(limit)
+    view = table("job", "when", "model", "cost", "checks")
+    for job in found:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job["at"]))
+        passed = "passed" if job["passed"] else "FAILED"
+        view.add_row(job["jobId"][:18], when, job["model"], show_amount(int(job["cost"])), passed)
+    emit(ctx, {"jobs": found}, view if found else "no jobs yet; try: retally chat")
+
+
+def receipt(ctx: typer.Context, job_id: Annotated[str, typer.Argument(help="The job's id, or its beginning.")]) -> None:
+    """Show a job's receipts: from this machine's history, else from the router."""
+    session = Session(ctx)
+    try:
+        content = JobHistory(session.home / "jobs.sqlite").get(job_id)
+    except NotFound:
+        if len(job_id) != 66 or session.context.router_url is None:
+            raise
+        content = session.router("GET", f"/v1/receipts/{job_id}")
+    view = table("choice", "node", "in", "cached", "out", "fee", "money line", title=f"job {content['jobId']}")
+    for item in content["receipts"]:
+        signed = item["receipt"]
+        fee = int(signed["cumTo"]) - int(signed["cumFrom"])
+        out = signed["outputTo"] - signed["outputFrom"]
+        counts = (str(signed["promptTokens"]), str(signed["cachedTokens"]), str(out))
+        line = f"[{signed['cumFrom']}, {signed['cumTo']})".replace("[", "\\[")
+        view.add_row(str(signed["choice"]), signed["node"], *counts, show_amount(fee), line)
+    emit(ctx, content, view)
+
+
+def verify_receipt(
+    ctx: typer.Context,
+    file: Annotated[str, typer.Argument(help="What `retally receipt JOB --json` printed; `-` for standard input.")],
+    prompt: Annotated[
+        Path | None, typer.Option(help='The prompt as JSON: {"messages": […]}, {"prompt": "…"} or {"promptIds": […]}.')
+    ] = None,
+) -> None:
+    """Make every offline check of a stored job again; exit code 1 when one fails."""
+    session = Session(ctx)
+    content = _read(sys.stdin.read() if file == "-" else _text(Path(file)), file)
+    asked = None if prompt is None else _read(_text(prompt), str(prompt))
+    domain = None if session.context.deployment is None else session.domain
+    checks = run_checks(evidence_of(content, domain=domain, prompt=asked, renderer=renderer_of(session)))
+    emit(
+        ctx,
+        {
+            "jobId": content.get("jobId"),
+            "passed": checks.passed,
+            "complete": checks.complete,
+            "checks": checks.as_dict(),
+            "details": {check.name: check.detail for check in checks if check.detail},
+        },
+        checks_view(checks),
+    )
+    if not checks.passed:
+        raise typer.Exit(FAILED)
+
+
+def checks_view(checks: Checks) -> Any:
+    """The checks as a table."""
+    view = table("check", "", "")
+    marks = {True: "[green]passed[/green]", False: "[red]FAILED[/red]", None: "[dim]unknown[/dim]"}
+    for check in checks:
+        view.add_row(check.name, marks[check.passed], check.detail.replace("[", "\\["))
+    return view
+
+
+def renderer_of(session: Session) -> PromptRenderer | None:
+    """The model's own template and tokenizer, where its files are at hand."""
+    folder = session.context.model_dir
+    if folder is None or not folder.exists():
+        return None
+    # Only here: the client itself never imports the inference package.
+    from retally.inference.chat_format import ChatFormat
+
+    return ChatFormat.load(folder).render
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no file {path}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRequest(f"{path} can't be read: {error}") from error
+
+
+def _read(text: str, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise BadRequest(f"{name} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise BadRequest(f"{name} must hold one JSON object")
+    return content

@@ -1,0 +1,131 @@
+"""What commands print and how they end.
+
+Every command takes `--json`, anywhere on the line: then exactly one JSON object goes to standard output, an error
+included. Otherwise people get text and tables, and errors go to standard error with a hint.
+
+Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not found · 4 money is missing or a limit was reached ·
+5 the chain can't be reached · 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.table import Table
+from typer.core import TyperGroup
+
+from retally.errors import BadRequest, ChainUnreachable, NotFound, PaymentRequired, RetallyError, TransactionFailed
+
+OK = 0
+FAILED = 1
+USAGE = 2
+NOT_FOUND = 3
+MONEY = 4
+CHAIN = 5
+INTERRUPTED = 130
+
+_JSON = "retally.json"
+_MONEY_WORDS = ("Insufficient", "Allowance", "CapExceeded", "NothingTo")
+
+
+class JsonGroup(TyperGroup):
+    """A command group that knows `--json` at any place and ends every error the documented way."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Takes `--json` out, wherever it stands before a `--`, unless the command has an option of that name."""
+        end = args.index("--") if "--" in args else len(args)
+        if "--json" in args[:end]:
+            ctx.meta[_JSON] = True
+            if not _declares_json(self, args[:end]):
+                args = [arg for arg in args[:end] if arg != "--json"] + args[end:]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command; errors become messages and exit codes."""
+        try:
+            return super().invoke(ctx)
+        except RetallyError as error:
+            report_error(ctx, error)
+            raise typer.Exit(exit_code(error)) from error
+        except (KeyboardInterrupt, typer.Abort) as error:
+            raise typer.Exit(INTERRUPTED) from error
+
+
+def _declares_json(group: Any, args: list[str]) -> bool:
+    command = group
+    for arg in args:
+        command = getattr(command, "commands", {}).get(arg, command)
+    return any("--json" in parameter.opts for parameter in command.params)
+
+
+def is_json(ctx: typer.Context) -> bool:
+    """Whether `--json` was given; nested groups share it."""
+    return bool(ctx.meta.get(_JSON))
+
+
+def emit(ctx: typer.Context, data: Mapping[str, Any], view: RenderableType | None = None) -> None:
+    """Prints the result: the data as one JSON object, or a view of it for people."""
+    if is_json(ctx):
+        typer.echo(json.dumps(data, default=str))
+        return
+    console = Console(soft_wrap=True)
+    if view is not None:
+        console.print(view)
+        return
+    for name, value in data.items():
+        console.print(f"{name}: {value}", highlight=False)
+
+
+def note(ctx: typer.Context, message: str) -> None:
+    """Tells people what goes on, on standard error; silent with `--json`."""
+    if not is_json(ctx):
+        Console(stderr=True, soft_wrap=True).print(message, highlight=False)
+
+
+def report_error(ctx: typer.Context, error: RetallyError) -> None:
+    """Prints an error: message, decoded contract error and hint."""
+    if is_json(ctx):
+        content: dict[str, Any] = {"message": error.message, "code": error.code, "hint": error.hint}
+        if isinstance(error, TransactionFailed):
+            content["contractError"] = error.error_name
+        typer.echo(json.dumps({"error": content}, default=str))
+        return
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(f"[red]error[/red] {_escaped(error.message)}", highlight=False)
+    if error.hint:
+        console.print(f"[dim]hint  {_escaped(error.hint)}[/dim]", highlight=False)
+
+
+def exit_code(error: RetallyError) -> int:
+    """The documented exit code of an error."""
+    if isinstance(error, TransactionFailed):
+        return MONEY if any(word in error.error_name for word in _MONEY_WORDS) else FAILED
+    if isinstance(error, ChainUnreachable):
+        return CHAIN
+    if isinstance(error, PaymentRequired) or error.status == 402:
+        return MONEY
+    if isinstance(error, NotFound) or error.status == 404:
+        return NOT_FOUND
+    return USAGE if isinstance(error, BadRequest) else FAILED
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """A plain table; amounts belong in columns whose name ends with a space-free unit."""
+    made = Table(title=title, box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def is_terminal() -> bool:
+    """Whether a person sits at the other end."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", "\\[")
