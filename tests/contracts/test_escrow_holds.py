@@ -1,0 +1,190 @@
+"""What an owner may be paid at once, what is held back, and when that leaves; the audit pool; credits."""
+
+from __future__ import annotations
+
+import pytest
+
+from retally.protocol.eip712 import SigningKey
+from tests.contracts.world import DAY, DOLLAR, FUNDS, OPERATOR, World
+
+# 20 % of a stake of 1,000 may be paid within the window; a new owner's audit share is 30 %.
+CAP = 200 * DOLLAR
+HUNDRED_AFTER_SHARE = 70 * DOLLAR
+
+
+@pytest.fixture
+def owner(world: World) -> SigningKey:
+    return world.operator(stake=1_000 * DOLLAR)
+
+
+@pytest.fixture
+def node(world: World, owner: SigningKey) -> SigningKey:
+    return world.node(owner)
+
+
+@pytest.fixture
+def payer(world: World) -> SigningKey:
+    return world.payer(10_000 * DOLLAR)
+
+
+def held(world: World, owner: SigningKey) -> int:
+    """An owner's held credit."""
+    return int(world.escrow.functions.heldOf(owner.address).call())
+
+
+def align(world: World) -> None:
+    """Go to the start of a half window, so that days count as the tests say."""
+    half = 7 * DAY // 2
+    world.jump(half - world.now % half)
+
+
+class TestExposure:
+    def test_holds_what_exceeds_the_cap(
+        self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
+    ) -> None:
+        for hundreds in range(1, 4):
+            world.collect(node, world.item(payer, node, hundreds * 100 * DOLLAR))
+        assert world.credit(owner) == CAP
+        assert held(world, owner) == 3 * HUNDRED_AFTER_SHARE - CAP
+        assert world.escrow.functions.exposure(owner.address).call() == CAP
+        assert world.escrow.functions.freeExposure(owner.address).call() == 0
+
+    def test_holds_everything_of_an_owner_without_free_stake(
+        self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
+    ) -> None:
+        world.send(world.slasher, world.staking.functions.lock(owner.address, OPERATOR, 1_000 * DOLLAR))
+        done = world.collect(node, world.item(payer, node, 100))
+        assert (done.commit["held"], world.credit(owner)) == (70, 0)
+
+    def test_frees_after_the_window(
+        self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
+    ) -> None:
+        align(world)
+        world.collect(node, world.item(payer, node, 100 * DOLLAR))
+        world.jump(7 * DAY - 60)
+        assert world.escrow.functions.exposure(owner.address).call() == HUNDRED_AFTER_SHARE
+        world.jump(7 * DAY // 2 + 60)
+        assert world.escrow.functions.freeExposure(owner.address).call() == CAP
+
+    @pytest.mark.parametrize("halves", [0, 1, 2, 3, 5])
+    def test_counts_three_half_windows(
+        self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey, halves: int
+    ) -> None:
+        align(world)
+        world.collect(node, world.item(payer, node, 100))
+        world.jump(halves * 7 * DAY // 2)
+        world.collect(node, world.item(payer, node, 300))
+        assert world.escrow.functions.exposure(owner.address).call() == (210 if halves < 3 else 140)
+
+
+class TestReleaseHeld:
+    def test_reverts_when_nothing_is_held(self, world: World, owner: SigningKey) -> None:
+        with world.reverts("EscrowNothingHeld"):
+            world.send(owner, world.escrow.functions.releaseHeld(owner.address))
+
+    def test_releases_first_in_first_out_as_the_window_frees(
+        self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
+    ) -> None:
+        align(world)
+        world.collect(node, world.item(payer, node, 500 * DOLLAR))
+        assert (world.credit(owner), held(world, owner)) == (CAP, 150 * DOLLAR)
+        stranger = world.party()
+        world.send(stranger, world.escrow.functions.releaseHeld(owner.address))
+        assert held(world, owner) == 150 * DOLLAR
+        world.jump(11 * DAY)
+        world.send(stranger, world.escrow.functions.releaseHeld(owner.address))
+        assert (world.credit(owner), held(world, owner)) == (350 * DOLLAR, 0)
+        assert world.escrow.functions.exposure(owner.address).call() == 150 * DOLLAR
+
+    def test_new_money_waits_behind_what_is_held(
+        self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
+    ) -> None:
+        align(world)
+        world.collect(node, world.item(payer, node, 1_000 * DOLLAR))
+        assert held(world, owner) == 500 * DOLLAR
+        world.jump(11 * DAY)
+        done = world.collect(node, world.item(payer, node, 1_100 * DOLLAR))
+        assert done.commit["held"] == 70 * DOLLAR
+        assert (world.credit(owner), held(world, owner)) == (2 * CAP, 370 * DOLLAR)
+
+    def test_releases_all_after_21_days_without_a_case(
+        self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
+    ) -> None:
+        world.collect(node, world.item(payer, node, 5_000 * DOLLAR))
+        world.send(world.slasher, world.staking.functions.lock(owner.address, OPERATOR, 1_000 * DOLLAR))
+        world.jump(21 * DAY)
+        world.send(owner, world.escrow.functions.releaseHeld(owner.address))
+        assert held(world, owner) == 3_500 * DOLLAR - CAP
+        world.send(world.slasher, world.staking.functions.unlock(owner.address, OPERATOR, 1_000 * DOLLAR))
+        world.send(owner, world.escrow.functions.releaseHeld(owner.address))
+        assert held(world, owner) == 0
+        assert world.credit(owner) == 3_500 * DOLLAR
+
+
+class TestSlashHeld:
+    def test_moves_held_credit_into_the_stake(
+        self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
+    ) -> None:
+        for hundreds in (5, 6, 7):
+            world.collect(node, world.item(payer, node, hundreds * 100 * DOLLAR))
+        before = held(world, owner)
+        world.send(world.slasher, world.escrow.functions.slashHeld(owner.address, 200 * DOLLAR))
+        assert held(world, owner) == before - 200 * DOLLAR
+        assert world.staking.functions.slashable(owner.address, OPERATOR).call() == 1_200 * DOLLAR
+        world.send(world.slasher, world.escrow.functions.slashHeld(owner.address, 10_000 * DOLLAR))
+        assert held(world, owner) == 0
+        world.send(world.slasher, world.escrow.functions.slashHeld(owner.address, 1))
+        assert world.staking.functions.slashable(owner.address, OPERATOR).call() == 1_000 * DOLLAR + before
+
+    def test_reverts_when_the_caller_is_no_slasher(self, world: World, owner: SigningKey) -> None:
+        with world.reverts("EscrowNotSlasher"):
+            world.send(owner, world.escrow.functions.slashHeld(owner.address, 1))
+
+
+class TestAuditPool:
+    def test_pays_as_far_as_it_reaches(self, world: World) -> None:
+        party, verifier = world.party(), world.party()
+        world.send(party, world.escrow.functions.fundAuditPool(100))
+        world.send(world.slasher, world.escrow.functions.payFromAuditPool(verifier.address, 60))
+        world.send(world.slasher, world.escrow.functions.payFromAuditPool(verifier.address, 60))
+        assert world.credit(verifier) == 100
+        world.send(verifier, world.escrow.functions.withdrawCredit())
+        assert world.balance(verifier) == FUNDS + 100
+
+    def test_reverts_when_the_caller_is_no_slasher_or_gives_nothing(self, world: World) -> None:
+        party = world.party()
+        with world.reverts("EscrowNotSlasher"):
+            world.send(party, world.escrow.functions.payFromAuditPool(party.address, 1))
+        with world.reverts("EscrowZeroAmount"):
+            world.send(party, world.escrow.functions.fundAuditPool(0))
+
+
+class TestWithdrawCredit:
+    def test_pays_the_owner_on_anybodys_call(
+        self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
+    ) -> None:
+        world.collect(node, world.item(payer, node, 1_000))
+        before = world.balance(owner)
+        world.send(world.party(), world.escrow.functions.withdrawCreditOf(owner.address))
+        assert world.balance(owner) == before + 700
+
+    def test_reverts_when_there_is_none(self, world: World, owner: SigningKey) -> None:
+        with world.reverts("EscrowNothingToWithdraw"):
+            world.send(owner, world.escrow.functions.withdrawCredit())
+
+
+class TestConstruction:
+    @pytest.mark.parametrize(
+        "delays",
+        [
+            (0, 7 * DAY, 21 * DAY),
+            (7 * DAY, 7 * DAY, 21 * DAY),
+            (3 * DAY, 21 * DAY, 21 * DAY),
+            (3 * DAY, 7 * DAY, 22 * DAY),
+            (3 * DAY, 7 * DAY, 7 * DAY),
+        ],
+    )
+    def test_reverts_when_delays_are_out_of_order(self, world: World, delays: tuple[int, int, int]) -> None:
+        parts = [world.at[name] for name in ("Asset", "Staking", "Registry", "Randomness")]
+        with world.reverts("EscrowDelaysOutOfOrder"):
+            world.create_named("Escrow", *parts, (*delays, 4))
