@@ -71,6 +71,9 @@ class FakeCollect:
     funds: int = 10**12
 
     async def collect(self, items: Sequence[CollectItem], root: bytes) -> None:
+        self.mine(items, root)
+
+    def mine(self, items: Sequence[CollectItem], root: bytes) -> None:
         self.block += 1
         ranges = [item for item in map(self._pay, items) if item is not None]
         if not ranges:

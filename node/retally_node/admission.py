@@ -12,8 +12,9 @@ from retally.protocol.receipt import FinishReason
 from retally.protocol.wire import JobSubmission, SubmittedAssignment
 from retally_node.candidate import AdmissionRules, Candidate, MoneyView
 from retally_node.channels import Channel, ChannelBook, OpenSegment, SegmentKey
-from retally_node.checks import MONEY_CHECKS, PAPER_CHECKS
+from retally_node.checks import PAPER_CHECKS
 from retally_node.ledger import Ledger
+from retally_node.money_checks import MONEY_CHECKS
 from retally_node.ports import Clock, Payers
 from retally_node.records import JobRecord, ReceiptRecord, SegmentRecord
 from retally_node.room import ServingRoom

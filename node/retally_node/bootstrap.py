@@ -70,41 +70,20 @@ async def assemble(
     outside: Outside,
 ) -> Node:
     """Put a node together around its ports, and close what an earlier process left open."""
-    domain = deployment.domain
     ledger = Ledger(settings.data_dir / "ledger.sqlite")
     book = ChannelBook(ledger.money.channels(key.address))
-    work = SegmentWork(
-        decoder=Decoder(engine, chat_format),
-        ledger=ledger,
-        key=key,
-        domain=domain,
-        clock=outside.clock,
-        model_id=served.model_id,
-        profile_id=served.profile_id,
-        chunk_tokens=settings.chunk_tokens,
-        voucher_wait_seconds=settings.voucher_wait_seconds,
-    )
+    work = _work(settings, key, deployment, served, Decoder(engine, chat_format), ledger, outside.clock)
     await close_open_segments(work, book)
     room = ServingRoom(settings.max_running, settings.max_waiting)
     rules = _rules(settings, key, deployment, served, chat_format)
-    settlement = Settlement(
-        ledger,
-        book,
-        outside.collect,
-        outside.payers,
-        outside.clock,
-        domain,
-        deployed_block=outside.deployed_block,
-        interval_seconds=settings.settle_interval_seconds,
-        expiry_seconds=settings.settle_at_expiry_seconds,
-    )
+    settlement = _settlement(settings, deployment, ledger, book, outside)
     loops = Loops(settings.poll_seconds)
     loops.add("settlement", settlement.step)
     loops.add("reservations", Reservations(ledger, outside.reserve, key.address).step)
     return Node(
         settings=settings,
         key=key,
-        domain=domain,
+        domain=deployment.domain,
         served=served,
         engine=engine,
         chat_format=chat_format,
@@ -114,9 +93,47 @@ async def assemble(
         admission=Admission(rules, ledger, book, outside.payers, outside.clock, chat_format.render, room),
         server=JobServer(work, room),
         settlement=settlement,
-        auditor=Auditor(ledger, domain, outside.audits, outside.clock),
+        auditor=Auditor(ledger, deployment.domain, outside.audits, outside.clock),
         loops=loops,
         metrics=Metrics(room, book),
+    )
+
+
+def _work(
+    settings: NodeSettings,
+    key: SigningKey,
+    deployment: Deployment,
+    served: Served,
+    decoder: Decoder,
+    ledger: Ledger,
+    clock: Clock,
+) -> SegmentWork:
+    return SegmentWork(
+        decoder=decoder,
+        ledger=ledger,
+        key=key,
+        domain=deployment.domain,
+        clock=clock,
+        model_id=served.model_id,
+        profile_id=served.profile_id,
+        chunk_tokens=settings.chunk_tokens,
+        voucher_wait_seconds=settings.voucher_wait_seconds,
+    )
+
+
+def _settlement(
+    settings: NodeSettings, deployment: Deployment, ledger: Ledger, book: ChannelBook, outside: Outside
+) -> Settlement:
+    return Settlement(
+        ledger,
+        book,
+        outside.collect,
+        outside.payers,
+        outside.clock,
+        deployment.domain,
+        deployed_block=outside.deployed_block,
+        interval_seconds=settings.settle_interval_seconds,
+        expiry_seconds=settings.settle_at_expiry_seconds,
     )
 
 

@@ -251,6 +251,10 @@ def write_receipt(
         started_at=segment.started_at,
         finished_at=max(segment.started_at, work.clock.now()),
     )
+    return _signed(work, receipt, ids, quantised)
+
+
+def _signed(work: SegmentWork, receipt: JobReceipt, ids: list[int], quantised: list[int]) -> ReceiptRecord:
     digest = receipt.digest(work.domain)
     return ReceiptRecord(receipt, digest, work.key.sign(digest), ids, quantised)
 

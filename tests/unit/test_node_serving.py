@@ -78,7 +78,9 @@ class TestServe:
 
     async def test_receipt_holds_what_was_streamed(self, world: World) -> None:
         customer = Customer()
-        submission = await customer.submission(world.node, stream=True, params=customer.params(max_tokens=40, min_tokens=40))
+        submission = await customer.submission(
+            world.node, stream=True, params=customer.params(max_tokens=40, min_tokens=40)
+        )
         async with listening(world) as client:
             frames = frames_of((await client.post("/retally/v1/jobs", json=submission.to_wire())).text)
         carried = [frame["retally"] for frame in frames if "ids" in frame["retally"]]
@@ -161,7 +163,9 @@ class TestBrokenStreams:
     async def test_client_that_leaves_pays_for_what_was_delivered(self, world: World) -> None:
         world.engine.delay_seconds = 0.02
         customer = Customer()
-        submission = await customer.submission(world.node, stream=True, params=customer.params(max_tokens=200, min_tokens=200))
+        submission = await customer.submission(
+            world.node, stream=True, params=customer.params(max_tokens=200, min_tokens=200)
+        )
         async with listening(world) as client:
             async with client.stream("POST", "/retally/v1/jobs", json=submission.to_wire()) as response:
                 async for _ in response.aiter_lines():

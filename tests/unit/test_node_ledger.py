@@ -1,0 +1,114 @@
+"""The ledger: what was written is there after reopening, and one refused change undoes no other."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+from tests.fakes_node import NODE_KEY, Customer
+
+from retally_node.channels import Channel
+from retally_node.ledger import Ledger
+from retally_node.ledger.database import Database
+from retally_node.ledger.votes import OpenChallenge, Vote
+from retally_node.records import pack_ids, unpack_ids
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "ledger.sqlite"
+
+
+class TestDatabase:
+    async def test_commits_are_synchronous_and_shared(self, path: Path) -> None:
+        database = Database(path)
+        assert database.read("PRAGMA synchronous")[0][0] == 2
+        assert database.read("PRAGMA journal_mode")[0][0] == "wal"
+        marks = [
+            database.write("mark", lambda c, n=n: c.execute("INSERT INTO marks VALUES (?, ?)", (f"m{n}", n)))
+            for n in range(50)
+        ]
+        await asyncio.gather(*marks)
+        assert len(database.read("SELECT * FROM marks")) == 50
+        database.close()
+
+    async def test_refused_change_leaves_its_neighbours(self, path: Path) -> None:
+        database = Database(path)
+
+        def insert(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT INTO marks VALUES ('one', 1)")
+
+        outcomes = await asyncio.gather(*(database.write("mark", insert) for _ in range(3)), return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [type(None), sqlite3.IntegrityError, sqlite3.IntegrityError]
+        database.close()
+
+    def test_refuses_a_later_schema(self, path: Path) -> None:
+        Database(path).close()
+        connection = sqlite3.connect(path)
+        connection.execute("PRAGMA user_version=99")
+        connection.close()
+        with pytest.raises(RuntimeError, match="schema 99"):
+            Database(path)
+
+
+class TestBooks:
+    async def test_best_voucher_survives_and_never_shrinks(self, path: Path) -> None:
+        customer = Customer()
+        ledger = Ledger(path)
+        low, high = Channel(customer.channel), Channel(customer.channel)
+        voucher, signature = customer.voucher(2**90)
+        assert high.accept(voucher, signature)
+        await ledger.money.record_voucher(high)
+        low.accept(*customer.voucher(5))
+        await ledger.money.record_voucher(low)
+        ledger.close()
+        again = Ledger(path)
+        (channel,) = again.money.channels(NODE_KEY.address)
+        assert (channel.id, channel.best, channel.best_signature) == (customer.channel, 2**90, signature)
+        again.close()
+
+    async def test_votes_keep_their_first_salt(self, path: Path) -> None:
+        ledger = Ledger(path)
+        await ledger.votes.record_vote(Vote(1, 0, 2, -5, b"a" * 32))
+        await ledger.votes.record_vote(Vote(1, 0, 1, 7, b"b" * 32))
+        vote = ledger.votes.vote(1, 0)
+        assert vote == Vote(1, 0, 2, -5, b"a" * 32)
+        await ledger.votes.set_vote_state(vote, "revealed")
+        assert ledger.votes.unfinished_votes() == []
+        ledger.close()
+
+    async def test_challenges_are_open_until_closed(self, path: Path) -> None:
+        ledger = Ledger(path)
+        challenge = OpenChallenge(b"c" * 32, 3, b"k" * 32, 10**20)
+        await ledger.votes.record_challenge(challenge)
+        await ledger.votes.record_challenge(challenge)
+        assert ledger.votes.open_challenges() == [challenge]
+        await ledger.votes.close_challenge(challenge.id, "answered")
+        assert ledger.votes.open_challenges() == []
+        ledger.close()
+
+    async def test_marks_only_move_forward(self, path: Path) -> None:
+        ledger = Ledger(path)
+        await ledger.commits.set_mark("commits", 9)
+        await ledger.commits.set_mark("commits", 4)
+        assert (ledger.commits.mark("commits", 0), ledger.commits.mark("other", 3)) == (9, 3)
+        ledger.close()
+
+
+class TestChannel:
+    def test_ids_survive_packing(self) -> None:
+        assert unpack_ids(pack_ids((0, 1, 2**32 - 1))) == (0, 1, 2**32 - 1)
+
+    async def test_waits_for_the_voucher_that_covers(self) -> None:
+        customer = Customer()
+        channel = Channel(customer.channel)
+        waiting = asyncio.create_task(channel.wait_until_vouched(50, 5))
+        await asyncio.sleep(0)
+        channel.accept(*customer.voucher(20))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        channel.accept(*customer.voucher(50))
+        assert await waiting
+        assert not await channel.wait_until_vouched(51, 0.01)
