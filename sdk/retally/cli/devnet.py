@@ -40,7 +40,7 @@ def up(
     errors = Console(stderr=True, highlight=False)
 
     def say(line: str) -> None:
-        errors.print(f"{time.monotonic() - started:5.1f} s  {line}", markup=False)
+        errors.print(f"{time.monotonic() - started:5.1f} s  {line}", markup=False, soft_wrap=True)
 
     folder = str(model_dir.resolve()) if model_dir else None
     options = UpOptions(seed=seed, nodes=nodes, model_dir=folder, engine_url=engine_url)

@@ -51,7 +51,7 @@ def router_settings(
         "key": "0x" + derive_key(options.seed, "router").secret.hex(),
         "host": HOST,
         "port": port,
-        # Without any measured table there is no calibrated profile to insist on: calibrating itself needs such a network.
+        # Without a measured table there is no calibrated profile to insist on; calibrating needs such a network.
         "require_calibration": any(CALIBRATIONS.glob("*.json")),
         "poll_seconds": options.poll_seconds,
         "log_level": options.log_level,

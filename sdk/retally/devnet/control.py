@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,7 @@ def up(home: Path, options: UpOptions, say: Callable[[str], None]) -> dict[str, 
     down(home)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PROGRESS).unlink(missing_ok=True)
+    shutil.rmtree(folder / "logs", ignore_errors=True)
     supervisor = _launch(folder, options)
     try:
         _follow(folder, supervisor, say)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -149,7 +150,9 @@ class Network:
 
     async def _start(self, progress: Progress) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
-        progress("[1/6] engine: loading the model (the slowest step, it goes on behind the others)")
+        # The chain starts anew each time: what a ledger or a Redis remembers of the last one would be false.
+        shutil.rmtree(self.home / "data", ignore_errors=True)
+        progress("[1/6] engine: loading the model in the background")
         self._launch_engines()
         progress(f"[2/6] chain: anvil on {self.rpc_url}")
         await self.anvil.start()
@@ -189,8 +192,13 @@ class Network:
 
     async def _start_redis(self) -> None:
         if self.options.redis_url is None:
-            port = self._port(REDIS_PORT)
-            self.redis = RedisServer(self.logs, mark=self.options.mark, port=port, durable=self.options.durable_redis)
+            self.redis = RedisServer(
+                self.logs,
+                mark=self.options.mark,
+                port=self._port(REDIS_PORT),
+                durable=self.options.durable_redis,
+                data=self.home / "data" / "redis",
+            )
             await self.redis.start()
 
     async def _prepare_parties(self) -> None:

@@ -17,12 +17,16 @@ _POLL_SECONDS = 0.01
 class RedisServer:
     """One redis-server process; with `durable` it keeps what it acknowledged across a crash."""
 
-    def __init__(self, folder: Path, *, mark: str, port: int = 0, durable: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, mark: str, port: int = 0, durable: bool = False, data: Path | None = None
+    ) -> None:
         self.port = port or free_port()
         self.url = f"redis://{HOST}:{self.port}/0"
-        data = folder / "redis"
+        data = data or folder / "redis"
         data.mkdir(parents=True, exist_ok=True)
         command = [str(redis_server_path()), "--bind", HOST, "--port", str(self.port), "--save", "", "--dir", str(data)]
+        # A rewritten process title would overwrite the environment, by which the process is found again.
+        command += ["--set-proc-title", "no"]
         if durable:
             command += ["--appendonly", "yes", "--appendfsync", "always"]
         self.service = Service("redis", command, folder / "redis.log", mark=mark)
