@@ -1,0 +1,254 @@
+"""The sampler in a real engine: replay names its tokens, and an answer can be continued anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+
+from retally.errors import BadRequest, EngineUnavailable
+from retally.inference.chat_format import ChatFormat
+from retally.inference.engine import EngineSampling, Scores
+from retally.inference.sampler_check import replayed
+from retally.inference.vllm_engine import VllmEngine
+from retally.protocol.margins import Replayed, robust_margins
+from retally.protocol.params import JobParams
+
+pytestmark = pytest.mark.engine
+
+NAME = "retally/devnet-4m"
+JOBS = 200
+TOKENS = 128
+CUTS = 3
+AT_ONCE = 32
+RULES: tuple[dict[str, int], ...] = (
+    {"top_k": 50},
+    {"top_k": 50, "top_p": 950_000, "temperature": 800_000},
+    {"top_k": 60, "min_p": 20_000, "temperature": 1_100_000},
+)
+TOPICS = (
+    "a generator",
+    "a module",
+    "os.path.join",
+    "the GIL",
+    "a lambda",
+    "list.sort",
+    "a context manager",
+    "argparse",
+)
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A seeded job and what the engine made of it."""
+
+    params: JobParams
+    seed: bytes
+    prompt: list[int]
+    answer: list[int]
+    logprobs: list[float]
+    scores: Scores
+
+
+async def gather(*work: Coroutine[Any, Any, T]) -> list[T]:
+    """Run all, so many at once."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def run(one: Coroutine[Any, Any, T]) -> T:
+        async with room:
+            return await one
+
+    return await asyncio.gather(*(run(one) for one in work))
+
+
+async def answer_of(
+    engine: VllmEngine, params: JobParams, seed: bytes, prompt: list[int], prefix: list[int], eos: tuple[int, ...]
+) -> tuple[list[int], list[float]]:
+    sampling = EngineSampling(
+        params=params, seed=seed, position=len(prefix), eos_ids=eos, max_new_tokens=params.max_tokens - len(prefix)
+    )
+    ids: list[int] = []
+    logprobs: list[float] = []
+    async for chunk in engine.generate([*prompt, *prefix], sampling):
+        ids.extend(chunk.ids)
+        logprobs.extend(chunk.logprobs)
+    return ids, logprobs
+
+
+async def serve_job(engine: VllmEngine, chat: ChatFormat, number: int) -> Job:
+    source = random.Random(number)
+    question = f"What is {source.choice(TOPICS)}? Variant {number}."
+    prompt = chat.render({"messages": [{"role": "user", "content": question}]}, "2026-01-01")
+    # Full length: the end is forbidden until then.
+    params = JobParams(
+        max_tokens=TOKENS, min_tokens=TOKENS, template_date="2026-01-01", **RULES[number % len(RULES)]
+    )  # fmt: skip
+    seed = source.randbytes(32)
+    answer, logprobs = await answer_of(engine, params, seed, prompt, [], chat.eos_ids)
+    scores = await engine.score([*prompt, *answer], len(prompt))
+    return Job(params, seed, prompt, answer, logprobs, scores)
+
+
+@pytest.fixture(scope="module")
+def chat(model_dir: Path) -> ChatFormat:
+    return ChatFormat.load(model_dir)
+
+
+@pytest.fixture(scope="module")
+def jobs(engine_url: str, chat: ChatFormat) -> list[Job]:
+    """Two hundred jobs, served and scored once for all tests."""
+
+    async def serve() -> list[Job]:
+        engine = VllmEngine(engine_url, NAME)
+        served = await gather(*(serve_job(engine, chat, number) for number in range(JOBS)))
+        await engine.close()
+        return served
+
+    return asyncio.run(serve())
+
+
+class TestReplay:
+    def test_jobs_are_long_and_undecided(self, jobs: list[Job]) -> None:
+        assert {len(job.answer) for job in jobs} == {TOKENS}
+        logprobs = np.concatenate([job.scores.top_logprobs for job in jobs]).astype(np.float64)
+        # The 64 likeliest tokens alone: a lower bound of the entropy.
+        assert float((-np.exp(logprobs) * logprobs).sum(axis=1).mean()) >= 1.0
+
+    def test_names_the_tokens(self, jobs: list[Job], chat: ChatFormat) -> None:
+        named = sum(
+            a == b
+            for job in jobs
+            for a, b in zip(
+                replayed(job.scores, job.params, job.seed, job.prompt, job.answer, chat.eos_ids),
+                job.answer,
+                strict=True,
+            )
+        )
+        assert named / (JOBS * TOKENS) >= 0.999
+
+    def test_honest_margins_are_small(self, jobs: list[Job], chat: ChatFormat) -> None:
+        margins = np.concatenate([margins_of(job, job.answer, 0, chat) for job in jobs])
+        assert margins.max() <= 0.2
+        assert (margins > 0).mean() <= 0.001
+
+    def test_another_seed_names_other_tokens(self, jobs: list[Job], chat: ChatFormat) -> None:
+        job = jobs[0]
+        other = replayed(job.scores, job.params, b"\x01" * 32, job.prompt, job.answer, chat.eos_ids)
+        assert sum(a == b for a, b in zip(other, job.answer, strict=True)) < TOKENS * 0.8
+
+    def test_reported_logprobs_are_raw(self, jobs: list[Job]) -> None:
+        differences = [np.abs(job.scores.claimed_logprobs - np.array(job.logprobs)) for job in jobs]
+        assert float(np.concatenate(differences).max()) < 0.05
+
+
+def margins_of(job: Job, claimed: list[int], start: int, chat: ChatFormat) -> np.ndarray:
+    """Margins of claimed ids at positions from `start` on, under the job's own scores."""
+    rows = slice(start, start + len(claimed))
+    scores = Scores(
+        start, job.scores.top_ids[rows], job.scores.top_logprobs[rows], job.scores.claimed_logprobs[rows]
+    )  # fmt: skip
+    prefix = job.answer[:start]
+    return robust_margins(Replayed(job.params, job.seed, job.prompt, prefix, claimed, chat.eos_ids), scores)
+
+
+class TestContinuation:
+    async def test_is_identical_from_any_cut(self, engine_url: str, jobs: list[Job], chat: ChatFormat) -> None:
+        engine = VllmEngine(engine_url, NAME)
+        source = random.Random(11)
+        cuts = [(job, cut) for job in jobs for cut in source.sample(range(1, TOKENS), CUTS)]
+        continued = await gather(
+            *(answer_of(engine, job.params, job.seed, job.prompt, job.answer[:cut], chat.eos_ids) for job, cut in cuts)
+        )
+        await engine.close()
+        differing = [
+            (job, cut, ids) for (job, cut), (ids, _) in zip(cuts, continued, strict=True) if ids != job.answer[cut:]
+        ]
+        assert len(differing) <= 0.01 * len(cuts)
+        for job, cut, ids in differing:
+            at = next(n for n, token in enumerate(ids) if token != job.answer[cut + n])
+            assert margins_of(job, [ids[at]], cut + at, chat)[0] <= 0.2
+
+
+class TestEveryRule:
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"temperature": 0},
+            {"frequency_penalty": 900_000, "presence_penalty": 400_000, "top_k": 20},
+            {"repetition_penalty": 1_300_000, "top_k": 20},
+            {"logit_bias": ((13, 4_000_000), (290, -100_000_000)), "top_k": 20},
+            {"top_p": 1},
+        ],
+    )
+    async def test_margins_stay_small(self, engine_url: str, chat: ChatFormat, fields: dict[str, Any]) -> None:
+        engine = VllmEngine(engine_url, NAME)
+        params = JobParams(max_tokens=60, template_date="2026-01-01", **fields)
+        prompt = chat.render({"messages": [{"role": "user", "content": "What is a list?"}]}, "2026-01-01")
+        answer, logprobs = await answer_of(engine, params, b"\x03" * 32, prompt, [], chat.eos_ids)
+        scores = await engine.score([*prompt, *answer], len(prompt))
+        await engine.close()
+        job = Job(params, b"\x03" * 32, prompt, answer, logprobs, scores)
+        assert margins_of(job, answer, 0, chat).max() <= 0.2
+
+    async def test_the_model_ends_its_answers_itself(self, engine_url: str, chat: ChatFormat) -> None:
+        engine = VllmEngine(engine_url, NAME)
+        params = JobParams(max_tokens=400, template_date="2026-01-01", temperature=800_000, top_p=950_000)
+        prompt = chat.render({"messages": [{"role": "user", "content": "What is a module?"}]}, "2026-01-01")
+        answer, _ = await answer_of(engine, params, b"\x04" * 32, prompt, [], chat.eos_ids)
+        await engine.close()
+        assert answer[-1] in chat.eos_ids
+        assert not set(answer[:-1]) & set(chat.eos_ids)
+
+
+class TestPort:
+    async def test_check_finds_all_abilities(self, engine_url: str) -> None:
+        engine = VllmEngine(engine_url, NAME)
+        info = await engine.check()
+        await engine.close()
+        assert (info.has_sampler, info.has_prompt_logprobs, info.problems) == (True, True, ())
+        assert info.max_context == 1024
+        assert info.version.startswith("vllm 0.")
+
+    async def test_another_model_name_is_refused(self, engine_url: str) -> None:
+        engine = VllmEngine(engine_url, "somebody/else")
+        with pytest.raises(EngineUnavailable, match="not somebody/else"):
+            await engine.check()
+        await engine.close()
+
+    async def test_reports_alternatives_and_the_finish(self, engine_url: str, chat: ChatFormat) -> None:
+        engine = VllmEngine(engine_url, NAME)
+        params = JobParams(max_tokens=5, min_tokens=5, template_date="2026-01-01", top_k=10)
+        sampling = EngineSampling(params=params, seed=b"\x05" * 32, max_new_tokens=5, eos_ids=chat.eos_ids, logprobs=3)
+        chunks = [chunk async for chunk in engine.generate([0, 10, 11], sampling)]
+        await engine.close()
+        assert [chunk.finish_reason for chunk in chunks][-1] == "length"
+        assert {chunk.finish_reason for chunk in chunks[:-1]} <= {None}
+        rows = [row for chunk in chunks for row in chunk.top_logprobs or ()]
+        assert [len(row) for row in rows] == [3] * 5
+        assert all(list(row.values()) == sorted(row.values(), reverse=True) for row in rows)
+
+    async def test_closing_early_frees_the_engine(self, engine_url: str) -> None:
+        engine = VllmEngine(engine_url, NAME)
+        params = JobParams(max_tokens=900, min_tokens=900, template_date="2026-01-01")
+        sampling = EngineSampling(params=params, seed=b"\x06" * 32, max_new_tokens=900)
+        stream = engine.generate([0, 10], sampling)
+        first = await anext(stream)
+        await stream.aclose()
+        again = await anext(engine.generate([0, 10], sampling))
+        await engine.close()
+        assert again.ids[0] == first.ids[0]
+
+    async def test_an_over_long_prompt_is_the_callers_fault(self, engine_url: str) -> None:
+        engine = VllmEngine(engine_url, NAME)
+        with pytest.raises(BadRequest, match="engine refuses"):
+            await engine.score([5] * 1100, 1)
+        await engine.close()
