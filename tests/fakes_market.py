@@ -103,6 +103,7 @@ class FakeMarket:
             "/v1/chat/completions": self.complete,
             "/v1/completions": self.complete,
             "/retally/v1/quotes": self.quote,
+            "/retally/v1/nodes": self.nodes,
             "/retally/v1/vouchers": self.vouch,
         }
         if path in routes:
@@ -113,7 +114,21 @@ class FakeMarket:
         return error(404, "not_found")
 
     def models(self, request: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(200, json={"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+        facts = {"nodes": 1, "audited": True, "maxContext": 1024, "priceIn": "2000000", "priceOut": "6000000"}
+        model = {"id": MODEL, "object": "model", "retally": facts}
+        return httpx2.Response(200, json={"object": "list", "data": [model]})
+
+    def nodes(self, request: httpx2.Request) -> httpx2.Response:
+        node = {
+            "node": self.offer.node,
+            "model": MODEL,
+            "offer": self.offer.to_wire(),
+            "stake": "1000000000",
+            "load": {"running": 0, "waiting": 0},
+            "alive": True,
+            "routable": True,
+        }
+        return httpx2.Response(200, json={"nodes": [node]})
 
     def quote(self, request: httpx2.Request) -> httpx2.Response:
         body = json.loads(request.content)

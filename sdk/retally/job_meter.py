@@ -60,6 +60,9 @@ class JobMeter:
             yield Counted(chunk=SignedChunk(chunk, parse_signature("chunkSignature", part.get("chunkSignature"))))
         if "receipt" in part:
             yield Counted(receipt=self._take_receipt(part["receipt"], part.get("receiptSignature")))
+        # An answer that broke off says in its last frame what it bills all the same.
+        for item in part.get("receipts", ()):
+            yield Counted(receipt=self._take_receipt(item.get("receipt"), item.get("signature")))
 
     def take_plain(self, body: Mapping[str, Any]) -> list[ReceiptLeaf]:
         """Counts a plain answer."""

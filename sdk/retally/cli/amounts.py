@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+import re
 
 from retally.errors import BadRequest
 
@@ -13,13 +13,13 @@ SYMBOL = "rUSD"
 def parse_amount(text: str) -> int:
     """`12.5` or `12.5 rUSD` as an integer of the smallest unit."""
     cleaned = text.strip().removesuffix(SYMBOL).strip().replace("_", "")
-    try:
-        value = Decimal(cleaned) * 10**DECIMALS
-    except InvalidOperation as error:
-        raise BadRequest(f"{text!r} is no amount", param="amount", hint=f"write it like 12.5 (in {SYMBOL})") from error
-    if not value.is_finite() or value != value.to_integral_value() or value <= 0 or value >= 1 << 96:
-        raise BadRequest(f"{text!r} is no amount", param="amount", hint=f"positive, at most {DECIMALS} decimals")
-    return int(value)
+    match = re.fullmatch(rf"([0-9]+)(?:\.([0-9]{{1,{DECIMALS}}}))?", cleaned)
+    # Integers throughout: a decimal type would round what exceeds its precision.
+    amount = 0 if match is None else int(match[1] + (match[2] or "").ljust(DECIMALS, "0"))
+    if not 0 < amount < 1 << 96:
+        hint = f"write it like 12.5 (in {SYMBOL}): above zero, with at most {DECIMALS} decimals"
+        raise BadRequest(f"{text!r} is no amount", param="amount", hint=hint)
+    return amount
 
 
 def show_amount(amount: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import openai
 import typer
@@ -42,15 +42,16 @@ def chat(
     talk = Conversation(ctx, session, own_key, limit, daily_limit, model or session.model, options)
     if system is not None:
         talk.messages.append({"role": "system", "content": system})
-    if prompt is not None:
-        text, result = talk.say(prompt)
-        emit(ctx, {"text": text, **result.to_json()}, _summary(result))
-        return
-    note(ctx, f"{talk.model}; Ctrl-D ends the conversation")
-    while (line := _next_line()) is not None:
-        if line:
-            _, result = talk.say(line)
-            Console(stderr=True).print(_summary(result), style="dim", highlight=False)
+    with talk:
+        if prompt is not None:
+            text, result = talk.say(prompt)
+            emit(ctx, {"text": text, **result.to_json()}, _summary(result))
+            return
+        note(ctx, f"{talk.model}; Ctrl-D ends the conversation")
+        while (line := _next_line()) is not None:
+            if line:
+                _, result = talk.say(line)
+                Console(stderr=True).print(_summary(result), style="dim", highlight=False)
 
 
 class Conversation:
@@ -73,10 +74,11 @@ class Conversation:
         self.messages: list[Message] = []
         self._quiet = is_json(ctx)
         self._options = {name: value for name, value in options.items() if value is not None}
+        self._wallet = Wallet(session.key(), session.domain, session.home) if own_key else None
         self._client = Client(
             session.context.api_key,
             session.router_url,
-            wallet=Wallet(session.key(), session.domain, session.home) if own_key else None,
+            wallet=self._wallet,
             deployment=session.context.deployment,
             spending_limit=None if limit is None else parse_amount(limit),
             daily_limit=None if daily_limit is None else parse_amount(daily_limit),
@@ -84,6 +86,14 @@ class Conversation:
             history=True,
             home=session.home,
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+        if self._wallet is not None:
+            self._wallet.close()
 
     def say(self, text: str) -> tuple[str, JobResult]:
         """One turn: streams the answer to the terminal."""
