@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from retally.errors import BadRequest, InvalidReceipt, InvalidSignature
+from retally.errors import BadRequest, InvalidReceipt, InvalidSignature, RetallyError
 from retally.protocol.eip712 import Address, Domain, check_signed_by
 from retally.protocol.encoding import ZERO_BYTES32, parse_ids, parse_signature
 from retally.protocol.job import JobRequest, job_seed
@@ -26,6 +26,7 @@ class ChoiceState:
     segment: int = 0
     output_from: int = 0
     ids: list[int] = field(default_factory=list)
+    quantised: list[int] = field(default_factory=list)
     tree: OutputTree = field(default_factory=OutputTree)
     receipts: list[ReceiptLeaf] = field(default_factory=list)
     ended: bool = False
@@ -35,6 +36,13 @@ class ChoiceState:
         self.segment += 1
         self.output_from = len(self.ids)
         self.tree = OutputTree(self.output_from)
+
+    def forget(self, tokens: int) -> None:
+        """Takes back the last tokens, which came in a frame that does not hold."""
+        kept = len(self.ids) - tokens
+        del self.ids[kept:], self.quantised[kept:]
+        self.tree = OutputTree(self.output_from)
+        self.tree.append(self.ids[self.output_from :], self.quantised[self.output_from :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +87,12 @@ class FrameChecker:
         if choice is None:
             raise InvalidReceipt("choice", sorted(self._choices), extra["choice"])
         tokens = self._take_ids(choice, extra)
-        chunk = self._take_chunk(choice, extra)
-        receipt = self._take_receipt(choice, extra)
+        try:
+            chunk = self._take_chunk(choice, extra)
+            receipt = self._take_receipt(choice, extra)
+        except RetallyError:
+            choice.forget(tokens)
+            raise
         return Taken(choice.index, tokens, chunk, receipt, prompt_tokens)
 
     def _take_ids(self, choice: ChoiceState, extra: Mapping[str, Any]) -> int:
@@ -93,6 +105,7 @@ class FrameChecker:
         if extra.get("outputFrom") != len(choice.ids):
             raise InvalidReceipt("outputFrom", len(choice.ids), extra.get("outputFrom"))
         choice.ids.extend(ids)
+        choice.quantised.extend(quantised)
         choice.tree.append(ids, quantised)
         return len(ids)
 

@@ -9,10 +9,10 @@ import httpx
 import typer
 from rich.table import Table
 
-from retally.cli.output import emit
+from retally.cli.output import JsonGroup, emit
 from retally.errors import Unavailable, error_of_envelope
 
-app = typer.Typer(name="router", help="Run a router, or look at one.", no_args_is_help=True)
+app = typer.Typer(cls=JsonGroup, name="router", help="Run a router, or look at one.", no_args_is_help=True)
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 

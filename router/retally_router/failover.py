@@ -49,3 +49,21 @@ def whole_usage(value: dict[str, Any], choices: Iterable[ChoiceState], prompt_to
     }
     merged = {**value, "usage": usage}
     return Frame(frame_of(merged), merged)
+
+
+def close_full(choices: Iterable[ChoiceState], max_output: int, last: Frame | None) -> list[Frame]:
+    """Ends choices that have all their tokens and lack only the node's last word; no node can add to them."""
+    frames = []
+    for choice in unfinished(choices):
+        if last is None or len(choice.ids) < max_output:
+            continue
+        choice.ended = True
+        shape: dict[str, Any] = {"index": choice.index, "logprobs": None, "finish_reason": "length"}
+        if last.value["object"] == "chat.completion.chunk":
+            shape["delta"] = {}
+        else:
+            shape["text"] = ""
+        base = {name: last.value[name] for name in ("id", "object", "created", "model")}
+        value = {**base, "choices": [shape]}
+        frames.append(Frame(frame_of(value), value))
+    return frames

@@ -102,22 +102,23 @@ class HotPath:
 
     async def _stream(self, job: ServeJob, answer: Answer, extra: Headers) -> None:
         await answer.head(200, [*_STREAM, *extra])
-        async for frame in job.frames():
-            await answer.body(frame.raw)
+        while frames := await job.next():
+            await answer.body(b"".join([frame.raw for frame in frames]))
         await answer.end(DONE)
 
     async def _whole(self, job: ServeJob, answer: Answer, extra: Headers) -> None:
         assembly = Assembly(job.job.ask.endpoint)
-        async for frame in job.frames():
-            assembly.add(frame.value)
+        while frames := await job.next():
+            for frame in frames:
+                assembly.add(frame.value)
         body = assembly.body(
             {
                 "jobId": to_hex(job.job.job_id),
                 "receipts": receipts_of(job.receipts),
                 "ids": {str(choice.index): choice.ids for choice in job.choices},
                 "cost": str(job.cost),
-                "node": job.receipts[-1].receipt.node,
-                "promptTokens": job.receipts[0].receipt.prompt_tokens,
+                "node": job.node,
+                "promptTokens": job.prompt_tokens,
             }
         )
         cost = (b"x-retally-cost", str(job.cost).encode())

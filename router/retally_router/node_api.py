@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -23,23 +23,15 @@ class AiohttpStream:
         self._response = response
         self._idle_seconds = idle_seconds
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body's bytes as they arrive; raises NodeUnavailable when the node breaks off."""
-        content = self._response.content
-        while True:
-            try:
-                data = await asyncio.wait_for(content.readany(), self._idle_seconds)
-            except TimeoutError as error:
-                raise UpstreamTimeout(f"the node sent nothing for {self._idle_seconds:g} s") from error
-            except _BROKEN as error:
-                raise NodeUnavailable(f"the node broke off: {error}") from error
-            if not data:
-                return
-            yield data
-
-    async def read(self) -> bytes:
-        """The whole body."""
-        return b"".join([data async for data in self.chunks()])
+    async def next(self) -> bytes:
+        """The next bytes of the body; raises NodeUnavailable when the node breaks off."""
+        try:
+            async with asyncio.timeout(self._idle_seconds):
+                return await self._response.content.readany()
+        except TimeoutError as error:
+            raise UpstreamTimeout(f"the node sent nothing for {self._idle_seconds:g} s") from error
+        except _BROKEN as error:
+            raise NodeUnavailable(f"the node broke off: {error}") from error
 
     def close(self) -> None:
         """Breaks the connection."""

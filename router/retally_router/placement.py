@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,32 +52,31 @@ class Placement:
     record: JobRecord
     checker: FrameChecker
     stream: NodeStream
-    first: Frame | None = None
     done: bool = False
-    prompt_tokens: int | None = None
     cutter: FrameCutter = field(default_factory=FrameCutter)
     held: list[Frame] = field(default_factory=list)
 
-    async def frames(self) -> AsyncIterator[Frame]:
-        """The node's frames until its [DONE]; raises what the node says went wrong."""
-        while self.held:
-            yield self.held.pop(0)
-        if not self.done:
-            async for data in self.stream.chunks():
-                for frame in self._cut(data):
-                    yield frame
-                if self.done:
-                    break
-        if not self.done:
-            raise NodeUnavailable("the node's answer broke off")
+    async def next(self) -> list[Frame]:
+        """The node's next frames; none after its [DONE]. Raises what the node says went wrong."""
+        if self.held:
+            frames, self.held = self.held, []
+            return frames
+        while not self.done:
+            frames = await self._read()
+            if frames:
+                return frames
+        return []
 
     async def wait_first(self) -> None:
-        """Holds the first frame back, so that a node that fails at once can still be replaced."""
-        async for data in self.stream.chunks():
-            self.held.extend(self._cut(data))
-            if self.held or self.done:
-                return
-        raise NodeUnavailable("the node answered nothing")
+        """Holds the first frames back, so that a node that fails at once can still be replaced."""
+        while not self.held and not self.done:
+            self.held = await self._read()
+
+    async def _read(self) -> list[Frame]:
+        data = await self.stream.next()
+        if not data:
+            raise NodeUnavailable("the node's answer broke off")
+        return self._cut(data)
 
     def _cut(self, data: bytes) -> list[Frame]:
         frames = []

@@ -181,7 +181,10 @@ def _submission(order: _Order, voucher: SignedVoucher) -> dict[str, Any]:
 
 async def _refused(stream: NodeStream) -> NodeRefused:
     try:
-        body = msgspec.json.decode(await stream.read())
+        raw = b""
+        while part := await stream.next():
+            raw += part
+        body = msgspec.json.decode(raw)
     except (msgspec.DecodeError, RetallyError):
         body = None
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -64,12 +64,8 @@ class NodeStream(Protocol):
 
     status: int
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        """The body's bytes as they arrive."""
-        ...
-
-    async def read(self) -> bytes:
-        """The whole body."""
+    async def next(self) -> bytes:
+        """The next bytes of the body as they arrive; empty at its end."""
         ...
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from retally.errors import NodeUnavailable, PriceAboveMax, RetallyError, UnknownModel
+from retally.errors import ContextExceeded, NodeUnavailable, PriceAboveMax, RetallyError, UnknownModel
 from retally.protocol.pricing import PER, Prices
 from retally_router.directory import Listed
 from retally_router.observed import Observed, Watch
@@ -136,15 +136,24 @@ class Selection:
         return self._value_of_second * (EAGER if need.wishes.sort is not None else 1)
 
     def _draw(self, near: Sequence[Listed]) -> Listed:
-        weights = [node.stake * self._watch.of(node.node).p_ok for node in near]
+        # By stake and reliability, thinned by what is in flight there already, so that bursts spread.
+        weights = [_weight(node, self._watch.of(node.node)) for node in near]
         if not any(weights):
             return self._random.choice(near)
         return self._random.choices(near, weights)[0]
 
 
+def _weight(node: Listed, seen: Observed) -> float:
+    return node.stake * seen.p_ok / (1 + _busy(node, seen))
+
+
+def _busy(node: Listed, seen: Observed) -> int:
+    return max(node.running + node.waiting, seen.in_flight)
+
+
 def predicted_seconds(node: Listed, seen: Observed, need: Need) -> float:
     """Time to the last token, from what was observed and what is in flight."""
-    busy = max(node.running + node.waiting, seen.in_flight)
+    busy = _busy(node, seen)
     ttft = seen.ttft_seconds * (1.0 + 0.25 * busy)
     return ttft + need.output_tokens * seen.tpot_seconds * (1.0 + 0.02 * busy)
 
@@ -160,8 +169,6 @@ def _refusal(name: str, left: Sequence[Listed], need: Need) -> RetallyError:
         "exposure": "retry later: what the nodes may collect this week is used up",
     }
     if name == "context":
-        from retally.errors import ContextExceeded
-
         return ContextExceeded(
             need.prompt_tokens // 32, need.output_tokens, max(node.offer.max_context for node in left)
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import structlog
@@ -69,6 +68,10 @@ class ServeJob:
     prompt_tokens: int = 0
     began_at: float = 0.0
     first_at: float | None = None
+    failure: RetallyError | None = None
+    last: Frame | None = None
+    node: str = ""
+    over: bool = False
 
     async def start(self) -> None:
         """Finds a node that begins to answer; raises what the last one said."""
@@ -87,22 +90,24 @@ class ServeJob:
                     raise
         raise _told(error, len(tries))
 
-    async def frames(self) -> AsyncIterator[Frame]:
-        """Checked frames, ready to be forwarded; raises when the answer can't be finished."""
-        while True:
-            assert self.placement is not None
-            try:
-                async for frame in self._checked(self.placement):
-                    yield frame
-                if not failover.unfinished(self.choices):
-                    return
-                raise NodeUnavailable("the node ended without a receipt")
-            except RetallyError as error:
-                if not failover.unfinished(self.choices):
-                    log.info("node_left_early", node=self.placement.placed.node.node, error=str(error))
-                    return
-                self._leave(error)
-                await self._go_on(error)
+    async def next(self) -> list[Frame]:
+        """More checked frames, ready to be forwarded; none when the answer is whole. Raises when it can't be."""
+        while not self.over:
+            frames: list[Frame] = []
+            if self.failure is None:
+                try:
+                    await self._read(frames)
+                except RetallyError as error:
+                    self.failure = error
+            # What came whole before the failure is forwarded first: a continuation starts right after it.
+            if frames:
+                return frames
+            if self.failure is not None:
+                failure, self.failure = self.failure, None
+                closing = await self._mend(failure)
+                if closing:
+                    return closing
+        return []
 
     async def finish(self) -> None:
         """Always called: closes the connection, ends the hold, sees to what is missing."""
@@ -126,6 +131,7 @@ class ServeJob:
 
     async def _place(self, node: Listed, remaining_fee: int) -> None:
         self.began_at, self.first_at = time.monotonic(), None
+        self.node = node.node
         self.means.watch.began(node.node)
         try:
             self.placement = await self.means.placer.place(
@@ -135,16 +141,38 @@ class ServeJob:
             self.means.watch.ended(node.node)
             raise
 
-    async def _checked(self, placement: Placement) -> AsyncIterator[Frame]:
-        async for frame in placement.frames():
-            taken = placement.checker.take(frame.value)
-            await self._note(placement, taken)
+    async def _read(self, frames: list[Frame]) -> None:
+        placement = self.placement
+        assert placement is not None
+        found = await placement.next()
+        for frame in found:
+            await self._note(placement, placement.checker.take(frame.value))
             if self.continuations and failover.is_repeated_opening(frame):
                 continue
             if self.continuations and frame.value.get("usage"):
-                yield failover.whole_usage(frame.value, self.choices, self.prompt_tokens)
-                continue
-            yield frame
+                frame = failover.whole_usage(frame.value, self.choices, self.prompt_tokens)
+            self.last = frame
+            frames.append(frame)
+        if not found:
+            if failover.unfinished(self.choices):
+                raise NodeUnavailable("the node ended without a receipt")
+            self.over = True
+
+    async def _mend(self, error: RetallyError) -> list[Frame]:
+        """Goes on elsewhere, or closes an answer that lacks nothing but its end."""
+        assert self.placement is not None
+        node = self.placement.placed.node.node
+        if not failover.unfinished(self.choices):
+            log.info("node_left_early", node=node, error=str(error))
+            self.over = True
+            return []
+        self._leave(error)
+        closing = failover.close_full(self.choices, self.job.request.max_output, self.last)
+        if failover.unfinished(self.choices):
+            await self._go_on(error)
+        else:
+            self.over = True
+        return closing
 
     async def _note(self, placement: Placement, taken: Taken) -> None:
         if taken.prompt_tokens is not None and not self.prompt_tokens:
@@ -184,7 +212,7 @@ class ServeJob:
     async def _go_on(self, error: RetallyError) -> None:
         """The next node that can continue exactly; raises the error when there is none."""
         if not isinstance(self.job.caller, Session):
-            raise error
+            raise _broken(error)
         while self.candidates and self.continuations < self.means.max_continuations:
             node = self.candidates.pop(0)
             self.continuations += 1
@@ -197,7 +225,7 @@ class ServeJob:
                 continue
             self.means.metrics.continuations.inc()
             return
-        raise error
+        raise _broken(error)
 
     def _note_refusal(self, node: Listed, error: RetallyError) -> None:
         log.info("node_failed", node=node.node, job=self.job.job_id.hex(), code=error.code, error=error.message)
@@ -229,3 +257,10 @@ def _told(error: RetallyError, tries: int) -> RetallyError:
         return error
     hint = "retry in a few seconds; GET /retally/v1/nodes shows the nodes"
     return NodeUnavailable(f"none of {tries} nodes could take the job, the last said: {error.message}", hint=hint)
+
+
+def _broken(error: RetallyError) -> RetallyError:
+    if isinstance(error, UpstreamTimeout):
+        return error
+    hint = "send the request again; what you got so far is all that is billed"
+    return NodeUnavailable(f"the answer broke off and no other node could go on: {error.message}", hint=hint)

@@ -54,6 +54,8 @@ def router_settings(
         # Without a measured table there is no calibrated profile to insist on; calibrating needs such a network.
         "require_calibration": any(CALIBRATIONS.glob("*.json")),
         "poll_seconds": options.poll_seconds,
+        # Low: on one machine all nodes are about as fast, so jobs spread by stake.
+        "value_of_second": 20,
         "log_level": options.log_level,
     }
 
