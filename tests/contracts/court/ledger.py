@@ -22,7 +22,7 @@ from web3.types import BlockIdentifier
 from retally.devnet.ports import free_port
 from retally.devnet.tools import anvil_path
 from retally.protocol.eip712 import Domain
-from retally.protocol.encoding import keccak
+from retally.protocol.encoding import Address, keccak
 
 ROOT = Path(__file__).resolve().parents[3]
 ARTIFACTS = ROOT / "sdk" / "retally" / "chain" / "abi"
@@ -74,7 +74,7 @@ class Ledger:
         # Every block is one second after the last: `since` and deadlines depend on no real clock.
         self.rpc("anvil_setBlockTimestampInterval", 1)
         self._deploy()
-        self.domain = Domain(self.web3.eth.chain_id, self.escrow.address)
+        self.domain = Domain(self.web3.eth.chain_id, Address(self.escrow.address))
         self._events = {
             contract.events[event["name"]]().topic: contract.events[event["name"]]()
             for contract in self.contracts
@@ -95,20 +95,14 @@ class Ledger:
         return answer["result"]
 
     def send(self, call: ContractFunction, sender: str) -> Mined:
-        """Send a call and wait for its block; custom errors surface before it is sent."""
-        try:
-            call.call({"from": sender}, block_identifier="pending")
-        except ContractCustomError as error:
-            name, operands = self._error(error)
-            raise AssertionError(f"{call.fn_name} reverts with {name}{operands}") from None
-        return self.send_unchecked(call, sender)
-
-    def send_unchecked(self, call: ContractFunction, sender: str) -> Mined:
-        """Send without a dry run."""
-        receipt = self.web3.eth.wait_for_transaction_receipt(
-            call.transact({"from": sender, "gas": 16_000_000, "gasPrice": 0}), poll_latency=0.005
-        )
-        assert receipt["status"] == 1, call.fn_name
+        """Send a call and wait for its block; a revert surfaces by the name of its custom error."""
+        sent = call.transact({"from": sender, "gas": 16_000_000, "gasPrice": 0})
+        receipt = self.web3.eth.wait_for_transaction_receipt(sent, poll_latency=0.002)
+        if receipt["status"] != 1:
+            before = receipt["blockNumber"] - 1
+            with pytest.raises(ContractCustomError) as caught:
+                call.call({"from": sender}, block_identifier=before)
+            raise AssertionError(f"{call.fn_name} reverted with {self._error(caught.value)}")
         logs = [self._decode(log) for log in receipt["logs"]]
         return Mined(tuple(log for log in logs if log is not None), receipt["blockNumber"])
 
@@ -152,7 +146,7 @@ class Ledger:
         """Deploy one contract."""
         constructor = self.web3.eth.contract(abi=abi, bytecode=bytecode).constructor(*args)
         sent = constructor.transact({"from": DEPLOYER, "gas": 16_000_000, "gasPrice": 0})
-        receipt = self.web3.eth.wait_for_transaction_receipt(sent, poll_latency=0.005)
+        receipt = self.web3.eth.wait_for_transaction_receipt(sent, poll_latency=0.002)
         assert receipt["status"] == 1
         return self.web3.eth.contract(address=receipt["contractAddress"], abi=abi)
 

@@ -196,9 +196,7 @@ class TestDeviation:
 class TestStatements:
     def test_a_router_that_counts_twice(self, world: World, claimant: Claimant) -> None:
         router = world.router
-        first = Assignment(
-            OTHER, router.address, 1, 2, 3, world.cheat_node.address, OTHER, 0, 0, 0, OTHER, 100
-        )
+        first = Assignment(OTHER, router.address, 1, 2, 3, world.cheat_node.address, OTHER, 0, 0, 0, OTHER, 100)
         second = replace(first, node=world.nodes[1].address)
         call = claimant.statements("proveAssignments", router, first, second)
         assert claimant.proves(call).event("FaultProven")["kind"] == ASSIGNMENTS

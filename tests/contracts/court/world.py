@@ -162,7 +162,7 @@ class World:
         for person in [*people, self.outsider]:
             ledger.send(ledger.asset.functions.faucet(person, 100_000 * MILLION), person)
             for spender in (ledger.staking, ledger.escrow, ledger.court, ledger.silence):
-                ledger.send_unchecked(ledger.asset.functions.approve(spender.address, 2**255), person)
+                ledger.send(ledger.asset.functions.approve(spender.address, 2**255), person)
         registry = ledger.registry.functions
         ledger.send(registry.addModel(MODEL, 200, "devnet", ""), GOVERNOR)
         ledger.send(registry.addProfile(PROFILE, ""), GOVERNOR)
