@@ -1,0 +1,259 @@
+"""The acts of the demo, in order. Everything goes through the public doors: client, router, contracts, clock."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openai import AsyncOpenAI
+
+from demo_books import Books, CaseStory
+from demo_narrator import Narrator
+from demo_prompts import draw_prompts
+from demo_report import check_books, money, money_table, run_check_script
+from retally import AsyncClient, Wallet, result_of
+from retally.chain.deployment import Deployment
+from retally.devnet.network import Network
+from retally.devnet.options import NetworkOptions, NodeSpec
+from retally.devnet.processes import log_tail
+from retally.devnet.tools import devnet_model_dir, repo_root
+
+DAY = 86_400
+MAX_TOKENS = 160
+CONCURRENCY = 6
+ROUNDS = 3
+WAIT_SECONDS = 150.0
+APPEAL_DAYS = 2
+
+_CHEATING_NODE = ("tests", "adversaries", "cheating_node.py")
+
+
+class StoryFailed(Exception):
+    """The story did not go as it must."""
+
+
+@dataclass(frozen=True)
+class StoryOptions:
+    """How to tell it."""
+
+    home: Path
+    seed: int
+    cheats: tuple[str, ...]
+    jobs: int
+
+
+class Story:
+    """One run of the demo."""
+
+    def __init__(self, options: StoryOptions, narrator: Narrator) -> None:
+        self._options = options
+        self._narrator = narrator
+        self._net: Network
+        self._streamed_tokens = 0
+        self._fees = 0
+        self._served: Counter[str] = Counter()
+        self._receipts_ok = True
+
+    async def tell(self) -> dict[str, Any]:
+        """Run every act and return the report; all processes end with it."""
+        say = self._narrator.say
+        self._narrator.act("A network starts")
+        self._net = Network(await self._network_options())
+        try:
+            await self._net.start(say)
+            await self._stream_one()
+            await self._trade()
+            cases = await self._convict() if self._options.cheats else await self._find_nothing()
+            return await self._close_books(cases)
+        finally:
+            await self._net.stop()
+
+    def logs_hint(self) -> str:
+        """The last words of each service, for a story that failed."""
+        logs = sorted((self._options.home / "logs").glob("*.log"))
+        return "\n".join(f"--- {log.name}\n{log_tail(log)}" for log in logs if "engine" not in log.name)
+
+    async def _network_options(self) -> NetworkOptions:
+        """Three honest nodes on one engine; each cheat is a fourth party with an owner of its own."""
+        engines = {"honest": devnet_model_dir()}
+        if "weights" in self._options.cheats:
+            self._narrator.say("making cheaper weights of the model: 4-bit groups")
+            engines["cheaper"] = await asyncio.to_thread(make_cheaper_weights, self._options.home / "cheaper")
+        nodes = [NodeSpec(name=f"node{i}") for i in (1, 2, 3)]
+        nodes += [self._cheating_node(f"node{i}", cheat) for i, cheat in enumerate(self._options.cheats, start=4)]
+        if not self._options.cheats:
+            nodes.append(NodeSpec(name="node4"))
+        return NetworkOptions(
+            home=self._options.home, seed=self._options.seed, engines=engines, nodes=tuple(nodes), log_level="WARNING"
+        )
+
+    def _cheating_node(self, name: str, cheat: str) -> NodeSpec:
+        if cheat == "weights":
+            return NodeSpec(name=name, engine="cheaper")
+        program = (str(repo_root().joinpath(*_CHEATING_NODE)),)
+        return NodeSpec(name=name, program=program, arguments=("--cheat", cheat))
+
+    async def _stream_one(self) -> None:
+        """A developer pays per token with its own key; nobody holds its money on the way."""
+        self._narrator.act("A developer streams an answer and pays per token")
+        net = self._net
+        wallet = Wallet(net.payer.key, Deployment.load(net.deployment_path).domain, net.home / "payer-wallet")
+        client = AsyncClient(base_url=net.router_url, wallet=wallet, deployment=net.deployment_path)
+        question, seed = draw_prompts(self._options.seed, 1)[0]
+        self._narrator.say(f"> {question}")
+        async with client:
+            stream = await client.chat.completions.create(
+                model=net.model,
+                messages=[{"role": "user", "content": question}],
+                max_tokens=MAX_TOKENS,
+                seed=seed,
+                stream=True,
+            )
+            async for chunk in stream:
+                if chunk.choices and chunk.choices[0].delta.content:
+                    self._narrator.token(chunk.choices[0].delta.content)
+            result = result_of(stream)
+        self._narrator.token("\n")
+        self._streamed_tokens += result.output_tokens
+        self._count(str(result.node), result.cost)
+        self._receipts_ok &= result.checks.passed
+        self._narrator.say(
+            f"{result.output_tokens} tokens from {self._name(str(result.node))} for {money(result.cost)};"
+            f" receipt and offline checks: {'ok' if result.checks.passed else 'FAILED'}"
+        )
+        if not result.checks.passed:
+            raise StoryFailed(f"the offline checks failed: {result.checks.as_dict()}")
+
+    async def _trade(self) -> None:
+        """Ordinary traffic of an OpenAI client with an API key, then a day passes and the nodes collect."""
+        self._narrator.act("Traffic of a stock OpenAI client, a day passes, the nodes collect")
+        prompts = draw_prompts(self._options.seed + len(self._served), self._options.jobs)
+        gate = asyncio.Semaphore(CONCURRENCY)
+        async with AsyncOpenAI(api_key=self._net.api_key, base_url=f"{self._net.router_url}/v1") as client:
+
+            async def ask(question: str, seed: int) -> None:
+                async with gate:
+                    answer = await client.chat.completions.create(
+                        model=self._net.model,
+                        messages=[{"role": "user", "content": question}],
+                        max_tokens=MAX_TOKENS,
+                        seed=seed,
+                    )
+                extra = (answer.model_extra or {})["retally"]
+                self._count(extra["node"], int(extra["cost"]))
+
+            await asyncio.gather(*(ask(question, seed) for question, seed in prompts))
+        shares = ", ".join(f"{self._name(node)} {count}" for node, count in sorted(self._served.items()))
+        self._narrator.say(f"{sum(self._served.values())} answers so far ({shares}), {money(self._fees)} in all")
+        await self._net.jump(DAY)
+        await self._net.settle_all()
+        books = await self._books()
+        self._narrator.say(
+            f"a day later {len(books.named('Collected'))} commits stand on chain: {money(books.collected_by())}"
+        )
+
+    async def _convict(self) -> list[CaseStory]:
+        """The verifier audits what was drawn and brings the cheats to court; more traffic if the proof needs it."""
+        self._narrator.act("Drawn jobs are re-executed on other nodes; a jury judges")
+        for attempt in range(ROUNDS):
+            await self._audits_done()
+            if await self._cases_brought():
+                return await self._judge()
+            if attempt < ROUNDS - 1:
+                self._narrator.say("the evidence is not yet 1e9 to 1; more traffic")
+                await self._trade()
+        raise StoryFailed(f"no case after {ROUNDS} days of traffic")
+
+    async def _find_nothing(self) -> list[CaseStory]:
+        """Everybody is honest, and the chain says so."""
+        self._narrator.act("Drawn jobs are re-executed on other nodes")
+        await self._audits_done()
+        await asyncio.sleep(5)
+        if cases := (await self._books()).cases():
+            raise StoryFailed(f"an honest owner was brought to court: {cases}")
+        return []
+
+    async def _audits_done(self) -> None:
+        await self._until(lambda books: books.unaudited() == 0, "every commit to be audited")
+        books = await self._books()
+        for node in self._net.nodes:
+            found = books.audits([node.owner.address])
+            self._narrator.say(f"{node.spec.name}: " + ", ".join(f"{n} {verdict}" for verdict, n in found.items()))
+
+    async def _cases_brought(self) -> bool:
+        """Whether every cheat stands before the court; a case takes the verifier a few seconds."""
+        accused = {node.owner.address for node in self._net.nodes[3:]}
+        for _ in range(10):
+            if accused <= {case.owner for case in (await self._books()).cases()}:
+                return True
+            await asyncio.sleep(1)
+        return False
+
+    async def _judge(self) -> list[CaseStory]:
+        """The jurors replay the evidence on their own engines; after the time for appeals the verdict is executed."""
+        for case in (await self._books()).cases():
+            self._narrator.say(
+                f"case {case.case_id} against {self._owner(case.owner)}: {len(case.shown)} drawn jobs shown"
+            )
+        await self._until(lambda books: all(case.verdict for case in books.cases()), "the juries' verdicts")
+        for case in (await self._books()).cases():
+            votes = ", ".join(f"{self._owner(juror)} {vote}" for juror, vote in case.votes.items())
+            self._narrator.say(f"case {case.case_id}: {case.verdict} ({votes})")
+        await self._net.jump(APPEAL_DAYS * DAY + 60)
+        await self._until(lambda books: all(case.executed for case in books.cases()), "the verdicts to be executed")
+        return (await self._books()).cases()
+
+    async def _close_books(self, cases: list[CaseStory]) -> dict[str, Any]:
+        """Pull the credits, draw the table, and let two independent scripts check chain and books."""
+        self._narrator.act("Who paid whom")
+        books = await self._books()
+        self._narrator.table(*money_table(books, cases, self._owner))
+        net = self._net
+        supply = await run_check_script("check_supply.py", net.rpc_url, net.deployment_path)
+        points = await run_check_script("recompute_audit_points.py", net.rpc_url, net.deployment_path)
+        report = check_books(books, cases, supply, points, [node.owner.address for node in net.nodes[:3]])
+        report |= {"streamed_tokens": self._streamed_tokens, "receipt_ok": self._receipts_ok, "fee": self._fees}
+        if failures := report.pop("failures"):
+            raise StoryFailed("; ".join(failures))
+        return report
+
+    async def _until(self, done: Callable[[Books], bool], what: str) -> None:
+        deadline = asyncio.get_running_loop().time() + WAIT_SECONDS
+        while not done(await self._books()):
+            if asyncio.get_running_loop().time() > deadline:
+                raise StoryFailed(f"waited {WAIT_SECONDS:.0f} s for {what}")
+            for service in self._net.services.values():
+                service.check_running()
+            await asyncio.sleep(1)
+
+    async def _books(self) -> Books:
+        assert self._net.chain is not None
+        return await Books.read(self._net.chain)
+
+    def _count(self, node: str, cost: int) -> None:
+        self._served[node] += 1
+        self._fees += cost
+
+    def _name(self, node: str) -> str:
+        return next((n.spec.name for n in self._net.nodes if n.address == node), node)
+
+    def _owner(self, address: str) -> str:
+        named: dict[str, str] = {n.owner.address: f"{n.spec.name}'s owner" for n in self._net.nodes}
+        named[self._net.payer.address] = "payer"
+        return named.get(address, "verifier")
+
+
+def make_cheaper_weights(folder: Path) -> Path:
+    """Quantise the model's weights to 4-bit groups, as a node that saves memory would."""
+    script = repo_root() / "scripts" / "make_cheaper_weights.py"
+    command = [sys.executable, str(script), "--kind", "int4", "--out", str(folder)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise StoryFailed(f"the cheaper weights could not be made: {made.stderr[-500:]}")
+    return folder

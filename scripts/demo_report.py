@@ -1,0 +1,123 @@
+"""The end of the demo: who paid whom, and whether everything is as it must be."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from demo_books import Books, CaseStory
+from retally.chain.events import collected_of
+from retally.protocol.audit_points import drawn_points
+
+SCRIPTS = Path(__file__).resolve().parent
+ASSET_DECIMALS = 6
+
+Rows = list[tuple[str, str, str, str]]
+
+
+def money(amount: int) -> str:
+    """An amount as people read it."""
+    return f"{amount / 10**ASSET_DECIMALS:,.6f} rUSD"
+
+
+def money_table(
+    books: Books, cases: Sequence[CaseStory], name: Callable[[str], str]
+) -> tuple[str, tuple[str, ...], Rows]:
+    """Title, columns and rows of the flows that the contracts announced."""
+    rows: Rows = []
+    for event in books.named("Collected"):
+        collect = collected_of(event)
+        owner = name(collect.commit.owner)
+        rows.append(("payers", owner, "collected for receipts", money(collect.paid - collect.audit_share)))
+        rows.append(("payers", "audit pool", f"audit share of {owner}", money(collect.audit_share)))
+    paid = sum(event.args["amount"] for event in books.named("AuditPaid"))
+    rows.append(("audit pool", "verifier", "audits and seeds", money(paid)))
+    for case in cases:
+        if case.executed is None:
+            continue
+        flows = case.executed.args
+        accused = name(case.owner)
+        rows.append((accused, "payers", f"refund of {len(case.shown)} shown jobs", money(flows["refunded"])))
+        rows.append((accused, "challenger, jurors", "rewards out of the severity", money(flows["rewards"])))
+        rows.append((accused, "nobody", "burned", money(flows["burned"])))
+    return "Who paid whom", ("from", "to", "for", "amount"), rows
+
+
+async def run_check_script(name: str, rpc_url: str, deployment: Path) -> dict[str, Any]:
+    """Run a script that shares no code with the services, and read the object on its last line."""
+    command = [str(SCRIPTS / name), "--rpc", rpc_url, "--deployment", str(deployment), "--json"]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    output, errors = await process.communicate()
+    lines = output.decode().strip().splitlines()
+    if not lines:
+        raise RuntimeError(f"{name} printed nothing: {errors.decode()[-500:]}")
+    found: dict[str, Any] = json.loads(lines[-1])
+    return found
+
+
+def check_books(
+    books: Books,
+    cases: Sequence[CaseStory],
+    supply: dict[str, Any],
+    points: dict[str, Any],
+    honest_owners: Sequence[str],
+) -> dict[str, Any]:
+    """The report, with what is not as it must be under `failures`."""
+    honest = books.audits(honest_owners)
+    executed = [case.executed.args for case in cases if case.executed]
+    refunded = sum(flows["refunded"] for flows in executed)
+    owed = sum(case.paid_for_shown for case in cases)
+    failures = []
+    if honest["mismatch"] or honest["inconclusive"] or not honest["match"]:
+        failures.append(f"audits of honest nodes were {honest}, not all match")
+    if any(case.owner in honest_owners for case in cases):
+        failures.append("an honest owner was brought to court")
+    if cases and (refunded != owed or not all(flows["slashed"] > 0 for flows in executed)):
+        failures.append(f"slashed {[f['slashed'] for f in executed]}, refunded {refunded}, paid for shown jobs {owed}")
+    if any(case.verdict != "mismatch" for case in cases):
+        failures.append(f"verdicts: {[case.verdict for case in cases]}")
+    if not supply["supply_conserved"]:
+        failures.append(f"the asset is not conserved: {supply}")
+    if third_party_points(points) != own_points(books):
+        failures.append("a third party's audit points differ from the protocol's")
+    return {
+        "collected": books.collected_by(),
+        "audits": books.audits(),
+        "dispute": {
+            "verdict": cases[0].verdict if cases else None,
+            "jurors": len(cases[0].jurors) if cases else 0,
+            "cases": len(cases),
+        },
+        "slashed": sum(flows["slashed"] for flows in executed),
+        "refunded": refunded,
+        "supply_conserved": supply["supply_conserved"],
+        "audit_points_agree": "a third party's audit points differ from the protocol's" not in failures,
+        "failures": failures,
+    }
+
+
+def own_points(books: Books) -> set[tuple[int, str, int]]:
+    """(commit, channel, point) of every drawn point, by the protocol's own code."""
+    seeds = {event.args["commitId"]: event.args["seed"] for event in books.named("SeedFixed")}
+    found = set()
+    for collect in map(collected_of, books.named("Collected")):
+        commit = collect.commit
+        if commit.id in seeds:
+            for point in drawn_points(seeds[commit.id], collect.ranges, commit.node, commit.step):
+                found.add((commit.id, "0x" + point.channel.hex(), point.point))
+    return found
+
+
+def third_party_points(answer: dict[str, Any]) -> set[tuple[int, str, int]]:
+    """The same from the other script's answer."""
+    return {
+        (int(commit["commit_id"]), point["channel"].lower(), int(point["point"]))
+        for commit in answer["commits"]
+        for point in commit["points"]
+    }

@@ -1,0 +1,1 @@
+"""Dishonest parties, each the real service around one lie."""
