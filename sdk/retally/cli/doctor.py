@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
 
 import psutil
 import typer
-from rich.console import Console
+from rich.text import Text
 
+from retally.cli.output import FAILED, emit
 from retally.devnet.tools import anvil_path, redis_server_path, repo_root
 from retally.errors import NotFound
 
@@ -35,23 +34,22 @@ class Finding:
     hint: str = ""
 
 
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
-) -> None:
+def doctor(ctx: typer.Context) -> None:
     """Check the machine and the checkout; exit 1 when something is missing."""
     findings = [check() for check in CHECKS]
     healthy = all(finding.ok for finding in findings)
-    if as_json:
-        sys.stdout.write(json.dumps({"ok": healthy, "findings": [asdict(finding) for finding in findings]}) + "\n")
-    else:
-        console = Console(highlight=False, soft_wrap=True)
-        for finding in findings:
-            mark = "ok     " if finding.ok else "MISSING"
-            console.print(f"{mark} {finding.name:12} {finding.found}", markup=False)
-            if not finding.ok:
-                console.print(f"        {finding.hint}", markup=False)
+    emit(ctx, {"ok": healthy, "findings": [asdict(finding) for finding in findings]}, _view(findings))
     if not healthy:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
+
+
+def _view(findings: Sequence[Finding]) -> Text:
+    lines = []
+    for finding in findings:
+        lines.append(f"{'ok     ' if finding.ok else 'MISSING'} {finding.name:12} {finding.found}")
+        if not finding.ok:
+            lines.append(f"        {finding.hint}")
+    return Text("\n".join(lines))
 
 
 def check_python() -> Finding:

@@ -17,9 +17,9 @@ from typing import Any
 
 import psutil
 
+from retally.devnet.options import UpOptions
 from retally.devnet.processes import MARK, end_marked, is_marked, log_tail
-from retally.devnet.state import PROGRESS, STATE, devnet_folder, find_supervisor, forget, read_state
-from retally.devnet.supervisor import FAILED, READY, UpOptions
+from retally.devnet.state import FAILED, PROGRESS, READY, STATE, devnet_folder, find_supervisor, forget, read_state
 from retally.errors import Unavailable
 
 _STOP_SECONDS = 30.0

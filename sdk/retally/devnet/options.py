@@ -64,3 +64,24 @@ class NetworkOptions:
     def mark(self) -> str:
         """What the network's processes carry in their environment."""
         return str(self.home.resolve())
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpOptions:
+    """What `retally devnet up` lets people choose."""
+
+    seed: int = 0
+    nodes: int = 3
+    model_dir: str | None = None
+    engine_url: str | None = None
+
+    def network(self, folder: Path) -> NetworkOptions:
+        """The network they describe."""
+        return NetworkOptions(
+            home=folder,
+            seed=self.seed,
+            nodes=tuple(NodeSpec(name=f"node{number}") for number in range(1, self.nodes + 1)),
+            engines={"honest": Path(self.model_dir) if self.model_dir else devnet_model_dir()},
+            engine_urls={"honest": self.engine_url} if self.engine_url else {},
+            familiar_ports=True,
+        )

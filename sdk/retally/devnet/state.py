@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from retally.devnet.processes import ProcessId
+from retally.home import home_folder
 
 STATE = "state.json"
 SUPERVISOR = "supervisor.json"
 PROGRESS = "progress.log"
 
-
-def retally_home() -> Path:
-    """`$RETALLY_HOME`, else `~/.retally`."""
-    return Path(os.environ.get("RETALLY_HOME") or Path.home() / ".retally")
+READY = "READY"
+FAILED = "FAILED"
+"""First words of the last progress line."""
 
 
 def devnet_folder(home: Path | None = None) -> Path:
     """The devnet's own folder in a home."""
-    return (home or retally_home()) / "devnet"
+    return ((home or home_folder()) / "devnet").resolve()
 
 
 def read_state(home: Path | None = None) -> dict[str, Any] | None:

@@ -7,20 +7,14 @@ import json
 import os
 import signal
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from retally.devnet.network import Network
-from retally.devnet.options import NetworkOptions, NodeSpec
-from retally.devnet.state import PROGRESS, STATE, SUPERVISOR, forget, write_private
-from retally.devnet.tools import devnet_model_dir
+from retally.devnet.options import NetworkOptions, UpOptions
+from retally.devnet.state import FAILED, PROGRESS, READY, STATE, SUPERVISOR, forget, write_private
 from retally.errors import RetallyError
-
-READY = "READY"
-FAILED = "FAILED"
-"""First words of the last progress line."""
 
 
 async def keep(options: NetworkOptions) -> int:
@@ -66,27 +60,6 @@ class _Progress:
     def __call__(self, line: str) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-
-
-@dataclass(frozen=True, kw_only=True)
-class UpOptions:
-    """What `retally devnet up` lets people choose."""
-
-    seed: int = 0
-    nodes: int = 3
-    model_dir: str | None = None
-    engine_url: str | None = None
-
-    def network(self, folder: Path) -> NetworkOptions:
-        """The network they describe."""
-        return NetworkOptions(
-            home=folder,
-            seed=self.seed,
-            nodes=tuple(NodeSpec(name=f"node{number}") for number in range(1, self.nodes + 1)),
-            engines={"honest": Path(self.model_dir) if self.model_dir else devnet_model_dir()},
-            engine_urls={"honest": self.engine_url} if self.engine_url else {},
-            familiar_ports=True,
-        )
 
 
 def main() -> int:
