@@ -73,10 +73,10 @@ class Challenge:
         call = self.world.ledger.silence.functions.answer(self.id, data)
         return self.world.ledger.send(call, sender or self.world.cheat)
 
-    def refused(self, data: bytes, error: str, sender: str | None = None) -> tuple[Any, ...]:
+    def reverts(self, error: str, data: bytes, sender: str | None = None) -> tuple[Any, ...]:
         """A part that is refused."""
         call = self.world.ledger.silence.functions.answer(self.id, data)
-        return self.world.ledger.fails(call, sender or self.world.cheat, error)
+        return self.world.ledger.reverts(error, call, sender or self.world.cheat)
 
     def credit(self, account: str) -> int:
         """What an account may withdraw."""

@@ -15,7 +15,7 @@ import pytest
 from eth_abi.abi import decode
 from web3 import HTTPProvider, Web3
 from web3.contract import Contract
-from web3.contract.contract import ContractFunction
+from web3.contract.contract import ContractConstructor, ContractFunction
 from web3.exceptions import ContractCustomError
 from web3.types import BlockIdentifier
 
@@ -106,8 +106,8 @@ class Ledger:
         logs = [self._decode(log) for log in receipt["logs"]]
         return Mined(tuple(log for log in logs if log is not None), receipt["blockNumber"])
 
-    def fails(
-        self, call: ContractFunction, sender: str, error: str, block: BlockIdentifier = "pending"
+    def reverts(
+        self, error: str, call: ContractFunction, sender: str, block: BlockIdentifier = "pending"
     ) -> tuple[Any, ...]:
         """Check that a call reverts with this custom error in the next block, or in `block`; return the operands."""
         with pytest.raises(ContractCustomError) as caught:
@@ -155,14 +155,16 @@ class Ledger:
         """The first arguments of every contract that judges."""
         return self.escrow.address, self.staking.address, self.registry.address
 
-    def construct(self, name: str, *args: Any) -> None:
-        """Dry-run a deployment; a custom error surfaces by its name."""
+    def constructor(self, name: str, *args: Any) -> ContractConstructor:
+        """The deployment of a contract."""
         artifact = self._artifacts[name]
-        constructor = self.web3.eth.contract(abi=artifact["abi"], bytecode=artifact["bytecode"]).constructor(*args)
-        try:
-            constructor.estimate_gas({"from": DEPLOYER})
-        except ContractCustomError as error:
-            raise AssertionError(self._error(error)[0]) from None
+        return self.web3.eth.contract(abi=artifact["abi"], bytecode=artifact["bytecode"]).constructor(*args)
+
+    def deployment_reverts(self, error: str, deployment: ContractConstructor) -> None:
+        """Check that a deployment reverts with this custom error."""
+        with pytest.raises(ContractCustomError) as caught:
+            deployment.estimate_gas({"from": DEPLOYER})
+        assert self._error(caught.value)[0] == error
 
     def _deploy(self) -> None:
         order = ("asset", "randomness", "staking", "registry", "escrow", "audits", "faults", "court", "silence")

@@ -35,9 +35,9 @@ class Claimant:
         """A proof that succeeds."""
         return self.world.ledger.send(call, self.account)
 
-    def fails(self, call: ContractFunction, error: str) -> tuple[Any, ...]:
+    def reverts(self, error: str, call: ContractFunction) -> tuple[Any, ...]:
         """A proof that reverts."""
-        return self.world.ledger.fails(call, self.account, error)
+        return self.world.ledger.reverts(error, call, self.account)
 
     def conflict(self, a: Job, b: Job) -> ContractFunction:
         """Two receipts of one node for one job."""

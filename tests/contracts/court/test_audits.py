@@ -48,18 +48,18 @@ class TestFixSeed:
 
     def test_reverts_before_its_block(self, world: World, commit: Commit) -> None:
         call = world.ledger.audits.functions.fixSeed(commit.abi)
-        operands = world.ledger.fails(call, world.outsider, "AuditsSeedNotReady")
+        operands = world.ledger.reverts("AuditsSeedNotReady", call, world.outsider)
         assert operands[0] == commit.record.seed_block
 
     def test_reverts_when_fixed(self, world: World, commit: Commit) -> None:
         world.fix_seed(commit)
         call = world.ledger.audits.functions.fixSeed(commit.abi)
-        assert world.ledger.fails(call, world.outsider, "AuditsSeedAlreadyFixed") == (commit.record.id,)
+        assert world.ledger.reverts("AuditsSeedAlreadyFixed", call, world.outsider) == (commit.record.id,)
 
     def test_reverts_for_another_commit(self, world: World, commit: Commit) -> None:
         forged = replace(commit.record, step=1)
         call = world.ledger.audits.functions.fixSeed(forged.to_abi())
-        world.ledger.fails(call, world.outsider, "AuditsUnknownCommit")
+        world.ledger.reverts("AuditsUnknownCommit", call, world.outsider)
 
     @pytest.mark.parametrize("late", [0, 1, 5, 300])
     def test_rolls_on_by_half_windows(self, world: World, commit: Commit, late: int) -> None:
@@ -86,12 +86,12 @@ class TestCountDrawn:
 
     def test_reverts_without_seed(self, world: World, commit: Commit) -> None:
         call = world.ledger.audits.functions.countDrawn(commit.abi, commit.packed)
-        world.ledger.fails(call, world.outsider, "AuditsSeedNotFixed")
+        world.ledger.reverts("AuditsSeedNotFixed", call, world.outsider)
 
     def test_reverts_for_other_ranges(self, world: World, commit: Commit) -> None:
         world.fix_seed(commit)
         call = world.ledger.audits.functions.countDrawn(commit.abi, commit.packed + bytes(68))
-        world.ledger.fails(call, world.outsider, "AuditsWrongRanges")
+        world.ledger.reverts("AuditsWrongRanges", call, world.outsider)
 
 
 class TestVerdicts:
@@ -124,7 +124,7 @@ class TestVerdicts:
             mined = ledger.send(reveal, verifier)
             owed = ledger.audits.functions.owedTo(verifier).call()
             assert mined.event("PayOwed")["amount"] == owed > 0
-            operands = ledger.fails(ledger.audits.functions.collectOwed(), verifier, "AuditsNothingOwed")
+            operands = ledger.reverts("AuditsNothingOwed", ledger.audits.functions.collectOwed(), verifier)
             assert operands == (owed, 0)
             ledger.send(ledger.escrow.functions.fundAuditPool(10**6), world.outsider)
             before = ledger.escrow.functions.credit(verifier).call()
@@ -140,14 +140,14 @@ class TestVerdicts:
 
     def test_reverts_before_the_seed(self, world: World, commit: Commit) -> None:
         call = world.ledger.audits.functions.commitVerdicts(commit.record.id, SALT)
-        world.ledger.fails(call, world.verifiers[0], "AuditsSeedNotFixed")
+        world.ledger.reverts("AuditsSeedNotFixed", call, world.verifiers[0])
 
     def test_reverts_for_whom_is_not_bonded(self, world: World, commit: Commit) -> None:
         world.fix_seed(commit)
         call = world.ledger.audits.functions.commitVerdicts(commit.record.id, SALT)
-        world.ledger.fails(call, world.outsider, "AuditsNotBonded")
+        world.ledger.reverts("AuditsNotBonded", call, world.outsider)
         world.ledger.send(world.ledger.staking.functions.stake(VERIFIER, 200_000_000), world.outsider)
-        world.ledger.fails(call, world.outsider, "AuditsNotBonded")
+        world.ledger.reverts("AuditsNotBonded", call, world.outsider)
 
     def test_only_the_drawn_one_until_its_time_is_over(self, world: World, commit: Commit) -> None:
         ledger = world.ledger
@@ -155,10 +155,10 @@ class TestVerdicts:
         drawn = drawn_verifier(world, commit)
         (other,) = set(world.verifiers) - {drawn}
         call = ledger.audits.functions.commitVerdicts(commit.record.id, SALT)
-        assert ledger.fails(call, other, "AuditsNotYourDuty")[0].lower() == drawn.lower()
+        assert ledger.reverts("AuditsNotYourDuty", call, other)[0].lower() == drawn.lower()
         ledger.jump(DAY + 1)
         ledger.send(call, other)
-        ledger.fails(call, drawn, "AuditsCommitmentStands")
+        ledger.reverts("AuditsCommitmentStands", call, drawn)
         ledger.jump(DAY + 1)
         ledger.send(call, drawn)
 
@@ -186,8 +186,8 @@ class TestVerdicts:
         ledger.send(call, verifier)
         reveal = ledger.audits.functions.revealVerdicts(commit.abi, commit.packed, verdicts, SALT)
         ledger.send(reveal, verifier)
-        ledger.fails(reveal, verifier, "AuditsAlreadyPaid")
-        ledger.fails(call, verifier, "AuditsAlreadyPaid")
+        ledger.reverts("AuditsAlreadyPaid", reveal, verifier)
+        ledger.reverts("AuditsAlreadyPaid", call, verifier)
 
     def test_reverts_for_what_was_not_committed(self, world: World, commit: Commit) -> None:
         ledger = world.ledger
@@ -196,28 +196,30 @@ class TestVerdicts:
         count = len(world.points(commit))
         verdicts = verdicts_of(count)
         reveal = ledger.audits.functions.revealVerdicts(commit.abi, commit.packed, verdicts, SALT)
-        ledger.fails(reveal, verifier, "AuditsNothingCommitted")
+        ledger.reverts("AuditsNothingCommitted", reveal, verifier)
         ledger.send(
             ledger.audits.functions.commitVerdicts(commit.record.id, commitment(commit, verifier, verdicts)), verifier
         )
         other = verdicts_of(count, verdict=2)
         reveal = ledger.audits.functions.revealVerdicts(commit.abi, commit.packed, other, SALT)
-        ledger.fails(reveal, verifier, "AuditsRevealMismatch")
+        ledger.reverts("AuditsRevealMismatch", reveal, verifier)
 
-    @pytest.mark.parametrize(
-        ("verdicts", "error"),
-        [(verdicts_of(1)[:-1], "AuditsWrongVerdictCount"), (None, "AuditsInvalidVerdict")],
-    )
-    def test_reverts_for_malformed_verdicts(
-        self, world: World, commit: Commit, verdicts: bytes | None, error: str
-    ) -> None:
+    def test_reverts_for_malformed_verdicts(self, world: World, commit: Commit) -> None:
         ledger = world.ledger
         world.fix_seed(commit)
         verifier = drawn_verifier(world, commit)
-        given = verdicts if verdicts is not None else verdicts_of(len(world.points(commit)), verdict=4)
-        bound = commitment(commit, verifier, given)
-        ledger.send(ledger.audits.functions.commitVerdicts(commit.record.id, bound), verifier)
-        ledger.fails(ledger.audits.functions.revealVerdicts(commit.abi, commit.packed, given, SALT), verifier, error)
+        unknown = verdicts_of(len(world.points(commit)), verdict=4)
+        functions = ledger.audits.functions
+        for given in (unknown[:-1], unknown):
+            with ledger.reverted():
+                bound = commitment(commit, verifier, given)
+                ledger.send(functions.commitVerdicts(commit.record.id, bound), verifier)
+                reveal = functions.revealVerdicts(commit.abi, commit.packed, given, SALT)
+                if given == unknown:
+                    assert ledger.reverts("AuditsInvalidVerdict", reveal, verifier) == (0, 4)
+                else:
+                    operands = ledger.reverts("AuditsWrongVerdictCount", reveal, verifier)
+                    assert operands == (len(unknown), len(given))
 
     def test_reverts_in_the_block_of_the_commitment(self, world: World, commit: Commit) -> None:
         ledger = world.ledger
@@ -227,4 +229,4 @@ class TestVerdicts:
         bound = commitment(commit, verifier, verdicts)
         ledger.send(ledger.audits.functions.commitVerdicts(commit.record.id, bound), verifier)
         reveal = ledger.audits.functions.revealVerdicts(commit.abi, commit.packed, verdicts, SALT)
-        ledger.fails(reveal, verifier, "AuditsRevealTooEarly", block="latest")
+        ledger.reverts("AuditsRevealTooEarly", reveal, verifier, block="latest")

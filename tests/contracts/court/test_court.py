@@ -60,18 +60,18 @@ class TestOpen:
     def test_reverts_for_too_few_or_many(self, world: World, count: int) -> None:
         entry = (1, keccak(b"x"), world.payer.address, 1)
         call = world.ledger.court.functions.open(world.cheat, [entry] * count, SALT, "")
-        assert world.ledger.fails(call, world.challenger, "CourtShownCount") == (count, 32)
+        assert world.ledger.reverts("CourtShownCount", call, world.challenger) == (count, 32)
 
     def test_reverts_without_stake(self, world: World) -> None:
         entry = (1, keccak(b"x"), world.payer.address, 1)
         call = world.ledger.court.functions.open(world.outsider, [entry], SALT, "")
-        world.ledger.fails(call, world.challenger, "CourtNothingAtStake")
+        world.ledger.reverts("CourtNothingAtStake", call, world.challenger)
 
     def test_reverts_against_oneself(self, world: World) -> None:
         entry = (1, keccak(b"x"), world.payer.address, 1)
         call = world.ledger.court.functions.open(world.cheat, [entry], SALT, "")
-        world.ledger.fails(call, world.cheat, "CourtSelfCase")
-        world.ledger.fails(call, world.cheat_node.address, "CourtSelfCase")
+        world.ledger.reverts("CourtSelfCase", call, world.cheat)
+        world.ledger.reverts("CourtSelfCase", call, world.cheat_node.address)
 
     def test_an_invented_fee_locks_no_more_than_the_severity_again(self, world: World) -> None:
         entry = (1, keccak(b"x"), world.payer.address, 2**95)
@@ -102,7 +102,7 @@ class TestDraw:
 
     def test_reverts_before_its_block(self, world: World, case: Case) -> None:
         call = world.ledger.court.functions.draw(case.id)
-        world.ledger.fails(call, world.outsider, "CourtSeedNotReady")
+        world.ledger.reverts("CourtSeedNotReady", call, world.outsider)
 
     def test_a_juror_bonded_after_the_opening_does_not_sit(self, world: World, case: Case) -> None:
         late = operators(world, 1)
@@ -122,7 +122,7 @@ class TestDraw:
 
     def test_reverts_when_not_due(self, world: World, case: Case) -> None:
         case.draw()
-        operands = world.ledger.fails(world.ledger.court.functions.draw(case.id), world.outsider, "CourtWrongStatus")
+        operands = world.ledger.reverts("CourtWrongStatus", world.ledger.court.functions.draw(case.id), world.outsider)
         assert operands == (case.id, DRAWING, VOTING)
 
 
@@ -140,31 +140,31 @@ class TestVote:
     def test_reverts_for_strangers(self, world: World, case: Case) -> None:
         case.draw()
         call = world.ledger.court.functions.commitVote(case.id, SALT)
-        world.ledger.fails(call, world.outsider, "CourtNotJuror")
-        world.ledger.fails(call, world.cheat, "CourtNotJuror")
+        world.ledger.reverts("CourtNotJuror", call, world.outsider)
+        world.ledger.reverts("CourtNotJuror", call, world.cheat)
 
     def test_reverts_for_a_second_or_empty_commitment(self, world: World, case: Case) -> None:
         case.draw()
         juror = case.jurors()[0]
         commit = world.ledger.court.functions.commitVote
-        world.ledger.fails(commit(case.id, bytes(32)), juror, "CourtAlreadyCommitted")
+        world.ledger.reverts("CourtAlreadyCommitted", commit(case.id, bytes(32)), juror)
         world.ledger.send(commit(case.id, SALT), juror)
-        world.ledger.fails(commit(case.id, SALT), juror, "CourtAlreadyCommitted")
+        world.ledger.reverts("CourtAlreadyCommitted", commit(case.id, SALT), juror)
 
     def test_reverts_after_the_commit_phase(self, world: World, case: Case) -> None:
         case.draw()
         world.ledger.jump(DAY + 1)
         call = world.ledger.court.functions.commitVote(case.id, SALT)
-        world.ledger.fails(call, case.jurors()[0], "CourtCommitEnded")
+        world.ledger.reverts("CourtCommitEnded", call, case.jurors()[0])
 
     def test_reveal_reverts_before_all_committed(self, world: World, case: Case) -> None:
         case.draw()
         juror = case.jurors()[0]
         court = world.ledger.court.functions
         world.ledger.send(court.commitVote(case.id, world.vote_hash(case.id, 0, juror, MATCH)), juror)
-        world.ledger.fails(court.revealVote(case.id, MATCH, 0, SALT), juror, "CourtNotRevealPhase")
+        world.ledger.reverts("CourtNotRevealPhase", court.revealVote(case.id, MATCH, 0, SALT), juror)
         world.ledger.jump(2 * DAY + 1)
-        world.ledger.fails(court.revealVote(case.id, MATCH, 0, SALT), juror, "CourtNotRevealPhase")
+        world.ledger.reverts("CourtNotRevealPhase", court.revealVote(case.id, MATCH, 0, SALT), juror)
 
     def test_reveal_reverts_for_another_vote_twice_or_no_verdict(self, world: World, case: Case) -> None:
         case.draw()
@@ -172,8 +172,8 @@ class TestVote:
         for juror in case.jurors():
             world.ledger.send(court.commitVote(case.id, world.vote_hash(case.id, 0, juror, MATCH)), juror)
         juror = case.jurors()[0]
-        world.ledger.fails(court.revealVote(case.id, MISMATCH, 0, SALT), juror, "CourtRevealMismatch")
-        world.ledger.fails(court.revealVote(case.id, 4, 0, SALT), juror, "CourtInvalidVerdict")
-        world.ledger.fails(court.revealVote(case.id, 0, 0, SALT), juror, "CourtInvalidVerdict")
+        world.ledger.reverts("CourtRevealMismatch", court.revealVote(case.id, MISMATCH, 0, SALT), juror)
+        world.ledger.reverts("CourtInvalidVerdict", court.revealVote(case.id, 4, 0, SALT), juror)
+        world.ledger.reverts("CourtInvalidVerdict", court.revealVote(case.id, 0, 0, SALT), juror)
         world.ledger.send(court.revealVote(case.id, MATCH, 0, SALT), juror)
-        world.ledger.fails(court.revealVote(case.id, MATCH, 0, SALT), juror, "CourtAlreadyRevealed")
+        world.ledger.reverts("CourtAlreadyRevealed", court.revealVote(case.id, MATCH, 0, SALT), juror)

@@ -42,7 +42,7 @@ class TestMismatch:
         court = world.ledger.court.functions
         world.ledger.send(court.withdrawCredit(), world.challenger)
         assert world.ledger.balance(world.challenger) - before == FEE + BOND + 2 * TIP
-        world.ledger.fails(court.withdrawCredit(), world.challenger, "CourtNoCredit")
+        world.ledger.reverts("CourtNoCredit", court.withdrawCredit(), world.challenger)
         world.ledger.send(court.withdrawCredit(), world.outsider)
         assert world.ledger.balance(world.ledger.court.address) == 0
 
@@ -134,13 +134,13 @@ class TestExecute:
         case.vote_all(MISMATCH)
         case.decide()
         world.ledger.jump(2 * DAY + 1)
-        world.ledger.fails(court.execute(case.id, case.shown[:1]), world.outsider, "CourtWrongShown")
+        world.ledger.reverts("CourtWrongShown", court.execute(case.id, case.shown[:1]), world.outsider)
         call = court.execute(case.id, case.shown)
         world.ledger.send(call, world.outsider)
-        world.ledger.fails(call, world.outsider, "CourtWrongStatus")
+        world.ledger.reverts("CourtWrongStatus", call, world.outsider)
 
     def test_a_jury_has_jurors(self, world: World) -> None:
         ledger = world.ledger
         chosen = (0, *ledger.court.functions.parameters().call()[1:])
-        with pytest.raises(AssertionError, match="CourtEmptyJury"):
-            ledger.construct("Court", *ledger.money, ledger.randomness.address, chosen)
+        deployment = ledger.constructor("Court", *ledger.money, ledger.randomness.address, chosen)
+        ledger.deployment_reverts("CourtEmptyJury", deployment)

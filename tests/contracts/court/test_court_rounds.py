@@ -56,7 +56,7 @@ class TestInconclusive:
 class TestSilentJury:
     def test_ends_and_costs_the_jurors(self, world: World, case: Case) -> None:
         jurors = case.draw()
-        world.ledger.fails(world.ledger.court.functions.decide(case.id), world.outsider, "CourtVotesPending")
+        world.ledger.reverts("CourtVotesPending", world.ledger.court.functions.decide(case.id), world.outsider)
         world.ledger.jump(DAY + 1)
         advance = world.ledger.court.functions.advance(case.id)
         world.ledger.send(advance, world.outsider)
@@ -78,7 +78,7 @@ class TestSilentJury:
             world.ledger.send(court.commitVote(case.id, world.vote_hash(case.id, 0, juror, MISMATCH)), juror)
         for juror in jurors[1:]:
             world.ledger.send(court.revealVote(case.id, MISMATCH, 0, SALT), juror)
-        world.ledger.fails(court.decide(case.id), world.outsider, "CourtVotesPending")
+        world.ledger.reverts("CourtVotesPending", court.decide(case.id), world.outsider)
         world.ledger.jump(2 * DAY + 1)
         assert case.decide() == MISMATCH
         assert [stake_of(world, juror) for juror in jurors] == [STAKE * 99 // 100, STAKE, STAKE]
@@ -130,7 +130,7 @@ class TestAppeal:
             assert len(case.draw()) == size
             case.vote_all(MATCH, round_)
             case.decide()
-        world.ledger.fails(court.appeal(case.id), world.friend.address, "CourtAppealEnded")
+        world.ledger.reverts("CourtAppealEnded", court.appeal(case.id), world.friend.address)
         world.ledger.send(court.execute(case.id, case.shown), world.outsider)
         assert case.credit(world.friend.address) == 0
         world.supply()
@@ -147,10 +147,10 @@ class TestAppeal:
 
     def test_reverts_too_late_or_too_early(self, world: World, case: Case) -> None:
         court = world.ledger.court.functions
-        world.ledger.fails(court.appeal(case.id), world.cheat, "CourtWrongStatus")
+        world.ledger.reverts("CourtWrongStatus", court.appeal(case.id), world.cheat)
         case.draw()
         case.vote_all(MATCH)
         case.decide()
-        world.ledger.fails(court.execute(case.id, case.shown), world.outsider, "CourtAppealOpen")
+        world.ledger.reverts("CourtAppealOpen", court.execute(case.id, case.shown), world.outsider)
         world.ledger.jump(2 * DAY + 1)
-        world.ledger.fails(court.appeal(case.id), world.cheat, "CourtAppealEnded")
+        world.ledger.reverts("CourtAppealEnded", court.appeal(case.id), world.cheat)

@@ -43,19 +43,19 @@ class TestClaims:
         other = job.changed(output_root=OTHER)
         call = Claimant(world).conflict(job, other)
         thief = world.friend.address
-        claim = world.ledger.fails(call, thief, "FaultsClaimUnknown")[0]
+        claim = world.ledger.reverts("FaultsClaimUnknown", call, thief)[0]
         salt = call.args[-1]
         evidence = pair_evidence(job.digest, other.digest)
         assert claim == world.ledger.faults.functions.claimHash(thief, evidence, salt).call()
 
     def test_reverts_in_the_block_of_the_claim(self, world: World, job: Job) -> None:
         call = Claimant(world).conflict(job, job.changed(output_root=OTHER))
-        world.ledger.fails(call, world.outsider, "FaultsClaimTooFresh", block="latest")
+        world.ledger.reverts("FaultsClaimTooFresh", call, world.outsider, block="latest")
 
     def test_reverts_when_claimed_twice(self, world: World) -> None:
         call = world.ledger.faults.functions.commitClaim(OTHER)
         world.ledger.send(call, world.outsider)
-        assert world.ledger.fails(call, world.outsider, "FaultsClaimExists") == (OTHER,)
+        assert world.ledger.reverts("FaultsClaimExists", call, world.outsider) == (OTHER,)
 
 
 class TestConflict:
@@ -77,30 +77,30 @@ class TestConflict:
     def test_reverts_the_second_time(self, claimant: Claimant, job: Job) -> None:
         claimant.proves(claimant.conflict(job, job.changed(output_root=OTHER)))
         again = claimant.conflict(job.changed(output_root=OTHER), job.changed(started_at=1))
-        claimant.fails(again, "FaultsAlreadyPunished")
+        claimant.reverts("FaultsAlreadyPunished", again)
 
     def test_reverts_when_nothing_contradicts(self, world: World, claimant: Claimant, job: Job) -> None:
-        claimant.fails(claimant.conflict(job, job), "FaultsNoContradiction")
-        claimant.fails(claimant.conflict(job, world.job()), "FaultsNoContradiction")
-        claimant.fails(claimant.conflict(job, job.changed(choice=1)), "FaultsNoContradiction")
+        claimant.reverts("FaultsNoContradiction", claimant.conflict(job, job))
+        claimant.reverts("FaultsNoContradiction", claimant.conflict(job, world.job()))
+        claimant.reverts("FaultsNoContradiction", claimant.conflict(job, job.changed(choice=1)))
         later = job.changed(output_from=128, output_to=200)
-        claimant.fails(claimant.conflict(job, later), "FaultsNoContradiction")
+        claimant.reverts("FaultsNoContradiction", claimant.conflict(job, later))
         elsewhere = replace(job, node=world.nodes[1]).changed(node=world.nodes[1].address)
-        claimant.fails(claimant.conflict(job, elsewhere), "FaultsNoContradiction")
+        claimant.reverts("FaultsNoContradiction", claimant.conflict(job, elsewhere))
 
     def test_reverts_for_a_forged_signature(self, world: World, claimant: Claimant, job: Job) -> None:
         forged = replace(job, node=world.nodes[1]).changed(output_root=OTHER)
-        claimant.fails(claimant.conflict(job, forged), "SignatureNotBy")
+        claimant.reverts("SignatureNotBy", claimant.conflict(job, forged))
 
     def test_is_void_when_late_revoked_or_of_nobody(self, world: World, claimant: Claimant, job: Job) -> None:
         other = job.changed(output_root=OTHER)
         stray = replace(job, node=key("stray")).changed(node=key("stray").address)
-        claimant.fails(claimant.conflict(stray, stray.changed(output_root=OTHER)), "FaultsUnknownNode")
+        claimant.reverts("FaultsUnknownNode", claimant.conflict(stray, stray.changed(output_root=OTHER)))
         with world.ledger.reverted():
             world.ledger.jump(28 * DAY + 5)
-            claimant.fails(claimant.conflict(job, other), "FaultsReceiptVoid")
+            claimant.reverts("FaultsReceiptVoid", claimant.conflict(job, other))
         world.ledger.send(world.ledger.registry.functions.revokeNode(job.receipt.node), world.cheat)
-        assert claimant.fails(claimant.conflict(job, other), "FaultsReceiptVoid")[1] > 0
+        assert claimant.reverts("FaultsReceiptVoid", claimant.conflict(job, other))[1] > 0
 
     def test_a_stolen_key_costs_no_more_than_the_cap(self, world: World, claimant: Claimant) -> None:
         slashed = 0
@@ -121,7 +121,7 @@ class TestOverbilling:
         assert (event["slashed"], event["refunded"]) == (SEVERITY, 5_000)
         assert world.ledger.staking.functions.credit(world.payer.address).call() == 5_000
         assert world.ledger.staking.functions.isRefunded(dear.digest).call()
-        claimant.fails(claimant.overbilling(dear), "FaultsAlreadyPunished")
+        claimant.reverts("FaultsAlreadyPunished", claimant.overbilling(dear))
 
     def test_refunds_nothing_that_was_not_collected(self, world: World, claimant: Claimant, job: Job) -> None:
         dear = job.changed(cum_to=5_000)
@@ -142,21 +142,21 @@ class TestOverbilling:
     def test_cached_tokens_only_lower_a_fee(self, claimant: Claimant, job: Job, cached: int) -> None:
         fee = 60 * 2 - min(cached, 60) + 128 * 6
         exact = job.changed(cached_tokens=cached, cum_to=fee)
-        assert claimant.fails(claimant.overbilling(exact), "FaultsBillingCorrect") == (fee, fee)
+        assert claimant.reverts("FaultsBillingCorrect", claimant.overbilling(exact)) == (fee, fee)
         claimant.proves(claimant.overbilling(exact.changed(cum_to=fee + 1)))
 
     def test_other_choices_and_empty_outputs_bill_no_input(self, claimant: Claimant, job: Job) -> None:
         second = job.changed(choice=1, cum_to=128 * 6)
-        claimant.fails(claimant.overbilling(second), "FaultsBillingCorrect")
+        claimant.reverts("FaultsBillingCorrect", claimant.overbilling(second))
         claimant.proves(claimant.overbilling(second.changed(cum_to=128 * 6 + 1)))
         empty = job.changed(output_to=0, cum_to=1)
         claimant.proves(claimant.overbilling(empty))
 
     def test_reverts_for_another_offer_or_request(self, claimant: Claimant, job: Job) -> None:
         other = replace(job, offer=replace(job.offer, price_out=1))
-        claimant.fails(claimant.overbilling(other), "FaultsNotReferenced")
+        claimant.reverts("FaultsNotReferenced", claimant.overbilling(other))
         other = replace(job, request=replace(job.request, max_fee=1))
-        claimant.fails(claimant.overbilling(other), "FaultsNotReferenced")
+        claimant.reverts("FaultsNotReferenced", claimant.overbilling(other))
 
 
 class TestDeviation:
@@ -190,7 +190,7 @@ class TestDeviation:
         assert claimant.proves(claimant.deviation(other)).event("FaultProven")["slashed"] > 0
 
     def test_reverts_for_an_honest_receipt(self, claimant: Claimant, job: Job) -> None:
-        assert claimant.fails(claimant.deviation(job), "FaultsNoDeviation") == (job.digest,)
+        assert claimant.reverts("FaultsNoDeviation", claimant.deviation(job)) == (job.digest,)
 
 
 class TestStatements:
@@ -202,9 +202,9 @@ class TestStatements:
         assert claimant.proves(call).event("FaultProven")["kind"] == ASSIGNMENTS
         assert world.ledger.staking.functions.slashable(router.address, ROUTER).call() == BOND * 95 // 100
         call = claimant.statements("proveAssignments", router, first, replace(second, counter=4))
-        claimant.fails(call, "FaultsNoContradiction")
+        claimant.reverts("FaultsNoContradiction", call)
         call = claimant.statements("proveAssignments", router, first, first)
-        claimant.fails(call, "FaultsNoContradiction")
+        claimant.reverts("FaultsNoContradiction", call)
 
     def test_a_verifier_that_says_both(self, world: World, claimant: Claimant) -> None:
         verifier = world.verifier_keys[1]
@@ -214,4 +214,4 @@ class TestStatements:
         assert claimant.proves(call).event("FaultProven")["kind"] == VERDICTS
         assert world.ledger.staking.functions.slashable(verifier.address, VERIFIER).call() == BOND * 99 // 100
         call = claimant.statements("proveVerdicts", verifier, first, replace(second, round=1))
-        claimant.fails(call, "FaultsNoContradiction")
+        claimant.reverts("FaultsNoContradiction", call)

@@ -39,7 +39,7 @@ class TestTiling:
     def _punished(self, world: World, claimant: Claimant, commit: Commit, places: list[int], range_: int = 0) -> None:
         event = claimant.proves(claimant.tiling(commit, range_, places)).event("FaultProven")
         assert (event["kind"], event["slashed"]) == (TILING, SEVERITY)
-        claimant.fails(claimant.tiling(commit, range_, places), "FaultsAlreadyPunished")
+        claimant.reverts("FaultsAlreadyPunished", claimant.tiling(commit, range_, places))
         world.supply()
 
     def test_a_gap(self, world: World, claimant: Claimant) -> None:
@@ -102,7 +102,7 @@ class TestTiling:
         first, second = world.jobs(2)
         commit = forged(world, [first, first.changed(cum_to=first.receipt.cum_from), second])
         claimant.proves(claimant.tiling(commit, 0, [0, 1]))
-        claimant.fails(claimant.improper_leaf(commit, 1), "FaultsAlreadyPunished")
+        claimant.reverts("FaultsAlreadyPunished", claimant.improper_leaf(commit, 1))
 
 
 class TestLeaf:
@@ -120,9 +120,9 @@ class TestLeaf:
         job = commit.tree.jobs[1]
         data = job.leaf.data(job.domain)
         call = claimant.unsigned_leaf(commit, data, 1, commit.tree.leaves)
-        assert claimant.fails(call, "FaultsLeafSigned") == (job.digest,)
+        assert claimant.reverts("FaultsLeafSigned", call) == (job.digest,)
         leaves = [merkle.leaf(data), merkle.leaf(b"x")]
-        claimant.fails(claimant.unsigned_leaf(commit, b"x", 1, leaves), "FaultsNotUnderRoot")
+        claimant.reverts("FaultsNotUnderRoot", claimant.unsigned_leaf(commit, b"x", 1, leaves))
 
     def test_of_another_node_or_without_money(self, world: World, claimant: Claimant) -> None:
         first, second = world.jobs(2)
@@ -136,30 +136,30 @@ class TestLeaf:
     def test_reverts_for_a_proper_one(self, world: World, claimant: Claimant) -> None:
         commit = world.committed(2)
         digest = commit.tree.jobs[0].digest
-        assert claimant.fails(claimant.improper_leaf(commit, 0), "FaultsLeafProper") == (digest,)
+        assert claimant.reverts("FaultsLeafProper", claimant.improper_leaf(commit, 0)) == (digest,)
 
 
 class TestProofs:
     def test_revert_for_another_commit_ranges_or_leaf(self, world: World, claimant: Claimant) -> None:
         commit = world.committed(3)
         other = replace(commit, record=replace(commit.record, step=1))
-        claimant.fails(claimant.tiling(other, 0, [0, 1]), "FaultsUnknownCommit")
-        claimant.fails(claimant.improper_leaf(other, 0), "FaultsUnknownCommit")
-        claimant.fails(claimant.unsigned_leaf(other, b"x", 0, [keccak(b"x")]), "FaultsUnknownCommit")
-        claimant.fails(claimant.tiling(replace(commit, packed=bytes(68)), 0, [0, 1]), "FaultsWrongRanges")
-        claimant.fails(claimant.tiling(commit, 5, [0, 1]), "RangeOutOfBounds")
+        claimant.reverts("FaultsUnknownCommit", claimant.tiling(other, 0, [0, 1]))
+        claimant.reverts("FaultsUnknownCommit", claimant.improper_leaf(other, 0))
+        claimant.reverts("FaultsUnknownCommit", claimant.unsigned_leaf(other, b"x", 0, [keccak(b"x")]))
+        claimant.reverts("FaultsWrongRanges", claimant.tiling(replace(commit, packed=bytes(68)), 0, [0, 1]))
+        claimant.reverts("RangeOutOfBounds", claimant.tiling(commit, 5, [0, 1]))
         stranger = replace(commit, tree=Tree.of(world.jobs(3)))
-        claimant.fails(claimant.tiling(stranger, 0, [0, 1]), "FaultsNotUnderRoot")
-        claimant.fails(claimant.improper_leaf(stranger, 0), "FaultsNotUnderRoot")
+        claimant.reverts("FaultsNotUnderRoot", claimant.tiling(stranger, 0, [0, 1]))
+        claimant.reverts("FaultsNotUnderRoot", claimant.improper_leaf(stranger, 0))
         empty = replace(commit, tree=Tree(world.ledger.domain, ()))
-        claimant.fails(claimant.tiling(empty, 0, []), "FaultsNotUnderRoot")
+        claimant.reverts("FaultsNotUnderRoot", claimant.tiling(empty, 0, []))
 
     @pytest.mark.parametrize("places", [[], [1], [0, 2], [1, 0], [0, 1, 2]])
     def test_revert_for_leaves_that_are_no_neighbours(
         self, world: World, claimant: Claimant, places: list[int]
     ) -> None:
         commit = world.committed(3)
-        claimant.fails(claimant.tiling(commit, 0, places), "FaultsNotNeighbours")
+        claimant.reverts("FaultsNotNeighbours", claimant.tiling(commit, 0, places))
 
 
 class TestHonest:
@@ -179,11 +179,11 @@ class TestHonest:
             neighbours = [[0], [amount - 1], *map(list, pairwise(range(amount)))]
             for range_index in range(len(commit.packed) // 68):
                 for places in neighbours:
-                    claimant.fails(claimant.tiling(commit, range_index, places), "FaultsTilingCorrect")
+                    claimant.reverts("FaultsTilingCorrect", claimant.tiling(commit, range_index, places))
             for index, job in enumerate(commit.tree.jobs):
-                claimant.fails(claimant.improper_leaf(commit, index), "FaultsLeafProper")
+                claimant.reverts("FaultsLeafProper", claimant.improper_leaf(commit, index))
                 data = job.leaf.data(job.domain)
-                claimant.fails(claimant.unsigned_leaf(commit, data, index, commit.tree.leaves), "FaultsLeafSigned")
+                claimant.reverts("FaultsLeafSigned", claimant.unsigned_leaf(commit, data, index, commit.tree.leaves))
         assert world.ledger.staking.functions.slashable(world.cheat, OPERATOR).call() == STAKE
 
     def test_segments_and_choices_of_one_job(self, world: World, claimant: Claimant) -> None:
@@ -193,10 +193,10 @@ class TestHonest:
         second = whole.changed(choice=1, cum_to=64 * 6)
         for a in (whole, rest, second):
             for b in (whole, rest, second):
-                claimant.fails(claimant.conflict(a, b), "FaultsNoContradiction")
+                claimant.reverts("FaultsNoContradiction", claimant.conflict(a, b))
         for job in (whole, rest):
-            claimant.fails(claimant.overbilling(job), "FaultsBillingCorrect")
-            claimant.fails(claimant.deviation(job), "FaultsNoDeviation")
+            claimant.reverts("FaultsBillingCorrect", claimant.overbilling(job))
+            claimant.reverts("FaultsNoDeviation", claimant.deviation(job))
 
 
 def _commit_root(world: World, leaves: list[bytes], job: Job) -> Commit:

@@ -52,36 +52,36 @@ class TestChallenge:
     def test_reverts_for_another_commit_or_ranges(self, world: World, commit: Commit) -> None:
         silence = world.ledger.silence.functions
         forged = replace(commit.record, step=1).to_abi()
-        world.ledger.fails(silence.challenge(forged, commit.packed, 0, 0), world.challenger, "SilenceUnknownCommit")
+        world.ledger.reverts("SilenceUnknownCommit", silence.challenge(forged, commit.packed, 0, 0), world.challenger)
         other = silence.challenge(commit.abi, commit.packed + bytes(68), 0, 0)
-        world.ledger.fails(other, world.challenger, "SilenceWrongRanges")
+        world.ledger.reverts("SilenceWrongRanges", other, world.challenger)
 
     def test_reverts_before_the_seed(self, world: World) -> None:
         commit = world.collect(Tree.of(world.jobs(2)))
         call = world.ledger.silence.functions.challenge(commit.abi, commit.packed, 0, 0)
-        assert world.ledger.fails(call, world.challenger, "SilenceSeedNotFixed") == (commit.record.id,)
+        assert world.ledger.reverts("SilenceSeedNotFixed", call, world.challenger) == (commit.record.id,)
 
     def test_reverts_for_a_point_outside(self, world: World, commit: Commit) -> None:
         call = world.ledger.silence.functions.challenge(commit.abi, commit.packed, 0, 10**6)
-        world.ledger.fails(call, world.challenger, "SilencePointOutside")
+        world.ledger.reverts("SilencePointOutside", call, world.challenger)
 
     def test_reverts_after_the_window(self, world: World, commit: Commit) -> None:
         world.ledger.jump(7 * DAY)
         call = world.ledger.silence.functions.challenge(commit.abi, commit.packed, 0, world.points(commit)[0].k)
-        world.ledger.fails(call, world.challenger, "SilenceWindowClosed")
+        world.ledger.reverts("SilenceWindowClosed", call, world.challenger)
 
     def test_reverts_for_strangers_and_twice(self, world: World, commit: Commit) -> None:
         call = world.ledger.silence.functions.challenge(commit.abi, commit.packed, 0, world.points(commit)[0].k)
-        world.ledger.fails(call, world.outsider, "SilenceNotEntitled")
+        world.ledger.reverts("SilenceNotEntitled", call, world.outsider)
         world.ledger.send(call, world.challenger)
-        world.ledger.fails(call, world.challenger, "SilenceAlreadyChallenged")
+        world.ledger.reverts("SilenceAlreadyChallenged", call, world.challenger)
 
     def test_limits_the_payers_open_challenges(self, world: World, commit: Commit) -> None:
         first = challenge(world, commit, world.payer.address)
         challenge(world, commit, world.payer.address, which=1)
         point = world.points(commit)[2]
         call = world.ledger.silence.functions.challenge(commit.abi, commit.packed, point.range_index, point.k)
-        assert world.ledger.fails(call, world.payer.address, "SilencePayerLimit")[1] == 2
+        assert world.ledger.reverts("SilencePayerLimit", call, world.payer.address)[1] == 2
         world.ledger.jump(DAY + 1)
         world.ledger.send(world.ledger.silence.functions.timeout(first.id), world.outsider)
         world.ledger.send(call, world.payer.address)
@@ -105,7 +105,7 @@ class TestAnswer:
         silence = world.ledger.silence.functions
         world.ledger.send(silence.withdrawCredit(), world.cheat)
         world.ledger.send(silence.withdrawCredit(), world.challenger)
-        world.ledger.fails(silence.withdrawCredit(), world.challenger, "SilenceNoCredit")
+        world.ledger.reverts("SilenceNoCredit", silence.withdrawCredit(), world.challenger)
         assert world.ledger.balance(world.ledger.silence.address) == 0
         world.supply()
 
@@ -144,49 +144,49 @@ class TestAnswer:
         assert opened.status == ANSWERED
 
     def test_reverts_for_strangers_and_too_late(self, world: World, opened: Challenge) -> None:
-        opened.refused(opened.head(), "SilenceNotDelegate", world.outsider)
+        opened.reverts("SilenceNotDelegate", opened.head(), world.outsider)
         world.ledger.jump(DAY + 1)
-        opened.refused(opened.head(), "SilenceTooLate")
+        opened.reverts("SilenceTooLate", opened.head())
 
     def test_reverts_for_another_receipt(self, opened: Challenge) -> None:
         jobs = opened.commit.tree.jobs
-        opened.refused(opened.head(next(job for job in jobs if job != opened.job)), "SilenceWrongReceipt")
-        opened.refused(opened.head(field_4=[]), "SilenceWrongReceipt")
+        opened.reverts("SilenceWrongReceipt", opened.head(next(job for job in jobs if job != opened.job)))
+        opened.reverts("SilenceWrongReceipt", opened.head(field_4=[]))
 
     def test_reverts_for_another_request_prompt_or_params(self, opened: Challenge) -> None:
         other = next(job for job in opened.commit.tree.jobs if job != opened.job)
-        opened.refused(opened.head(field_5=other.request.to_abi()), "SilenceWrongPreimage")
-        opened.refused(opened.head(field_6=other.request_signature), "SignatureNotBy")
-        opened.refused(opened.head(field_7=b"{}"), "SilenceWrongPreimage")
-        opened.refused(opened.head(field_8=b"{}"), "SilenceWrongPreimage")
+        opened.reverts("SilenceWrongPreimage", opened.head(field_5=other.request.to_abi()))
+        opened.reverts("SignatureNotBy", opened.head(field_6=other.request_signature))
+        opened.reverts("SilenceWrongPreimage", opened.head(field_7=b"{}"))
+        opened.reverts("SilenceWrongPreimage", opened.head(field_8=b"{}"))
 
     def test_reverts_for_other_tokens(self, opened: Challenge) -> None:
         job = opened.job
         opened.answer(opened.head())
-        opened.refused(packed_ids((9, *job.prompt_ids[1:])), "SilenceWrongTokens")
+        opened.reverts("SilenceWrongTokens", packed_ids((9, *job.prompt_ids[1:])))
         opened.answer(packed_ids(job.prompt_ids))
         opened.answer(packed_output(job, 0, 64))
         forged = replace(job, output_ids=(*job.output_ids[:-1], 9))
-        assert opened.refused(packed_output(forged, 64), "SilenceWrongTokens")[0] == 3
+        assert opened.reverts("SilenceWrongTokens", packed_output(forged, 64))[0] == 3
 
     @pytest.mark.parametrize("size", [0, 1, 32, 65, 201])
     def test_reverts_for_parts_of_a_wrong_size(self, opened: Challenge, size: int) -> None:
         job = replace(opened.job, output_ids=tuple(range(201)), output_q=tuple(range(201)))
         opened.answer(opened.head())
         opened.answer(packed_ids(opened.job.prompt_ids))
-        opened.refused(packed_output(job, 0, size), "SilencePartSize")
+        opened.reverts("SilencePartSize", packed_output(job, 0, size))
 
     def test_reverts_once_it_is_over(self, opened: Challenge) -> None:
         job = opened.job
         for part in (opened.head(), packed_ids(job.prompt_ids), packed_output(job)):
             opened.answer(part)
-        assert opened.refused(opened.head(), "SilenceNotOpen")[1] == ANSWERED
+        assert opened.reverts("SilenceNotOpen", opened.head())[1] == ANSWERED
 
 
 class TestTimeout:
     def test_slashes_silence_like_a_mismatch(self, world: World, opened: Challenge) -> None:
         silence = world.ledger.silence.functions
-        world.ledger.fails(silence.timeout(opened.id), world.outsider, "SilenceStillTime")
+        world.ledger.reverts("SilenceStillTime", silence.timeout(opened.id), world.outsider)
         world.ledger.jump(DAY + 1)
         mined = world.ledger.send(silence.timeout(opened.id), world.outsider)
         assert mined.event("SilenceSlashed")["slashed"] == SEVERITY
@@ -198,7 +198,7 @@ class TestTimeout:
         assert staking.slashable(world.cheat, OPERATOR).call() == STAKE - SEVERITY
         assert staking.lockedOf(world.cheat, OPERATOR).call() == 0
         assert world.ledger.registry.functions.warnedUntil(world.cheat).call() > world.ledger.now()
-        world.ledger.fails(silence.timeout(opened.id), world.outsider, "SilenceNotOpen")
+        world.ledger.reverts("SilenceNotOpen", silence.timeout(opened.id), world.outsider)
         world.supply()
 
     def test_slashes_a_head_without_its_tokens(self, world: World, opened: Challenge) -> None:
