@@ -14,7 +14,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from retally.chain.deployment import Deployment
 from retally.chain.escrow import CollectItem
 from retally.chain.events import Collected
+from retally.errors import UpstreamTimeout
 from retally.inference.chat_format import ChatFormat
+from retally.protocol.audit_points import AuditPoint
+from retally.protocol.calibration import Calibration
 from retally.protocol.case import CommitRecord, Range, pack_ranges
 from retally.protocol.eip712 import Domain, SigningKey
 from retally.protocol.encoding import ZERO_BYTES32, Address, Bytes32, keccak
@@ -24,10 +27,13 @@ from retally.protocol.offer import Offer
 from retally.protocol.voucher import ChannelId, Reservation, Voucher
 from retally.protocol.wire import JobOptions, JobSubmission, SubmittedAssignment
 from retally_node.bootstrap import Outside, assemble
+from retally_node.jury import Duty
+from retally_node.ledger import OpenChallenge, Vote
 from retally_node.node import Node, Served
 from retally_node.ports import Standing
 from retally_node.settings import NodeSettings
 from retally_node.settlement import MinedCommit
+from retally_node.weigh_case import CaseFacts
 from tests.fakes import FakeEngine
 
 MODEL_ID = keccak(b"model")
@@ -130,6 +136,90 @@ class FakeReserve:
         self.sent.append(reservation)
 
 
+@dataclass
+class FakeSilence:
+    """Challenges and how far each answer has come, by parts."""
+
+    found: list[OpenChallenge] = field(default_factory=list)
+    parts: dict[bytes, list[tuple[int, int]]] = field(default_factory=dict)
+    posted: list[bytes] = field(default_factory=list)
+
+    async def challenges(self, from_block: int) -> tuple[list[OpenChallenge], int]:
+        return self.found, from_block
+
+    async def progress(self, challenge_id: bytes) -> Part | None:
+        left = self.parts[challenge_id]
+        return Part(*left[0]) if left else None
+
+    async def post(self, challenge_id: bytes, data: bytes) -> None:
+        self.parts[challenge_id].pop(0)
+        self.posted.append(data)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which tree of an answer comes next, and from which token on."""
+
+    tree: int
+    done: int
+
+
+@dataclass
+class FakeCourt:
+    """Duties as told; remembers votes."""
+
+    open_duties: list[Duty] = field(default_factory=list)
+    cases: dict[int, CaseFacts] = field(default_factory=dict)
+    commits: list[tuple[int, bytes]] = field(default_factory=list)
+    reveals: list[Vote] = field(default_factory=list)
+
+    async def duties(self) -> list[Duty]:
+        return self.open_duties
+
+    async def facts(self, case_id: int) -> CaseFacts:
+        return self.cases[case_id]
+
+    async def commit_vote(self, case_id: int, hash_: bytes) -> None:
+        self.commits.append((case_id, hash_))
+
+    async def reveal_vote(self, vote: Vote) -> None:
+        self.reveals.append(vote)
+
+
+@dataclass
+class FakeCases:
+    """What the chain would say about commits."""
+
+    known: set[int] = field(default_factory=set)
+    seeds: dict[int, bytes] = field(default_factory=dict)
+    points: list[tuple[int, AuditPoint]] = field(default_factory=list)
+    table: Calibration | None = None
+
+    async def is_commit(self, commit: CommitRecord) -> bool:
+        return commit.id in self.known
+
+    async def seed_of(self, commit_id: int) -> bytes | None:
+        return self.seeds.get(commit_id)
+
+    async def drawn(self, owner: Address, since: int, until: int) -> list[tuple[int, AuditPoint]]:
+        return self.points
+
+    async def calibration(self, model_id: bytes, node_profile: bytes, own_profile: bytes) -> Calibration | None:
+        return self.table
+
+
+@dataclass
+class FakeEvidence:
+    """Files by uri."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    async def fetch(self, uri: str, max_bytes: int) -> bytes:
+        if uri not in self.files:
+            raise UpstreamTimeout(f"{uri} is not served")
+        return self.files[uri]
+
+
 def tiny_format(folder: Path) -> ChatFormat:
     """A byte-level tokenizer without merges: one token a byte."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -173,23 +263,30 @@ class World:
     collect: FakeCollect
     audits: FakeAudits
     reserve: FakeReserve
+    silence: FakeSilence
+    court: FakeCourt
+    cases: FakeCases
+    evidence: FakeEvidence
 
     async def close(self) -> None:
         await self.node.server.shutdown()
         self.node.ledger.close()
 
 
-async def open_world(folder: Path, collect: FakeCollect | None = None, **changes: Any) -> World:
+async def open_world(
+    folder: Path, collect: FakeCollect | None = None, make_engine: type[FakeEngine] = FakeEngine, **changes: Any
+) -> World:
     """A running node in a folder; opened again it finds its books."""
     chat_format = tiny_format(folder / "model")
-    engine = FakeEngine(vocab_size=chat_format.vocab_size)
+    engine = make_engine(vocab_size=chat_format.vocab_size)
     clock, payers, audits, reserve = FakeClock(), FakePayers(), FakeAudits(), FakeReserve()
     collect = collect or FakeCollect()
     settings = node_settings(folder, **changes)
     served = Served("retally/tiny", MODEL_ID, PROFILE_ID, settings.max_context, OWNER)
-    outside = Outside(clock, payers, collect, audits, reserve, 1)
+    silence, court, cases, evidence = FakeSilence(), FakeCourt(), FakeCases(), FakeEvidence()
+    outside = Outside(clock, payers, collect, audits, reserve, silence, court, cases, evidence, 1)
     node = await assemble(settings, NODE_KEY, DEPLOYMENT, served, engine, chat_format, outside)
-    return World(node, engine, clock, payers, collect, audits, reserve)
+    return World(node, engine, clock, payers, collect, audits, reserve, silence, court, cases, evidence)
 
 
 @dataclass

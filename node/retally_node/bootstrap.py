@@ -25,10 +25,13 @@ from retally_node.admission import Admission
 from retally_node.answer_audit import AuditChain, Auditor
 from retally_node.api import create_app
 from retally_node.candidate import AdmissionRules
-from retally_node.chain_views import ChainAudits, EscrowCollect, EscrowReserve
+from retally_node.chain_views import ChainAudits, EscrowCollect, EscrowReserve, SilenceView
+from retally_node.challenges import ChallengeChain, Challenges
 from retally_node.channels import ChannelBook
+from retally_node.court_view import ChainCases, ChainCourt, HttpEvidence
 from retally_node.decode import Decoder
 from retally_node.engine_start import engine_process, ready_engine
+from retally_node.jury import CourtView, EvidenceSource, Jury
 from retally_node.keys import load_key
 from retally_node.ledger import Ledger
 from retally_node.loops import Loops
@@ -44,6 +47,7 @@ from retally_node.segment import SegmentWork
 from retally_node.serve_job import JobServer
 from retally_node.settings import NodeSettings
 from retally_node.settlement import CollectChain, Settlement
+from retally_node.weigh_case import CaseChain, CaseScale, OwnReplayer
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,10 @@ class Outside:
     collect: CollectChain
     audits: AuditChain
     reserve: ReserveChain
+    challenges: ChallengeChain
+    court: CourtView
+    cases: CaseChain
+    evidence: EvidenceSource
     deployed_block: int
 
 
@@ -77,9 +85,6 @@ async def assemble(
     room = ServingRoom(settings.max_running, settings.max_waiting)
     rules = _rules(settings, key, deployment, served, chat_format)
     settlement = _settlement(settings, deployment, ledger, book, outside)
-    loops = Loops(settings.poll_seconds)
-    loops.add("settlement", settlement.step)
-    loops.add("reservations", Reservations(ledger, outside.reserve, key.address).step)
     return Node(
         settings=settings,
         key=key,
@@ -94,7 +99,7 @@ async def assemble(
         server=JobServer(work, room),
         settlement=settlement,
         auditor=Auditor(ledger, deployment.domain, outside.audits, outside.clock),
-        loops=loops,
+        loops=_loops(settings, key, deployment, served, ledger, settlement, Judge(engine, chat_format), outside),
         metrics=Metrics(room, book),
     )
 
@@ -135,6 +140,38 @@ def _settlement(
         interval_seconds=settings.settle_interval_seconds,
         expiry_seconds=settings.settle_at_expiry_seconds,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """What a juror replays with."""
+
+    engine: Engine
+    chat_format: ChatFormat
+
+
+def _loops(
+    settings: NodeSettings,
+    key: SigningKey,
+    deployment: Deployment,
+    served: Served,
+    ledger: Ledger,
+    settlement: Settlement,
+    judge: Judge,
+    outside: Outside,
+) -> Loops:
+    domain = deployment.domain
+    loops = Loops(settings.poll_seconds)
+    loops.add("settlement", settlement.step)
+    loops.add("reservations", Reservations(ledger, outside.reserve, key.address).step)
+    loops.add("challenges", Challenges(ledger, outside.challenges, domain, outside.deployed_block).step)
+    if settings.jury:
+        chat_format = judge.chat_format
+        own = OwnReplayer(judge.engine, chat_format.render, chat_format.eos_ids, served.model_id, served.profile_id)
+        scale = CaseScale(outside.cases, own, domain)
+        jury = Jury(ledger, outside.court, outside.evidence, scale, served.owner, outside.clock)
+        loops.add("jury", jury.step)
+    return loops
 
 
 def _rules(
@@ -197,6 +234,10 @@ async def open_node(settings: NodeSettings, engine: Engine | None = None) -> Asy
             collect=EscrowCollect(chain, sender, key.address),
             audits=ChainAudits(chain),
             reserve=EscrowReserve(chain, sender),
+            challenges=SilenceView(chain, sender, key.address),
+            court=ChainCourt(chain, sender, served.owner),
+            cases=ChainCases(chain, settings.calibration_dir),
+            evidence=HttpEvidence(),
             deployed_block=deployment.deployed_block,
         )
         chat_format = ChatFormat.load(settings.model_dir)

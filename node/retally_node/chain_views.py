@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from retally.chain.connection import Chain
 from retally.chain.escrow import CollectItem
 from retally.chain.events import EventReader, collected_of
+from retally.chain.silence import Challenge, ChallengeStatus
 from retally.chain.staking import Role
 from retally.chain.transactions import TxSender
 from retally.protocol.encoding import Address
 from retally.protocol.voucher import ChannelId, Reservation
+from retally_node.ledger import OpenChallenge
 from retally_node.settlement import MinedCommit
 
 
@@ -70,3 +72,34 @@ class EscrowReserve:
     async def reserve(self, reservation: Reservation, signature: bytes) -> None:
         """Send the reservation and wait until it is mined."""
         await self._sender.send(self._chain.escrow.reserve(reservation, signature))
+
+
+class SilenceView:
+    """`ChallengeChain` over Silence."""
+
+    def __init__(self, chain: Chain, sender: TxSender, node: Address) -> None:
+        self._chain = chain
+        self._sender = sender
+        self._node = node
+        self._reader = EventReader(chain, ("Silence",))
+
+    async def challenges(self, from_block: int) -> tuple[list[OpenChallenge], int]:
+        """Challenges of this node from a block on, and the block to go on from."""
+        head = await self._chain.block_number()
+        if head < from_block:
+            return [], from_block
+        found = []
+        for event in await self._reader.read(from_block, head):
+            if event.name == "Challenged" and event.args["node"] == self._node:
+                args = event.args
+                found.append(OpenChallenge(args["challengeId"], args["commitId"], args["channel"], args["point"]))
+        return found, head + 1
+
+    async def progress(self, challenge_id: bytes) -> Challenge | None:
+        """How far the answer has come; None once the challenge is over."""
+        state = await self._chain.silence.challenge_of(challenge_id)
+        return state if state.status == ChallengeStatus.OPEN else None
+
+    async def post(self, challenge_id: bytes, data: bytes) -> None:
+        """Post the next part."""
+        await self._sender.send(self._chain.silence.answer(challenge_id, data))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fakes_node import NODE_KEY, START, Customer, World, open_world
@@ -34,19 +35,19 @@ class Bench:
     customer: Customer
     offer: Offer
 
-    def again(self, submission: JobSubmission, **request: object) -> JobSubmission:
+    def again(self, submission: JobSubmission, **request: Any) -> JobSubmission:
         return self.customer.resign(submission, self.offer, **request)
 
-    def assigned(self, submission: JobSubmission, prefix: tuple[int, ...] = (), **changes: object) -> JobSubmission:
+    def assigned(self, submission: JobSubmission, prefix: tuple[int, ...] = (), **changes: Any) -> JobSubmission:
         return replace(
             submission, assignments=(self.customer.assign(submission.request, self.offer, prefix, **changes),)
         )
 
-    def vouched(self, submission: JobSubmission, cumulative: int, **changes: object) -> JobSubmission:
+    def vouched(self, submission: JobSubmission, cumulative: int, **changes: Any) -> JobSubmission:
         voucher, signature = self.customer.voucher(cumulative, **changes)
         return replace(submission, voucher=voucher, voucher_signature=signature)
 
-    def standing(self, submission: JobSubmission, **changes: object) -> JobSubmission:
+    def standing(self, submission: JobSubmission, **changes: Any) -> JobSubmission:
         self.world.payers.standing_now = replace(self.world.payers.standing_now, **changes)
         return submission
 
@@ -111,7 +112,7 @@ def bent_prompt(bench: Bench, submission: JobSubmission, text: str | None) -> Jo
     return bench.assigned(bent)
 
 
-def bent_params(**changes: object) -> Bend:
+def bent_params(**changes: Any) -> Bend:
     def bend(bench: Bench, submission: JobSubmission) -> JobSubmission:
         params = replace(submission.params, **changes)
         request = bench.customer.request(submission.prompt, params)

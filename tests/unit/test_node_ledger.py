@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,15 +22,16 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "data" / "ledger.sqlite"
 
 
+def insert_mark(n: int) -> Callable[[sqlite3.Connection], object]:
+    return lambda connection: connection.execute("INSERT INTO marks VALUES (?, ?)", (f"m{n}", n))
+
+
 class TestDatabase:
     async def test_commits_are_synchronous_and_shared(self, path: Path) -> None:
         database = Database(path)
         assert database.read("PRAGMA synchronous")[0][0] == 2
         assert database.read("PRAGMA journal_mode")[0][0] == "wal"
-        marks = [
-            database.write("mark", lambda c, n=n: c.execute("INSERT INTO marks VALUES (?, ?)", (f"m{n}", n)))
-            for n in range(50)
-        ]
+        marks = [database.write("mark", insert_mark(n)) for n in range(50)]
         await asyncio.gather(*marks)
         assert len(database.read("SELECT * FROM marks")) == 50
         database.close()

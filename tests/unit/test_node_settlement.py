@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fakes_node import START, Customer, FakeCollect, World, open_world
@@ -26,7 +27,7 @@ async def world(tmp_path: Path) -> World:
     return await open_world(tmp_path)
 
 
-async def serve(world: World, customer: Customer, cumulative: int = 10**6, **request: object) -> int:
+async def serve(world: World, customer: Customer, cumulative: int = 10**6, **request: Any) -> int:
     """Serve one job; return what it cost."""
     before = world.node.channel_state(customer.channel).last_cum_to
     job = await world.node.admission.admit(await customer.submission(world.node, cumulative=cumulative, **request))

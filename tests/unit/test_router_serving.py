@@ -65,7 +65,9 @@ class TestAnswer:
         chunks = [chunk async for chunk in stream]
         await client.close()
         assert chunks[-1].usage is not None
-        assert chunks[-1].usage.completion_tokens == sum(len(c.model_extra["retally"].get("ids", [])) for c in chunks[:-1])
+        assert chunks[-1].usage.completion_tokens == sum(
+            len(c.model_extra["retally"].get("ids", [])) for c in chunks[:-1]
+        )
 
     async def test_text_completions(self, world: World) -> None:
         body = {"model": MODEL, "prompt": "count again", "max_tokens": 9, "seed": 3}

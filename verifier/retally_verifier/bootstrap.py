@@ -11,6 +11,7 @@ from pathlib import Path
 
 import uvicorn
 
+from retally.chain.calibrations import Calibrations
 from retally.chain.connection import Chain
 from retally.chain.deployment import Deployment
 from retally.chain.transactions import TxSender
@@ -20,7 +21,6 @@ from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Bytes32
 from retally_verifier.api import create_app
 from retally_verifier.audit_commit import CommitAuditor
-from retally_verifier.calibrations import Calibrations
 from retally_verifier.challenge_silence import SilenceChallenger
 from retally_verifier.fetch_answer import AnswerFetcher
 from retally_verifier.keys import load_key

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retally.chain.calibrations import Calibrations
 from retally.chain.clock import Clock
 from retally.chain.registry import Registry
 from retally.errors import BadRequest, InvalidReceipt, RetallyError
@@ -31,7 +32,6 @@ from retally.protocol.pricing import max_fee
 from retally.protocol.receipt import JobReceipt
 from retally.protocol.voucher import ChannelId, Voucher
 from retally.protocol.wire import AnswerBundle, JobSubmission, SubmittedAssignment
-from retally_verifier.calibrations import Calibrations
 from retally_verifier.node_client import NodeClient, owner_differs
 from retally_verifier.records import NodeRecord
 from retally_verifier.store import Store

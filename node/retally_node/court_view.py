@@ -1,0 +1,165 @@
+"""The juror's ports over the real contracts and HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+
+from retally.chain.calibrations import Calibrations
+from retally.chain.connection import Chain
+from retally.chain.court import CaseStatus, decode_shown
+from retally.chain.events import ChainEvent, EventReader, collected_of
+from retally.chain.transactions import TxSender
+from retally.errors import NotFound, PayloadTooLarge, UpstreamTimeout
+from retally.protocol.audit_points import AuditPoint, drawn_points
+from retally.protocol.calibration import Calibration
+from retally.protocol.case import CommitRecord
+from retally.protocol.encoding import Address, Bytes32
+from retally_node.jury import Duty
+from retally_node.ledger import Vote
+from retally_node.weigh_case import CaseFacts
+
+FETCH_SECONDS = 30.0
+
+
+class ChainCourt:
+    """`CourtView` over the Court; the hot key votes as the owner's delegate."""
+
+    def __init__(self, chain: Chain, sender: TxSender, owner: Address) -> None:
+        self._chain = chain
+        self._sender = sender
+        self._owner = owner
+        self._reader = EventReader(chain, ("Court",))
+        self._closed: set[int] = set()
+
+    async def duties(self) -> list[Duty]:
+        """The rounds now voting with this owner on the jury."""
+        court = self._chain.court
+        found = []
+        for case_id in range(1, await court.case_count() + 1):
+            if case_id in self._closed:
+                continue
+            case = await court.case_of(case_id)
+            if case.status == CaseStatus.CLOSED:
+                self._closed.add(case_id)
+            elif case.status == CaseStatus.VOTING and self._owner in await court.jurors_of(case_id, case.round):
+                found.append(await self._duty(case_id, case.round))
+        return found
+
+    async def _duty(self, case_id: int, round_: int) -> Duty:
+        state = await self._chain.court.round_of(case_id, round_)
+        vote = await self._chain.court.vote_of(case_id, round_, self._owner)
+        now = self._chain.clock.now()
+        return Duty(
+            case_id=case_id,
+            round=round_,
+            commit_end=state.commit_end,
+            committed=vote.hash if any(vote.hash) else None,
+            revealed=vote.verdict != 0,
+            may_reveal=state.committed == state.size or now > state.commit_end,
+        )
+
+    async def facts(self, case_id: int) -> CaseFacts:
+        """What the chain says about a case."""
+        case = await self._chain.court.case_of(case_id)
+        opened = await self._opening(case_id, case.opened_at)
+        return CaseFacts(
+            case_id=case_id,
+            owner=case.owner,
+            opened_at=case.opened_at,
+            evidence_hash=Bytes32(opened.args["evidenceHash"]),
+            evidence_uri=str(opened.args["uri"]),
+            shown=decode_shown(opened.args["shown"]),
+        )
+
+    async def _opening(self, case_id: int, opened_at: int) -> ChainEvent:
+        start = await block_at(self._chain, opened_at)
+        for event in await self._reader.read(start, await self._chain.block_number()):
+            if event.name == "CaseOpened" and event.args["caseId"] == case_id:
+                return event
+        raise NotFound(f"the opening of case {case_id} is not in the logs")
+
+    async def commit_vote(self, case_id: int, hash_: bytes) -> None:
+        """Commit a vote."""
+        await self._sender.send(self._chain.court.commit_vote(case_id, hash_))
+
+    async def reveal_vote(self, vote: Vote) -> None:
+        """Show a vote."""
+        await self._sender.send(self._chain.court.reveal_vote(vote.case_id, vote.verdict, vote.log_e, vote.salt))
+
+
+class ChainCases:
+    """`CaseChain` over Escrow, Audits and the Registry's calibrations."""
+
+    def __init__(self, chain: Chain, calibration_dir: Path | None) -> None:
+        self._chain = chain
+        self._reader = EventReader(chain, ("Escrow",))
+        self._calibrations = Calibrations(chain.registry, chain.clock)
+        if calibration_dir is not None:
+            self._calibrations.load(calibration_dir)
+
+    async def is_commit(self, commit: CommitRecord) -> bool:
+        """Whether this commit was made."""
+        return await self._chain.escrow.is_commit(commit)
+
+    async def seed_of(self, commit_id: int) -> bytes | None:
+        """The seed of a commit, once fixed."""
+        return await self._chain.audits.seed_of(commit_id)
+
+    async def drawn(self, owner: Address, since: int, until: int) -> list[tuple[int, AuditPoint]]:
+        """All drawn points of an owner's commits between two times."""
+        start = await block_at(self._chain, since)
+        events = await self._reader.read(start, await self._chain.block_number())
+        found: list[tuple[int, AuditPoint]] = []
+        for event in events:
+            if event.name != "Collected":
+                continue
+            collected = collected_of(event)
+            commit = collected.commit
+            if commit.owner != owner or not since <= commit.time <= until:
+                continue
+            seed = await self.seed_of(commit.id)
+            if seed is not None:
+                points = drawn_points(seed, collected.ranges, commit.node, commit.step)
+                found += [(commit.id, point) for point in points]
+        return found
+
+    async def calibration(self, model_id: bytes, node_profile: bytes, own_profile: bytes) -> Calibration | None:
+        """The calibration that may be used now for a node's profile against one's own."""
+        return await self._calibrations.find(model_id, node_profile, own_profile)
+
+
+class HttpEvidence:
+    """`EvidenceSource` over HTTP; a file that is too large is dropped on the way."""
+
+    async def fetch(self, uri: str, max_bytes: int) -> bytes:
+        """The bytes behind a uri."""
+        data = bytearray()
+        try:
+            async with (
+                httpx.AsyncClient(timeout=FETCH_SECONDS) as client,
+                client.stream("GET", uri) as response,
+            ):
+                if response.status_code != httpx.codes.OK:
+                    raise NotFound(f"{uri} answers {response.status_code}")
+                async for piece in response.aiter_bytes():
+                    data += piece
+                    if len(data) > max_bytes:
+                        raise PayloadTooLarge(max_bytes)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise UpstreamTimeout(f"{uri} can't be fetched: {error!r}") from error
+        return bytes(data)
+
+
+async def block_at(chain: Chain, time: int) -> int:
+    """The first block at or after a time, but none before the deployment's."""
+    low, high = chain.deployment.deployed_block, await chain.block_number()
+    while low < high:
+        middle = (low + high) // 2
+        block = await chain.rpc.request("eth_getBlockByNumber", hex(middle), False)
+        if int(block["timestamp"], 16) < time:
+            low = middle + 1
+        else:
+            high = middle
+    return low

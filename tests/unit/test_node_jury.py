@@ -1,0 +1,207 @@
+"""Jury duty and answers on chain: what a node does when the court or a challenger calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.fakes import FakeEngine
+from tests.fakes_node import MODEL_ID, OWNER, PROFILE_ID, START, Customer, World, open_world
+
+from retally.chain.court import vote_hash
+from retally.chain.silence import encode_answer_head
+from retally.inference.engine import EngineSampling
+from retally.protocol.audit_points import drawn_points
+from retally.protocol.calibration import Calibration, MarginTable
+from retally.protocol.case import VerdictKind, pack_ranges
+from retally.protocol.encoding import Bytes32, keccak
+from retally.protocol.evidence_file import EvidenceFile, EvidencePoint
+from retally_node.admission import AdmittedJob
+from retally_node.answer_audit import answer_of
+from retally_node.challenges import Challenges, next_part
+from retally_node.jury import Duty, EvidenceSource, Jury
+from retally_node.ledger import OpenChallenge, Vote
+from retally_node.weigh_case import CaseFacts, CaseScale, OwnReplayer
+
+SEED = keccak(b"seed")
+URI = "https://verifier/evidence"
+WIDE = {"temperature": (1, 2_000_000), "promptTokens": (1, 4096), "outputTokens": (1, 4096)}
+TABLE = MarginTable(
+    edges=(1, 100_000, 1_000_000), honest=(10**9, 10**6, 10**5, 10**4), cheat=(5 * 10**8, 10**8, 2 * 10**8, 2 * 10**8)
+)
+CALIBRATION = Calibration(Bytes32(MODEL_ID), Bytes32(PROFILE_ID), Bytes32(PROFILE_ID), {"seeded": TABLE}, WIDE)
+
+
+class Colder(FakeEngine):
+    """Samples at half the temperature that was signed."""
+
+    def generate(self, prompt_ids: Sequence[int], sampling: EngineSampling):  # type: ignore[no-untyped-def]  # as inherited
+        params = replace(sampling.params, temperature=sampling.params.temperature // 2)
+        return super().generate(prompt_ids, replace(sampling, params=params))
+
+
+async def committed(world: World, jobs: int = 6) -> tuple[EvidenceFile, CaseFacts]:
+    """Serve, collect, and bring every drawn point to court."""
+    customer = Customer()
+    for _ in range(jobs):
+        params = customer.params(min_tokens=24)
+        job = await world.node.admission.admit(await customer.submission(world.node, cumulative=10**6, params=params))
+        assert isinstance(job, AdmittedJob)
+        await world.node.server.start(job).closed()
+    await world.node.settlement.settle_now()
+    (mined,) = world.node.ledger.commits.commits()
+    drawn = drawn_points(SEED, mined.ranges, mined.record.node, 200)
+    record = replace(mined.record, step=200)
+    by_receipt = {}
+    for point in drawn:
+        answer = answer_of(world.node.ledger, world.node.domain, mined, point.channel, point.point)
+        by_receipt[answer.index] = EvidencePoint(record, pack_ranges(mined.ranges), point.range_index, point.k, answer)
+    file = EvidenceFile(31337, OWNER, tuple(by_receipt.values()))
+    world.cases.known, world.cases.seeds = {record.id}, {record.id: SEED}
+    world.cases.points = [(record.id, point) for point in drawn]
+    world.cases.table = CALIBRATION
+    world.evidence.files[URI] = file.to_bytes()
+    facts = CaseFacts(1, OWNER, START + 10, file.hash, URI, file.shown(world.node.domain))
+    world.court.cases[1] = facts
+    return file, facts
+
+
+def honest(world: World) -> FakeEngine:
+    return FakeEngine(vocab_size=world.node.chat_format.vocab_size)
+
+
+def judge(world: World, engine: FakeEngine) -> CaseScale:
+    chat_format = world.node.chat_format
+    own = OwnReplayer(engine, chat_format.render, chat_format.eos_ids, Bytes32(MODEL_ID), Bytes32(PROFILE_ID))
+    return CaseScale(world.cases, own, world.node.domain)
+
+
+def juror(world: World) -> Jury:
+    source: EvidenceSource = world.evidence
+    return Jury(world.node.ledger, world.court, source, judge(world, world.engine), OWNER, world.clock)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> World:
+    return await open_world(tmp_path)
+
+
+@pytest.fixture
+async def cheating(tmp_path: Path) -> World:
+    return await open_world(tmp_path, make_engine=Colder)
+
+
+class TestWeigh:
+    async def test_honest_answers_match(self, world: World) -> None:
+        file, facts = await committed(world)
+        opinion = await judge(world, world.engine).weigh(facts, file)
+        assert opinion.verdict == VerdictKind.MATCH
+        assert opinion.log_e < 0
+        await world.close()
+
+    async def test_another_sampler_is_a_mismatch(self, cheating: World) -> None:
+        file, facts = await committed(cheating)
+        opinion = await judge(cheating, honest(cheating)).weigh(facts, file)
+        assert opinion.verdict == VerdictKind.MISMATCH
+        await cheating.close()
+
+    @pytest.mark.parametrize("case", ["no such commit", "no seed", "no calibration", "other entries", "other owner"])
+    async def test_what_the_chain_does_not_bear_out_is_inconclusive(self, cheating: World, case: str) -> None:
+        file, facts = await committed(cheating)
+        if case == "no such commit":
+            cheating.cases.known.clear()
+        if case == "no seed":
+            cheating.cases.seeds.clear()
+        if case == "no calibration":
+            cheating.cases.table = None
+        if case == "other entries":
+            facts = replace(facts, shown=facts.shown[1:])
+        if case == "other owner":
+            facts = replace(facts, owner=Customer().payer)
+        opinion = await judge(cheating, honest(cheating)).weigh(facts, file)
+        assert opinion.verdict == VerdictKind.INCONCLUSIVE
+        await cheating.close()
+
+    async def test_points_not_shown_count_against_the_case(self, cheating: World) -> None:
+        file, facts = await committed(cheating, jobs=1)
+        full = await judge(cheating, honest(cheating)).weigh(facts, file)
+        # Far more points were drawn than are shown: the one strong receipt may be luck.
+        cheating.cases.points += [
+            (1, replace(point, k=10_000 + n, point=10**9 + n))
+            for n in range(60_000)
+            for _, point in cheating.cases.points[:1]
+        ]
+        fewer = await judge(cheating, honest(cheating)).weigh(facts, file)
+        assert fewer.log_e < full.log_e
+        await cheating.close()
+
+
+class TestVote:
+    def duty(self, committed: bytes | None = None, *, may_reveal: bool = False) -> Duty:
+        kept = None if committed is None else Bytes32(committed)
+        return Duty(1, 0, START + 86_400, kept, False, may_reveal)
+
+    async def test_commits_then_reveals_the_same_vote_across_a_restart(self, world: World, tmp_path: Path) -> None:
+        await committed(world)
+        world.court.open_duties = [self.duty()]
+        await juror(world).step()
+        ((case_id, hash_),) = world.court.commits
+        court = world.court
+        await world.close()
+        again = await open_world(tmp_path, world.collect)
+        again.court.open_duties = [self.duty(hash_, may_reveal=True)]
+        await juror(again).step()
+        (vote,) = again.court.reveals
+        assert hash_ == vote_hash(case_id, 0, OWNER, vote.verdict, vote.log_e, vote.salt)
+        assert court.reveals == []
+        await again.close()
+
+    async def test_waits_for_a_file_then_votes_inconclusive(self, world: World) -> None:
+        await committed(world)
+        world.evidence.files.clear()
+        world.court.open_duties = [self.duty()]
+        await juror(world).step()
+        assert world.court.commits == []
+        world.clock.time += 86_400 - 3600
+        await juror(world).step()
+        vote = world.node.ledger.votes.vote(1, 0)
+        assert isinstance(vote, Vote)
+        assert vote.verdict == VerdictKind.INCONCLUSIVE
+        assert len(world.court.commits) == 1
+        await world.close()
+
+    async def test_another_file_than_named_is_inconclusive(self, world: World) -> None:
+        await committed(world)
+        world.evidence.files[URI] += b" "
+        world.court.open_duties = [self.duty()]
+        await juror(world).step()
+        vote = world.node.ledger.votes.vote(1, 0)
+        assert vote is not None
+        assert vote.verdict == VerdictKind.INCONCLUSIVE
+        await world.close()
+
+    async def test_leaves_a_vote_of_its_owners_other_node_alone(self, world: World) -> None:
+        await committed(world)
+        world.court.open_duties = [self.duty(keccak(b"other"), may_reveal=True)]
+        await juror(world).step()
+        assert (world.court.commits, world.court.reveals) == ([], [])
+        await world.close()
+
+
+class TestChallenge:
+    async def test_answers_part_by_part(self, world: World) -> None:
+        await committed(world)
+        (mined,) = world.node.ledger.commits.commits()
+        point = drawn_points(SEED, mined.ranges, mined.record.node, 200)[0]
+        challenge = OpenChallenge(keccak(b"challenge"), mined.record.id, point.channel, point.point)
+        world.silence.found = [challenge]
+        world.silence.parts[challenge.id] = [(0, 0), (1, 0), (3, 0)]
+        bundle = answer_of(world.node.ledger, world.node.domain, mined, point.channel, point.point)
+        await Challenges(world.node.ledger, world.silence, world.node.domain, 1).step()
+        assert world.silence.posted == [encode_answer_head(bundle), next_part(bundle, 1, 0), next_part(bundle, 3, 0)]
+        assert len(world.silence.posted[1]) == 4 * len(bundle.prompt_ids)
+        assert len(world.silence.posted[2]) == 6 * len(bundle.output_ids)
+        assert world.node.ledger.votes.open_challenges() == []
+        await world.close()
