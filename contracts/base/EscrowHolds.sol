@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 
 import {EscrowState} from "./EscrowState.sol";
@@ -9,6 +11,8 @@ import {OPERATOR} from "../types/Role.sol";
 
 /// @notice The owners' side: credit, the exposure window, what it holds back, and the audit pool.
 abstract contract EscrowHolds is EscrowState {
+    using SafeERC20 for IERC20;
+
     /// @dev Entries of held credit that one call looks at.
     uint256 private constant RELEASE_LIMIT = 32;
 
@@ -71,7 +75,7 @@ abstract contract EscrowHolds is EscrowState {
         }
         queue.total -= moved;
         emit HeldSlashed(owner, msg.sender, moved);
-        ASSET.approve(address(STAKING), moved);
+        ASSET.forceApprove(address(STAKING), moved);
         STAKING.stakeFor(owner, OPERATOR, moved);
     }
 

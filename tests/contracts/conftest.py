@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 from web3 import HTTPProvider, Web3
 
+from compile_contracts import Artifact, collect_sources, compile_sources
 from retally.devnet.ports import free_port
 from retally.devnet.tools import anvil_path
 from tests.contracts.world import World
@@ -42,3 +43,11 @@ def world(deployed_world: World) -> Iterator[World]:
     snapshot = deployed_world.rpc("evm_snapshot")
     yield deployed_world
     deployed_world.rpc("evm_revert", snapshot)
+
+
+@pytest.fixture(scope="session")
+def test_contracts() -> Mapping[str, Artifact]:
+    """Contracts that exist for tests alone."""
+    units = {name: f"tests/solidity/{name}.sol" for name in ("HostileAsset", "LeakyEscrow", "TypesProbe")}
+    compiled = compile_sources(collect_sources(units.values()))
+    return {name: compiled[unit][name] for name, unit in units.items()}

@@ -29,4 +29,5 @@ class TestErrors:
         sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "contracts").rglob("*.sol"))
         here = Path(__file__).resolve().parent
         tests = "\n".join(path.read_text(encoding="utf-8") for path in here.rglob("test_*.py"))
-        assert [name for name in ERROR.findall(sources) if f'"{name}"' not in tests] == []
+        missing = [name for name in ERROR.findall(sources) if f'"{name}"' not in tests]
+        assert not missing, missing

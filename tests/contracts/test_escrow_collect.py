@@ -104,9 +104,7 @@ class TestSkips:
         assert world.escrow.functions.commitCount().call() == 0
 
     @pytest.mark.parametrize("signature", [b"\0" * 64, b"\xff" * 64, b"\0" * 32 + b"\x01" * 32])
-    def test_skips_what_is_no_signature_even_of_nobody(
-        self, world: World, node: SigningKey, signature: bytes
-    ) -> None:
+    def test_skips_what_is_no_signature_even_of_nobody(self, world: World, node: SigningKey, signature: bytes) -> None:
         payer = world.payer()
         item = world.item(payer, node, 100)
         assert world.collect(node, Item(item.voucher, signature, 100)).skipped == [(0, BAD_SIGNATURE)]
@@ -180,7 +178,17 @@ class TestCommit:
         assert commit["time"] == world.now
         packed = bytes.fromhex(payer.address[2:]) * 2 + (7).to_bytes(4, "big") + bytes(12) + (100).to_bytes(12, "big")
         assert commit["ranges"] == packed
-        shown = (1, node.address, owner.address, ROOT, keccak(packed), 5 * UNIT, NEW_SHARE, commit["seedBlock"], world.now)
+        shown = (
+            1,
+            node.address,
+            owner.address,
+            ROOT,
+            keccak(packed),
+            5 * UNIT,
+            NEW_SHARE,
+            commit["seedBlock"],
+            world.now,
+        )
         assert world.escrow.functions.isCommit(shown).call()
         for position, wrong in ((1, owner.address), (4, ROOT), (5, 5 * UNIT + 1), (0, 2)):
             forged = (*shown[:position], wrong, *shown[position + 1 :])
@@ -190,15 +198,3 @@ class TestCommit:
         payer = world.payer()
         ids = [world.collect(node, world.item(payer, node, amount)).commit["commitId"] for amount in (1, 2, 3)]
         assert ids == [1, 2, 3]
-
-
-class TestGas:
-    @pytest.mark.parametrize(("count", "limit"), [(1, 130_000), (10, 32_000), (100, 23_000)])
-    def test_steady_cost_of_an_item(self, world: World, node: SigningKey, count: int, limit: int) -> None:
-        payers = [world.payer() for _ in range(count)]
-        world.collect(node, *[world.item(payer, node, 1_000) for payer in payers])
-        done = world.collect(node, *[world.item(payer, node, 2_000) for payer in payers])
-        each = done.receipt["gasUsed"] // count
-        print(f"collect {count}: {each} gas an item")
-        assert done.paid == 1_000 * count
-        assert each <= limit

@@ -56,9 +56,7 @@ class TestExposure:
         done = world.collect(node, world.item(payer, node, 100))
         assert (done.commit["held"], world.credit(owner)) == (70, 0)
 
-    def test_frees_after_the_window(
-        self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
-    ) -> None:
+    def test_frees_after_the_window(self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey) -> None:
         align(world)
         world.collect(node, world.item(payer, node, 100 * DOLLAR))
         world.jump(7 * DAY - 60)

@@ -138,7 +138,12 @@ class TestSelfSlash:
         owner, friend = world.operator(STAKE), world.party()
         severity = STAKE // 2
         what = order(
-            severity, challenger=friend, share=10**15, jurors=[friend], juror_share=10**15, refunds=[("a", friend, fees)]
+            severity,
+            challenger=friend,
+            share=10**15,
+            jurors=[friend],
+            juror_share=10**15,
+            refunds=[("a", friend, fees)],
         )
         event = slash(world, owner, what)
         assert event["burned"] * 2 >= severity

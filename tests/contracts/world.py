@@ -16,6 +16,7 @@ from web3.exceptions import ContractCustomError
 from web3.logs import DISCARD
 from web3.types import TxReceipt
 
+from compile_contracts import Artifact
 from retally.chain.deploy import ANVIL_KEY, Catalogue, Model, Profile, artifact, deploy
 from retally.protocol.eip712 import Domain, SigningKey, TypedMessage
 from retally.protocol.encoding import Address, keccak
@@ -64,18 +65,26 @@ class Item:
         )
 
 
+def _errors(abi: Sequence[Mapping[str, Any]]) -> dict[bytes, Mapping[str, Any]]:
+    def selector(item: Mapping[str, Any]) -> bytes:
+        return keccak(f"{item['name']}({','.join(i['type'] for i in item['inputs'])})".encode())[:4]
+
+    return {selector(item): item for item in abi if item["type"] == "error"}
+
+
 @dataclass
 class World:
     """One chain. Every address may send: the chain impersonates whoever asks."""
 
     url: str
+    asset_address: str | None = None
     web3: Web3 = field(init=False)
     deployment: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         self.web3 = Web3(HTTPProvider(self.url))
         self.rpc("anvil_autoImpersonateAccount", True)
-        self.deployment = deploy(self.url, ANVIL_KEY, catalogue=CATALOGUE)
+        self.deployment = deploy(self.url, ANVIL_KEY, catalogue=CATALOGUE, asset=self.asset_address)
         self.at: Mapping[str, Address] = self.deployment["contracts"]
         self.domain = Domain(self.deployment["chainId"], self.at["Escrow"])
         self.asset = self.contract("DevAsset", self.at["Asset"])
@@ -86,12 +95,7 @@ class World:
         self.timelock = self.contract("TimelockController", self.at["Timelock"])
         self.slasher = self.at["Court"]
         self.rpc("anvil_setBalance", self.slasher, hex(10**20))
-        self.errors = {
-            keccak(f"{item['name']}({','.join(i['type'] for i in item['inputs'])})".encode())[:4]: item
-            for name in NAMES
-            for item in artifact(name)["abi"]
-            if item["type"] == "error"
-        }
+        self.errors = _errors([item for name in NAMES for item in artifact(name)["abi"]])
 
     def rpc(self, method: str, *params: Any) -> Any:
         """A raw JSON-RPC call."""
@@ -109,6 +113,11 @@ class World:
         tx_hash = factory.constructor(*arguments).transact({"from": self.web3.eth.accounts[0]})
         address = self.web3.eth.wait_for_transaction_receipt(tx_hash, poll_latency=0.001)["contractAddress"]
         return self.web3.eth.contract(address=address, abi=abi)
+
+    def create_test(self, made: Artifact, *arguments: Any) -> Contract:
+        """Deploy a contract that exists for tests alone, and learn its errors."""
+        self.errors |= _errors(made.abi)
+        return self.create(made.abi, made.bytecode, *arguments)
 
     def create_named(self, name: str, *arguments: Any) -> Contract:
         """Deploy one of the contracts again, with other arguments."""
@@ -134,8 +143,7 @@ class World:
         data = bytes.fromhex(str(caught.value.data)[2:])
         item = self.errors[data[:4]]
         assert item["name"] == error
-        if arguments:
-            assert decode([i["type"] for i in item["inputs"]], data[4:]) == arguments
+        assert not arguments or decode([i["type"] for i in item["inputs"]], data[4:]) == arguments
 
     @property
     def now(self) -> int:
@@ -150,8 +158,6 @@ class World:
     def mine(self, blocks: int) -> None:
         """Let blocks pass."""
         self.rpc("anvil_mine", hex(blocks))
-
-    # -- parties ------------------------------------------------------------------------------------------------
 
     def party(self) -> SigningKey:
         """A key with coin, and with assets that Escrow and Staking may take."""
@@ -211,8 +217,6 @@ class World:
     def sign(self, key: SigningKey, message: TypedMessage) -> tuple[bytes, bytes]:
         """A signature in the protocol's domain, as the two words that contracts take."""
         return split(key.sign(message.digest(self.domain)))
-
-    # -- money --------------------------------------------------------------------------------------------------
 
     def item(
         self,
