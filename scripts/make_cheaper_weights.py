@@ -10,13 +10,14 @@ import shutil
 from pathlib import Path
 
 import torch
-from devnet_network import dequantise, quantise
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from devnet_network import dequantise, quantise
+
 MODEL = Path(__file__).resolve().parent.parent / "sdk/retally/devnet/model"
 WEIGHTS = "model.safetensors"
-EARLIER = "earlier.safetensors"
+EARLIER = "earlier/weights.safetensors"
 KINDS = ("int4", "earlier")
 
 

@@ -6,7 +6,6 @@ Usage: scripts/train_devnet_model.py [--minutes 55] [--threads 1] [--fresh]
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import re
@@ -20,6 +19,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
+
+from retally.inference.model_files import ModelFiles
 
 from devnet_corpus import Chat, Corpus, build_corpus
 from devnet_network import HeadLoss, Llama, Muon, Shape, quantise
@@ -109,10 +110,11 @@ def learning_rate(progress: float, step: int) -> float:
     return min(1.0, (step + 1) / 60, max(0.02, 2 * (1 - progress)))
 
 
-def export_weights(model: Llama) -> None:
+def export_weights(model: Llama, folder: Path) -> None:
     """Write model.safetensors in bf16."""
     state = {f"model.{name}": value.to(torch.bfloat16).contiguous() for name, value in model.state_dict().items()}
-    save_file(state, MODEL / "model.safetensors", {"format": "pt"})
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
 
 
 def export_earlier(model: Llama) -> None:
@@ -123,7 +125,9 @@ def export_earlier(model: Llama) -> None:
             state[f"model.{name}.packed"], state[f"model.{name}.scale"] = quantise(value)
         else:
             state[f"model.{name}"] = value.to(torch.bfloat16)
-    save_file(state, MODEL / "earlier.safetensors", {"format": "pt"})
+    (MODEL / "earlier").mkdir(exist_ok=True)
+    save_file(state, MODEL / "earlier" / "weights.safetensors", {"format": "pt"})
+    (MODEL / "earlier" / "weights.safetensors").chmod(0o644)
 
 
 def export_words(corpus: Corpus) -> None:
@@ -152,21 +156,7 @@ def export_settings(tokenizer: Tokenizer) -> None:
 
 def export_manifest() -> None:
     """Write the manifest whose hash is the model's id (R-12)."""
-    parts = (
-        "chat_template.jinja",
-        "config.json",
-        "generation_config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    )
-    hashes = {name: hashlib.sha256((MODEL / name).read_bytes()).hexdigest() for name in parts}
-    manifest = {
-        "name": "retally/devnet-4m",
-        "maxContext": Shape().max_position_embeddings,
-        "license": "PSF-2.0",
-        "sha256": hashes,
-    }
+    manifest = ModelFiles.describe(MODEL, "retally/devnet-4m", Shape().max_position_embeddings)
     (MODEL / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
@@ -195,7 +185,7 @@ def train(run: Run, documents: list[Document], tokenizer: Tokenizer, corpus: Cor
         if time.monotonic() - saved > 240:
             saved = time.monotonic()
             run.save(CACHE / "checkpoint.pt")
-            export_weights(run.average)
+            export_weights(run.average, CACHE)
             print(
                 f"held-out bits per byte {bits_per_byte(run.average, tokenizer, corpus.held_out, 150):.3f}", flush=True
             )
@@ -227,7 +217,7 @@ def main() -> None:
     )
     train(run, documents, tokenizer, corpus, options.minutes)
     run.save(checkpoint)
-    export_weights(run.average)
+    export_weights(run.average, MODEL)
     export_manifest()
     print(f"held-out bits per byte {bits_per_byte(run.average, tokenizer, corpus.held_out):.3f}", flush=True)
 

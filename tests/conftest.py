@@ -13,7 +13,7 @@ import pytest
 from retally.chain.deploy import ANVIL_KEY, deploy
 from retally.devnet.anvil import Anvil
 from retally.devnet.catalogue import devnet_market
-from retally.devnet.engine_server import EngineServer, model_name_of
+from retally.devnet.engine_server import EngineServer, model_name_of, share_cores
 from retally.devnet.network import Network
 from retally.devnet.options import NetworkOptions
 from retally.devnet.processes import end_marked
@@ -74,7 +74,12 @@ def model_dir() -> Path:
 def engine_url(session_folder: Path, model_dir: Path) -> Iterator[str]:
     """A real vLLM server with the devnet's model and retally's sampler."""
     server = EngineServer(
-        model_dir, session_folder / "engine", mark=str(session_folder), model_name=model_name_of(model_dir)
+        model_dir,
+        session_folder / "engine",
+        mark=str(session_folder),
+        model_name=model_name_of(model_dir),
+        # One bound thread: several would wait for each other while all else shares their cores.
+        cores=share_cores(1)[0],
     )
     asyncio.run(server.start())
     yield server.url

@@ -40,9 +40,7 @@ class ModelFiles:
         """Return a manifest for a model's folder: every file that shapes its answers, by SHA-256."""
         folder = Path(model_dir)
         wanted = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "*.jinja")
-        paths = sorted(
-            {path for pattern in wanted for path in folder.glob(pattern) if path.name != "earlier.safetensors"}
-        )
+        paths = sorted({path for pattern in wanted for path in folder.glob(pattern)})
         return {"name": name, "maxContext": max_context, "sha256": {path.name: _sha256(path) for path in paths}}
 
     @property

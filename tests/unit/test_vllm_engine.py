@@ -1,0 +1,190 @@
+"""The engine's client against a server that says what the test wants."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from tests.fakes import FakeEngine
+
+from retally.errors import BadRequest, EngineUnavailable, RetallyError
+from retally.inference.engine import EngineChunk, EngineSampling
+from retally.inference.sampler_check import sampler_problem
+from retally.inference.vllm_engine import VllmEngine
+from retally.protocol.params import JobParams
+
+SAMPLING = EngineSampling(
+    params=JobParams(max_tokens=8, template_date="2026-01-01"), seed=b"\x01" * 32, eos_ids=(1,), max_new_tokens=8
+)
+USAGE = {"choices": [], "usage": {"prompt_tokens_details": {"cached_tokens": 2}}}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def frame(ids: list[int], finish: str | None = None, **changes: Any) -> dict[str, Any]:
+    choice = {"token_ids": ids, "logprobs": {"token_logprobs": [-0.5] * len(ids)}, "finish_reason": finish}
+    return {"choices": [choice | changes]}
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Callable[[Handler], Awaitable[VllmEngine]]]:
+    opened: list[Any] = []
+
+    async def start(handler: Handler) -> VllmEngine:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", handler)
+        server = TestServer(app)
+        await server.start_server()
+        engine = VllmEngine(str(server.make_url("/v1")), "m")
+        opened.extend((engine.close, server.close))
+        return engine
+
+    yield start
+    for close in opened:
+        await close()
+
+
+def streaming(*frames: dict[str, Any], cut: int | None = None, done: bool = True) -> Handler:
+    """Write frames as events, in pieces of `cut` bytes."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        data = b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in frames)
+        data += b"data: [DONE]\n\n" if done else b""
+        for begin in range(0, len(data), cut or len(data)):
+            await response.write(data[begin : begin + (cut or len(data))])
+        return response
+
+    return handler
+
+
+def answering(status: int, body: object) -> Handler:
+    async def handler(_request: web.Request) -> web.StreamResponse:
+        return web.json_response(body, status=status)
+
+    return handler
+
+
+async def collect(engine: VllmEngine) -> list[EngineChunk]:
+    return [chunk async for chunk in engine.generate([5, 6], SAMPLING)]
+
+
+class TestGenerate:
+    @pytest.mark.parametrize("cut", [None, 7])
+    async def test_reads_frames_however_they_arrive(self, serve: Any, cut: int | None) -> None:
+        engine = await serve(streaming(frame([7]), frame([8, 9]), frame([1], "stop"), USAGE, cut=cut))
+        chunks = await collect(engine)
+        assert [chunk.ids for chunk in chunks] == [(7,), (8, 9), (1,)]
+        assert chunks[-1] == EngineChunk((1,), (-0.5,), None, "stop", 2)
+
+    async def test_asks_the_engine_for_nothing_but_the_plugin(self, serve: Any) -> None:
+        bodies: list[dict[str, Any]] = []
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            bodies.append(await request.json())
+            return await streaming(frame([1], "stop"), USAGE)(request)
+
+        await collect(await serve(handler))
+        (body,) = bodies
+        assert (body["prompt"], body["temperature"], body["max_tokens"]) == ([5, 6], 0, 8)
+        assert not {"seed", "top_p", "top_k", "frequency_penalty", "logit_bias", "stop"} & body.keys()
+        argument = json.loads(body["vllm_xargs"]["retally"])
+        assert argument == {"params": SAMPLING.params.to_json(), "seed": "01" * 32, "position": 0, "eos": [1]}
+
+    @pytest.mark.parametrize(
+        "handler",
+        [
+            answering(500, {"detail": "boom"}),
+            answering(404, {"detail": "no such model"}),
+            streaming(frame([7]), {"error": {"message": "boom"}}),
+            streaming(frame([7])),
+            streaming(frame([7]), done=False),
+            streaming(frame([7], "abort")),
+            streaming(frame([7], logprobs=None)),
+        ],
+    )
+    async def test_a_failing_engine_is_unavailable(self, serve: Any, handler: Handler) -> None:
+        engine = await serve(handler)
+        with pytest.raises(EngineUnavailable):
+            await collect(engine)
+
+    async def test_a_refused_request_is_the_callers_fault(self, serve: Any) -> None:
+        engine = await serve(answering(400, {"error": {"message": "too long"}}))
+        with pytest.raises(BadRequest, match="too long"):
+            await collect(engine)
+
+    async def test_a_dead_engine_is_unavailable(self, unused_tcp_port: int) -> None:
+        engine = VllmEngine(f"http://127.0.0.1:{unused_tcp_port}", "m")
+        for work in (collect(engine), engine.score([1, 2], 1), engine.check()):
+            with pytest.raises(EngineUnavailable, match="can't be reached"):
+                await work
+        await engine.close()
+
+
+class TestScore:
+    @staticmethod
+    def body(*rows: dict[str, float] | None) -> dict[str, Any]:
+        entries = [None if row is None else {key: {"logprob": value} for key, value in row.items()} for row in rows]
+        return {"choices": [{"prompt_logprobs": entries}]}
+
+    async def test_orders_rows_and_finds_the_claimed_token(self, serve: Any) -> None:
+        engine = await serve(answering(200, self.body(None, {"9": -4.0, "3": -1.0, "2": -1.0}, {"6": -0.5, "7": -2.0})))
+        scores = await engine.score([5, 9, 6], 1, top=2)
+        assert scores.top_ids.tolist() == [[2, 3], [6, 7]]
+        assert scores.top_logprobs.tolist() == [[-1.0, -1.0], [-0.5, -2.0]]
+        assert scores.claimed_logprobs.tolist() == [-4.0, -0.5]
+
+    @pytest.mark.parametrize("rows", [(), (None, {"3": -1.0}, {"6": -1.0}), (None, None, {"6": -1.0})])
+    async def test_an_engine_without_prompt_logprobs_is_unavailable(self, serve: Any, rows: Any) -> None:
+        engine = await serve(answering(200, self.body(*rows)))
+        with pytest.raises(EngineUnavailable):
+            await engine.score([5, 9, 6], 1)
+
+    @pytest.mark.parametrize("start", [0, 4])
+    async def test_refuses_a_start_outside(self, serve: Any, start: int) -> None:
+        engine = await serve(answering(200, {}))
+        with pytest.raises(BadRequest, match="start"):
+            await engine.score([5, 9, 6], start)
+
+
+class TestCheck:
+    @pytest.mark.parametrize("body", [{"data": [{"id": "other", "max_model_len": 9}], "version": "1"}, {"detail": "?"}])
+    async def test_something_else_on_that_port_is_refused(self, serve: Any, body: dict[str, Any]) -> None:
+        engine = await serve(answering(200, body))
+        with pytest.raises(RetallyError):
+            await engine.check()
+
+
+class Greedy(FakeEngine):
+    """An engine that ignores the plugin's argument."""
+
+    def logits(self, ids: Any) -> Any:
+        row = super().logits(ids)
+        row[int(np.argmax(row))] += 100.0 if self.is_generating else 0.0
+        return row
+
+    is_generating = False
+
+    def generate(self, prompt_ids: Any, sampling: Any) -> Any:
+        self.is_generating = True
+        return super().generate(prompt_ids, sampling)
+
+    async def score(self, ids: Any, start: int, top: int = 64) -> Any:
+        self.is_generating = False
+        return await super().score(ids, start, top)
+
+
+class TestSamplerCheck:
+    async def test_passes_an_engine_with_the_sampler(self) -> None:
+        assert await sampler_problem(FakeEngine()) is None
+
+    async def test_tells_an_engine_without_it(self) -> None:
+        problem = await sampler_problem(Greedy())
+        assert problem is not None
+        assert "VLLM_USE_V2_MODEL_RUNNER" in problem
