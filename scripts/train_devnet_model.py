@@ -20,11 +20,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 
-from retally.inference.model_files import ModelFiles
-
 from devnet_corpus import Chat, Corpus, build_corpus
 from devnet_network import HeadLoss, Llama, Muon, Shape, quantise
 from devnet_tokens import BOS, END, PAD, Document, encode_chat, encode_text, rows, special_id, train_tokenizer
+from retally.inference.model_files import ModelFiles
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache/devnet-model"
