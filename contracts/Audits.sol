@@ -27,6 +27,7 @@ contract Audits is IAudits {
     Parameters private _parameters;
     mapping(uint64 commitId => bytes32) private _seeds;
     mapping(uint64 commitId => Duty) private _duties;
+    mapping(uint64 commitId => address) private _audited;
     mapping(address verifier => uint256) private _owed;
 
     constructor(
@@ -53,6 +54,7 @@ contract Audits is IAudits {
 
         seed = keccak256(abi.encodePacked(blockHash, address(ESCROW), c.id, c.receiptsRoot));
         _seeds[c.id] = seed;
+        _audited[c.id] = c.owner;
         Duty storage duty = _duties[c.id];
         duty.drawn = _drawVerifier(seed, c);
         duty.dutyEnd = uint40(block.timestamp) + _parameters.dutySeconds;
@@ -72,6 +74,8 @@ contract Audits is IAudits {
         Duty storage duty = _duties[commitId];
         require(!duty.paid, AuditsAlreadyPaid(commitId));
         _checkBonded(msg.sender, duty.commitTime);
+        address audited = _audited[commitId];
+        require(!_isParty(msg.sender, audited), AuditsParty(msg.sender, audited));
         require(
             duty.drawn == address(0) || msg.sender == duty.drawn || block.timestamp > duty.dutyEnd,
             AuditsNotYourDuty(duty.drawn, duty.dutyEnd)
@@ -177,11 +181,15 @@ contract Audits is IAudits {
         uint256[] memory weights = new uint256[](people.length);
         for (uint256 i; i < people.length; ++i) {
             (,,,, uint40 since) = STAKING.stakeOf(people[i], VERIFIER);
-            bool able = since < c.time && people[i] != c.owner && !REGISTRY.areSiblings(people[i], c.owner);
-            if (able) weights[i] = STAKING.slashable(people[i], VERIFIER);
+            if (since < c.time && !_isParty(people[i], c.owner)) weights[i] = STAKING.slashable(people[i], VERIFIER);
         }
         address[] memory drawn = Sortition.draw(seed, people, weights, 1);
         return drawn.length == 0 ? address(0) : drawn[0];
+    }
+
+    /// @dev Nobody audits itself, nor a declared sibling.
+    function _isParty(address verifier, address owner) private view returns (bool) {
+        return verifier == owner || REGISTRY.areSiblings(verifier, owner);
     }
 
     /// @dev What the auditor of one drawn point earns: the audit share of one step of money.
@@ -195,7 +203,7 @@ contract Audits is IAudits {
 
     function _checkBonded(address verifier, uint40 commitTime) private view {
         (,,,, uint40 since) = STAKING.stakeOf(verifier, VERIFIER);
-        bool bonded = STAKING.slashable(verifier, VERIFIER) > 0 && since < commitTime;
+        bool bonded = STAKING.isActive(verifier, VERIFIER) && since < commitTime;
         require(bonded, AuditsNotBonded(verifier, since, commitTime));
     }
 

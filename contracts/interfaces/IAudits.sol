@@ -60,6 +60,8 @@ interface IAudits {
     error AuditsSeedNotFixed(uint64 commitId);
     /// @notice Only a verifier bonded before the commit may audit it.
     error AuditsNotBonded(address verifier, uint40 bondedSince, uint40 commitTime);
+    /// @notice Nobody audits itself, nor a declared sibling.
+    error AuditsParty(address verifier, address owner);
     /// @notice Until `dutyEnd` only the drawn verifier may commit.
     error AuditsNotYourDuty(address drawn, uint40 dutyEnd);
     /// @notice Another verifier's commitment stands until `until`.

@@ -77,6 +77,29 @@ class TestFixSeed:
         assert world.ledger.audits.functions.parameters().call()[1] == DAY
 
 
+class TestDuty:
+    def test_is_never_the_owners_nor_its_siblings(self, world: World) -> None:
+        ledger = world.ledger
+        sibling = world.owners[1]
+        for owner in (world.cheat, sibling):
+            ledger.send(ledger.staking.functions.stake(VERIFIER, 10**10), owner)
+        ledger.send(ledger.registry.functions.declareSibling(sibling, True), world.cheat)
+        ledger.send(ledger.registry.functions.declareSibling(world.cheat, True), sibling)
+        for _ in range(4):
+            assert drawn_verifier(world, world.committed(1)) in world.verifiers
+
+    def test_is_nobodys_when_only_parties_are_bonded(self, world: World) -> None:
+        ledger = world.ledger
+        ledger.send(ledger.staking.functions.stake(VERIFIER, 10**10), world.cheat)
+        for verifier in world.verifiers:
+            ledger.send(ledger.staking.functions.thaw(VERIFIER, 200_000_000), verifier)
+        commit = world.committed(1)
+        assert int(drawn_verifier(world, commit), 16) == 0
+        call = ledger.audits.functions.commitVerdicts(commit.record.id, SALT)
+        ledger.reverts("AuditsNotBonded", call, world.verifiers[0])
+        assert ledger.reverts("AuditsParty", call, world.cheat)[1] == world.cheat.lower()
+
+
 class TestCountDrawn:
     @pytest.mark.parametrize("jobs", [1, 2, 40])
     def test_equals_python(self, world: World, jobs: int) -> None:

@@ -122,6 +122,17 @@ class TestAppeal:
         assert 2 * FEE - 10 < paid <= 2 * FEE
         world.supply()
 
+    def test_an_appellant_does_not_sit(self, world: World) -> None:
+        operators(world, 4)
+        case = open_case(world)
+        case.draw()
+        case.vote_all(MATCH)
+        case.decide()
+        court, appellant = world.ledger.court.functions, world.owners[1]
+        world.ledger.send(court.appeal(case.id), appellant)
+        # Of eight owners the accused and the appellant are parties: six are left for seven seats.
+        assert sorted(case.draw()) == sorted({*world.owners} - {world.cheat, appellant})
+
     def test_twice_at_most_and_doubling(self, world: World) -> None:
         case = self._decided(world, MATCH)
         court = world.ledger.court.functions
