@@ -9,19 +9,22 @@ from retally.protocol.encoding import Address, parse_bytes32, parse_signature, t
 from retally.protocol.receipt import JobReceipt, ReceiptLeaf
 from retally.wallet import StaleJob, Wallet
 
+# Asking must not hold up the job that waits behind it.
+JOBS_AT_ONCE = 4
+
 
 def recover_receipts(wallet: Wallet, node: Address, now: int) -> Steps[list[ReceiptLeaf]]:
-    """Settles what stands open on the channel to a node; what its receipts don't prove stays unpaid."""
+    """Settles what stands open, on the channel to `node` first; what its receipts don't prove stays unpaid."""
     recovered: list[ReceiptLeaf] = []
-    stale = list(wallet.stale(node))
-    for job_id in dict.fromkeys(job.job_id for job in stale):
+    stale = sorted(wallet.stale(), key=lambda job: job.node != node)
+    for where, job_id in list(dict.fromkeys((job.node, job.job_id) for job in stale))[:JOBS_AT_ONCE]:
         try:
-            answer = yield from call(HttpCall("GET", f"/v1/receipts/{job_id}"))
+            answer = yield from call(HttpCall("GET", f"/retally/v1/nodes/{where}/receipts/{job_id}"))
         except Unreachable:
             return recovered
         body = answer.json()
         entries = body.get("receipts", []) if isinstance(body, dict) and not answer.failed else []
-        leaves = [leaf for leaf in map(_leaf, entries) if leaf.receipt.node == node]
+        leaves = [leaf for leaf in map(_leaf, entries) if leaf.receipt.node == where]
         for leaf in leaves:
             if to_hex(leaf.receipt.job_id) == job_id and _settled(wallet, leaf):
                 recovered.append(leaf)
