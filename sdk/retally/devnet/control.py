@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from retally.devnet.options import UpOptions
-from retally.devnet.processes import MARK, end_marked, is_marked, log_tail
+from retally.devnet.processes import GROUPS, MARK, end_marked, find_marked, log_tail
 from retally.devnet.state import FAILED, PROGRESS, READY, STATE, devnet_folder, find_supervisor, forget, read_state
 from retally.errors import Unavailable
 
@@ -66,20 +66,19 @@ def down(home: Path) -> int:
             with suppress(psutil.TimeoutExpired):
                 process.wait(_STOP_SECONDS)
             ended = 1
-    ended += end_marked(str(folder.resolve()))
+    ended += end_marked(str(folder))
+    (folder / GROUPS).unlink(missing_ok=True)
     forget(folder)
     return ended
 
 
 def processes(home: Path) -> list[dict[str, Any]]:
     """The devnet's processes with their memory, biggest first."""
-    mark = str(devnet_folder(home).resolve())
     found = []
-    for process in psutil.process_iter():
+    for process in find_marked(str(devnet_folder(home))):
         with suppress(psutil.Error):
-            if is_marked(process, mark):
-                command = " ".join(process.cmdline()[:4])
-                found.append({"pid": process.pid, "rss_mb": process.memory_info().rss >> 20, "command": command})
+            command = " ".join(process.cmdline()[:4])
+            found.append({"pid": process.pid, "rss_mb": process.memory_info().rss >> 20, "command": command})
     return sorted(found, key=lambda row: -int(row["rss_mb"]))
 
 
@@ -95,7 +94,7 @@ def _launch(folder: Path, options: UpOptions) -> subprocess.Popen[bytes]:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, MARK: str(folder.resolve())},
+            env={**os.environ, MARK: str(folder)},
         )
 
 

@@ -17,7 +17,10 @@ import psutil
 from retally.errors import Unavailable
 
 MARK = "RETALLY_DEVNET_ID"
-"""Environment variable that names the network a process belongs to; its children inherit it."""
+"""Environment variable that names the folder of the network a process belongs to; its children inherit it."""
+
+GROUPS = "groups.txt"
+"""File in that folder with the process groups that were started, for children that overwrite their environment."""
 
 _LOG_TAIL_LINES = 15
 
@@ -87,6 +90,9 @@ class Service:
                 env={**os.environ, MARK: self._mark, **self._environment},
             )
         self.id = ProcessId(self._process.pid, psutil.Process(self._process.pid).create_time())
+        Path(self._mark).mkdir(parents=True, exist_ok=True)
+        with (Path(self._mark) / GROUPS).open("a", encoding="utf-8") as groups:
+            groups.write(f"{self.id.pid} {self.id.started}\n")
 
     @property
     def pid(self) -> int:
@@ -138,8 +144,8 @@ def end_group(group: int) -> None:
 
 
 def end_marked(mark: str, grace_seconds: float = 5.0) -> int:
-    """End every process that carries the network's mark in its environment, and say how many there were."""
-    found = [process for process in psutil.process_iter() if process.pid != os.getpid() and is_marked(process, mark)]
+    """End every process of the network with that mark, and say how many there were."""
+    found = [process for process in find_marked(mark) if process.pid != os.getpid()]
     for process in found:
         _signal(process, signal.SIGTERM)
     _, alive = psutil.wait_procs(found, timeout=grace_seconds)
@@ -149,12 +155,24 @@ def end_marked(mark: str, grace_seconds: float = 5.0) -> int:
     return len(found)
 
 
-def is_marked(process: psutil.Process, mark: str) -> bool:
-    """Whether a process belongs to the network with that mark."""
-    try:
-        return bool(process.environ().get(MARK) == mark)
-    except psutil.Error:
-        return False
+def find_marked(mark: str) -> list[psutil.Process]:
+    """Every live process of the network with that mark: by its environment, else by its process group."""
+    groups = _groups(Path(mark))
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, ProcessLookupError):
+            if process.environ().get(MARK) == mark or os.getpgid(process.pid) in groups:
+                found.append(process)
+    return found
+
+
+def _groups(folder: Path) -> set[int]:
+    """The groups that are still ours: a number is not given again while its group has members."""
+    if not (folder / GROUPS).exists():
+        return set()
+    lines = (line.split() for line in (folder / GROUPS).read_text(encoding="utf-8").splitlines())
+    leaders = [ProcessId(int(pid), float(started)) for pid, started in lines]
+    return {leader.pid for leader in leaders if leader.find() or not psutil.pid_exists(leader.pid)}
 
 
 def log_tail(log: Path, lines: int = _LOG_TAIL_LINES) -> str:
