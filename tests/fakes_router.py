@@ -1,67 +1,23 @@
-"""What a router stands on, in memory: a chain with payers and nodes, and nodes that sign for real over real HTTP."""
+"""Nodes that sign for real over real HTTP; only their model is a toy."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
-
-from retally.errors import ChainUnreachable, RetallyError, VoucherTooLow, openai_envelope
-from retally.protocol.eip712 import Address, Bytes32, Domain, SigningKey, check_signed_by, keccak
-from retally.protocol.encoding import to_hex, u32
-from retally.protocol.job import job_seed
-from retally.protocol.merkle import OutputTree, ids_root
+from retally.errors import RetallyError, VoucherTooLow, openai_envelope
+from retally.protocol.eip712 import Address, SigningKey, check_signed_by, keccak
+from retally.protocol.encoding import to_hex
 from retally.protocol.offer import Offer
-from retally.protocol.pricing import fee_round_down, input_fee_round_down
-from retally.protocol.receipt import Chunk, FinishReason, JobReceipt
+from retally.protocol.pricing import input_fee_round_down
+from retally.protocol.receipt import FinishReason, JobReceipt
 from retally.protocol.voucher import ChannelId, Voucher
 from retally.protocol.wire import ChannelState, JobSubmission
-from retally_router.ports import RegisteredNode, Standing
-
-DOMAIN = Domain(31337, Address("0x5FbDB2315678afecb367f032d93F642f64180aa3"))
-MODEL = "retally/fake"
-MODEL_ID = keccak(b"model")
-PROFILE_ID = keccak(b"profile")
-NOW = 1_800_000_000
-STOP_ID = 7
-VOCABULARY = 50
-
-
-class FakeClock:
-    """Chain time that stands still."""
-
-    def __init__(self) -> None:
-        self.time = NOW
-
-    def now(self) -> int:
-        return self.time
-
-
-@dataclass
-class FakeChainView:
-    """What the chain says; `dead` makes its RPC unreachable."""
-
-    registered: list[RegisteredNode] = field(default_factory=list)
-    standings: dict[Address, Standing] = field(default_factory=dict)
-    dead: bool = False
-
-    async def standing(self, payer: Address, signer: Address) -> Standing:
-        if self.dead:
-            raise ChainUnreachable("the RPC does not answer")
-        return self.standings.get(payer, Standing(0, 0, 0, 0))
-
-    async def nodes(self) -> Sequence[RegisteredNode]:
-        if self.dead:
-            raise ChainUnreachable("the RPC does not answer")
-        return self.registered
-
-    def fund(self, payer: Address, balance: int = 10**9, cap: int = 10**9, used: int = 0) -> None:
-        self.standings[payer] = Standing(balance, used, cap, NOW + 300 * 86_400)
+from retally_router.ports import RegisteredNode
+from tests.fakes_router_writer import Writer, send_event, send_json
+from tests.fakes_world import DOMAIN, MODEL, MODEL_ID, NOW, PROFILE_ID
 
 
 @dataclass
@@ -112,7 +68,14 @@ class FakeNode:
     @property
     def offer(self) -> Offer:
         return Offer(
-            self.address, MODEL_ID, PROFILE_ID, self.price_in, self.price_in // 2, self.price_out, self.max_context, NOW + 3600
+            self.address,
+            MODEL_ID,
+            PROFILE_ID,
+            self.price_in,
+            self.price_in // 2,
+            self.price_out,
+            self.max_context,
+            NOW + 3600,
         )
 
     def registered(self) -> RegisteredNode:
@@ -133,32 +96,38 @@ class FakeNode:
         try:
             await self._route(scope, json.loads(body or b"null"), receive, send)
         except RetallyError as error:
-            await _json(send, openai_envelope(error), error.status)
+            await send_json(send, openai_envelope(error), error.status)
 
     async def _route(self, scope: Any, body: Any, receive: Any, send: Any) -> None:
         parts = scope["path"].split("/")[3:]
         if parts[0] == "info":
-            await _json(send, self.info())
+            await send_json(send, self.info())
         elif parts[0] == "jobs":
             await self._job(JobSubmission.from_wire(body), receive, send)
         elif parts[0] == "vouchers":
             states = [await self._take(Voucher.from_wire(v["voucher"]), v["signature"]) for v in body["vouchers"]]
-            await _json(send, {"channels": states})
+            await send_json(send, {"channels": states})
         elif parts[0] == "channels":
             channel = ChannelId(Address(parts[1]), Address(parts[2]), self.address, int(parts[3]))
-            await _json(send, self._state(self.line(channel)))
+            await send_json(send, self._state(self.line(channel)))
         elif parts[0] == "receipts":
             known = self.receipts.get(bytes.fromhex(parts[1][2:]))
             if known is None:
-                await _json(send, {"error": {"message": "unknown job", "code": "not_found"}}, 404)
+                await send_json(send, {"error": {"message": "unknown job", "code": "not_found"}}, 404)
                 return
             shown = [{"receipt": r.to_wire(), "signature": to_hex(s)} for r, s in known]
-            await _json(send, {"jobId": parts[1], "receipts": shown})
+            await send_json(send, {"jobId": parts[1], "receipts": shown})
 
     def info(self) -> dict[str, Any]:
         signature = to_hex(self.key.sign(self.offer.digest(DOMAIN)))
         load = {"running": 0, "waiting": 0}
-        return {"node": self.address, "model": MODEL, "offer": self.offer.to_wire(), "offerSignature": signature, "load": load}
+        return {
+            "node": self.address,
+            "model": MODEL,
+            "offer": self.offer.to_wire(),
+            "offerSignature": signature,
+            "load": load,
+        }
 
     def _state(self, line: Line) -> dict[str, Any]:
         return ChannelState(
@@ -223,171 +192,10 @@ class FakeNode:
             count = len(self.prompt_ids(job))
             output = sum(len(writer.ids) for writer in writers)
             usage = {"prompt_tokens": count, "completion_tokens": output, "total_tokens": count + output}
-            await _event(send, {**writers[0].base, "choices": [], "usage": usage})
+            await send_event(send, {**writers[0].base, "choices": [], "usage": usage})
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
-
-
-class Writer:
-    """One choice on its way out."""
-
-    def __init__(self, node: FakeNode, job: JobSubmission, line: Line, item: Any, send: Any) -> None:
-        self.node, self.job, self.line, self.send = node, job, line, send
-        self.assignment = item.assignment
-        self.ids = list(item.prefix)
-        self.tree = OutputTree(len(self.ids))
-        self.seed = job_seed(job.request.client_seed, self.assignment.choice)
-        self.job_id = self.assignment.job_id
-        chat = job.params.endpoint == "chat"
-        self.chat = chat
-        prefix = "chatcmpl-" if chat else "cmpl-"
-        name = "chat.completion.chunk" if chat else "text_completion"
-        self.base = {"id": prefix + self.job_id.hex()[:24], "object": name, "created": 1, "model": job.options.model}
-
-    @property
-    def start(self) -> int:
-        return self.assignment.output_from
-
-    def fee(self) -> int:
-        return fee_round_down(
-            self.node.offer.prices,
-            prompt_tokens=len(self.node.prompt_ids(self.job)),
-            cached_tokens=0,
-            output_tokens=len(self.ids) - self.start,
-            choice=self.assignment.choice,
-            output_from=self.start,
-        )
-
-    async def run(self) -> None:
-        if self.chat:
-            await self._frame("", {"jobId": to_hex(self.job_id), "choice": self.assignment.choice}, role="assistant")
-        finish = None
-        while finish is None:
-            await asyncio.sleep(self.node.seconds_per_token)
-            finish = await self._token()
-
-    async def _token(self) -> FinishReason | None:
-        node, position = self.node, len(self.ids)
-        if node.die_after is not None and position - self.start >= node.die_after:
-            raise ConnectionError("the node dies")
-        token = keccak(self.seed + u32(position))[0] % VOCABULARY
-        self.ids.append(token)
-        self.tree.append([token], [token])
-        node.produced += 1
-        finish = None
-        if token == STOP_ID and position >= 8:
-            finish = FinishReason.STOP
-        elif len(self.ids) >= self.job.params.max_tokens:
-            finish = FinishReason.LENGTH
-        extra = {
-            "jobId": to_hex(self.job_id),
-            "promptTokens": len(node.prompt_ids(self.job)),
-            "choice": self.assignment.choice,
-            "outputFrom": position,
-            "ids": [token],
-            "q": [token],
-        }
-        self.line.open[self.job_id, self.assignment.choice] = self.fee()
-        if finish is not None or (len(self.ids) - self.start) % node.chunk_tokens == 0:
-            extra |= self._chunk()
-        if finish is not None:
-            extra |= self._receipt(finish)
-        await self._frame(f"w{token} ", extra, finish)
-        await self._wait_paid()
-        return finish
-
-    async def _wait_paid(self) -> None:
-        allowed = 2 * self.node.chunk_tokens * self.node.price_out // 1_000_000
-        async with self.line.paid:
-            async with asyncio.timeout(5):
-                await self.line.paid.wait_for(lambda: self.line.best + allowed >= self.line.due)
-
-    def _chunk(self) -> dict[str, Any]:
-        a = self.assignment
-        root = keccak(b"x") if self.node.dishonest == "root" else self.tree.root()
-        chunk = Chunk(self.job_id, a.choice, a.segment, self.node.address, a.output_from, len(self.ids), root, self.line.due)
-        return {"chunk": chunk.to_wire(), "chunkSignature": to_hex(self.node.key.sign(chunk.digest(DOMAIN)))}
-
-    def _receipt(self, finish: FinishReason) -> dict[str, Any]:
-        receipt, signature = self.close(finish)
-        return {"receipt": receipt.to_wire(), "receiptSignature": to_hex(signature), "cost": str(receipt.fee)}
-
-    def close(self, finish: FinishReason) -> tuple[JobReceipt, bytes]:
-        node, a, request = self.node, self.assignment, self.job.request
-        fee = self.fee() + (1 if node.dishonest == "fee" else 0)
-        self.line.open.pop((self.job_id, a.choice), None)
-        start, self.line.cum_to = self.line.cum_to, self.line.cum_to + fee
-        prompt = node.prompt_ids(self.job)
-        receipt = JobReceipt(
-            job_id=self.job_id,
-            choice=a.choice,
-            payer=request.payer,
-            signer=request.signer,
-            node=node.address,
-            lane=self.job.lane,
-            cum_from=start,
-            cum_to=self.line.cum_to,
-            model_id=MODEL_ID,
-            profile_id=PROFILE_ID,
-            offer_hash=node.offer.digest(DOMAIN),
-            prompt_root=ids_root(prompt),
-            prompt_tokens=len(prompt),
-            cached_tokens=0,
-            prefix_root=ids_root(self.ids[: self.start]),
-            output_from=self.start,
-            output_to=len(self.ids),
-            output_root=self.tree.root(),
-            params_hash=request.params_hash,
-            seed=Bytes32(keccak(b"own seed")) if node.dishonest == "seed" else self.seed,
-            finish_reason=finish,
-            started_at=NOW,
-            finished_at=NOW,
-        )
-        key = SigningKey(keccak(b"stranger")) if node.dishonest == "signature" else node.key
-        signed = receipt, key.sign(receipt.digest(DOMAIN))
-        node.receipts.setdefault(self.job_id, []).append(signed)
-        return signed
-
-    async def _frame(self, text: str, extra: dict[str, Any], finish: Any = None, role: str | None = None) -> None:
-        name = None if finish is None else ("stop" if finish == FinishReason.STOP else "length")
-        choice: dict[str, Any] = {"index": self.assignment.choice, "logprobs": None, "finish_reason": name}
-        if self.chat:
-            choice["delta"] = {"content": text} if role is None else {"role": role, "content": ""}
-        else:
-            choice["text"] = text
-        await _event(self.send, {**self.base, "choices": [choice], "retally": extra})
-
-
-async def _event(send: Any, value: Any) -> None:
-    await send({"type": "http.response.body", "body": b"data: " + json.dumps(value).encode() + b"\n\n", "more_body": True})
-
-
-async def _json(send: Any, value: Any, status: int = 200) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
-    await send({"type": "http.response.body", "body": json.dumps(value).encode()})
 
 
 async def _until_gone(receive: Any) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-@asynccontextmanager
-async def served(app: Any, *, lifespan: str = "off") -> AsyncIterator[str]:
-    """The app behind a real server on a free port."""
-    config = uvicorn.Config(app, port=0, log_level="error", lifespan=lifespan, access_log=False, http="httptools", ws="none")  # type: ignore[arg-type]  # a literal
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        if task.done():
-            task.result()
-            raise RuntimeError("the server did not start")
-        await asyncio.sleep(0.005)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        server.force_exit = True
-        await task
-
-

@@ -6,20 +6,34 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 from redis.asyncio import Redis
 
-from retally.protocol.eip712 import SigningKey, keccak
+from retally.protocol.eip712 import Domain, SigningKey, keccak
 from retally.protocol.encoding import to_hex
 from retally.protocol.key_text import create_key_text, personal_digest
 from retally_router.bootstrap import Outside, Router, build_router
 from retally_router.node_api import AiohttpNodeApi
+from retally_router.ports import RegisteredNode
 from retally_router.settings import RouterSettings
-from tests.fakes_router import DOMAIN, MODEL, NOW, FakeChainView, FakeClock, FakeNode, served
+from tests.fakes_router import FakeNode
+from tests.fakes_world import DOMAIN, MODEL, NOW, FakeChainView, FakeClock, served
 
 DATABASE = 5
+
+
+class AnyNode(Protocol):
+    """An ASGI node that knows how the chain lists it."""
+
+    url: str
+
+    def registered(self) -> RegisteredNode: ...
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+
 YEAR = 365 * 86_400
 
 
@@ -30,11 +44,12 @@ class World:
     router: Router
     chain: FakeChainView
     clock: FakeClock
-    nodes: list[FakeNode]
+    nodes: list[Any]
     redis: Redis
     http: httpx.AsyncClient
     url: str
     payer: SigningKey
+    domain: Domain = DOMAIN
     api_key: str = ""
 
     @property
@@ -43,8 +58,8 @@ class World:
 
     async def create_key(self, payer: SigningKey, *, cap: int = 10**9, fund: int = 10**9) -> dict[str, Any]:
         """A key of that payer, authorised and funded on the fake chain."""
-        expiry, deadline = NOW + YEAR, NOW + 600
-        text = create_key_text(DOMAIN, payer.address, cap, expiry, deadline)
+        expiry, deadline = self.clock.time + YEAR, self.clock.time + 600
+        text = create_key_text(self.domain, payer.address, cap, expiry, deadline)
         body = {
             "payer": payer.address,
             "cap": str(cap),
@@ -60,11 +75,25 @@ class World:
 
     async def ask(self, body: dict[str, Any] | None = None, **changes: Any) -> httpx.Response:
         """One chat completion."""
-        return await self.http.post("/v1/chat/completions", json={**chat(), **(body or {}), **changes}, headers=self.auth)
+        return await self.http.post(
+            "/v1/chat/completions", json={**chat(), **(body or {}), **changes}, headers=self.auth
+        )
 
     async def settled(self) -> bool:
         """Whether every node got its vouchers."""
         return await self.router.sender.drain(3.0)
+
+
+def check_error(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The answer is that error in full form."""
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert error["code"] == code
+    assert error["message"]
+    assert error["type"]
+    assert "param" in error
+    assert answer.headers["x-request-id"]
+    return dict(error)
 
 
 def chat(**changes: Any) -> dict[str, Any]:
@@ -94,7 +123,13 @@ def settings_of(redis_url: str, **changes: Any) -> RouterSettings:
 
 @asynccontextmanager
 async def router_world(
-    redis_url: str, nodes: Sequence[FakeNode] | None = None, *, keep: bool = False, **changes: Any
+    redis_url: str,
+    nodes: Sequence[AnyNode] | None = None,
+    *,
+    keep: bool = False,
+    domain: Domain = DOMAIN,
+    now: int = NOW,
+    **changes: Any,
 ) -> AsyncIterator[World]:
     """A running world; its Redis database is empty at first unless it is kept."""
     async with AsyncExitStack() as stack:
@@ -102,20 +137,21 @@ async def router_world(
         stack.push_async_callback(redis.aclose)
         if not keep:
             await redis.flushdb()
-        fakes = list(nodes) if nodes is not None else [FakeNode("a"), FakeNode("b"), FakeNode("c")]
+        fakes: list[Any] = list(nodes) if nodes is not None else [FakeNode("a"), FakeNode("b"), FakeNode("c")]
         for node in fakes:
             node.url = await stack.enter_async_context(served(node))
         chain, clock = FakeChainView([node.registered() for node in fakes]), FakeClock()
+        clock.time = now
         settings = settings_of(redis_url, **changes)
         api = AiohttpNodeApi(
             connect_seconds=settings.connect_seconds,
             first_byte_seconds=settings.first_byte_seconds,
             idle_seconds=settings.idle_seconds,
         )
-        outside = Outside(chain, clock, DOMAIN, redis, api, SigningKey.from_hex("11" * 32))
+        outside = Outside(chain, clock, domain, redis, api, SigningKey.from_hex("11" * 32))
         router = build_router(settings, outside)
         url = await stack.enter_async_context(served(router.app, lifespan="on"))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20, trust_env=False))
-        world = World(router, chain, clock, fakes, redis, http, url, SigningKey(keccak(b"payer")))
+        world = World(router, chain, clock, fakes, redis, http, url, SigningKey(keccak(b"payer")), domain)
         world.api_key = (await world.create_key(world.payer))["apiKey"]
         yield world

@@ -18,7 +18,7 @@ from retally.errors import BadRequest
 from retally.keystore import unlock_file
 from retally.protocol.eip712 import Domain, SigningKey
 from retally_router.accept_job import AcceptJob
-from retally_router.api import build_api
+from retally_router.api import Lifespan, build_api
 from retally_router.chain_view import OnChainView, Standings
 from retally_router.channels import Channels
 from retally_router.credit import Credit
@@ -69,78 +69,134 @@ class Router:
     watch: Watch
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What several use cases share."""
+
+    standings: Standings
+    metrics: Metrics
+    log: JobLog
+    keys: Keys
+    quotes: Quotes
+    watch: Watch
+    directory: Directory
+    selection: Selection
+    lanes: Lanes
+    credit: Credit
+    sender: VoucherSender
+    channels: Channels
+    settle: SettleJobs
+    boot: int
+
+
 def build_router(settings: RouterSettings, outside: Outside, owned: tuple[Any, ...] = ()) -> Router:
     """The whole router; `owned` is started and closed with it."""
-    domain, clock, redis, api = outside.domain, outside.clock, outside.redis, outside.nodes
-    boot = time.time_ns() // 1_000_000
-    standings = Standings(outside.chain, settings.standing_seconds)
-    metrics, log, keys, quotes = Metrics(), JobLog(redis), Keys(redis, domain), Quotes(redis)
-    watch = Watch(settings.breaker_failures, settings.breaker_seconds)
-    directory = _directory(settings, outside)
-    lanes = Lanes(redis, count=settings.lanes, holder=process_name(boot), lease_seconds=settings.lane_lease_seconds)
-    credit, sender = Credit(redis, standings.standing), VoucherSender(api)
-    channels = Channels(api, log, credit, domain)
-    settle = SettleJobs(api, log, channels, sender, lanes, clock, domain)
-    assigner = Assigner(outside.key, settings.replica, boot, domain)
-    placer = Placer(api, channels, lanes, log, assigner, lost=settle.later, first_seconds=settings.first_byte_seconds)
-    selection = Selection(watch, value_of_second=settings.value_of_second, random=SystemRandom())
-    means = Means(
-        placer,
-        channels,
-        credit,
-        directory,
-        watch,
-        sender,
-        settle,
-        log,
-        metrics,
-        settings.max_attempts,
-        settings.max_continuations,
-    )
-    accept = AcceptJob(
-        keys,
-        quotes,
-        directory,
-        selection,
-        credit,
-        standings.standing,
-        clock,
-        domain,
-        means,
-        settings.default_max_tokens,
-        settings.request_lifetime_seconds,
-    )
+    parts = _parts(settings, outside)
+    hot = HotPath(_accept(settings, outside, parts), parts.metrics, max_body_bytes=settings.max_body_bytes)
     market = MarketApi(
-        keys,
-        quotes,
-        directory,
-        selection,
-        api,
-        clock,
-        domain,
+        parts.keys,
+        parts.quotes,
+        parts.directory,
+        parts.selection,
+        outside.nodes,
+        outside.clock,
+        outside.domain,
         settings.default_max_tokens,
         settings.max_body_bytes,
     )
+    first_lane = settings.replica % settings.lanes
+    running = _lifespan(parts, outside, owned, first_lane)
+    rest = build_api(parts.directory, parts.log, market, parts.metrics, outside.redis, running)
+    return Router(Front(hot, rest), parts.directory, parts.channels, parts.sender, parts.settle, parts.watch)
 
+
+def _parts(settings: RouterSettings, outside: Outside) -> _Parts:
+    domain, clock, redis, api = outside.domain, outside.clock, outside.redis, outside.nodes
+    boot = time.time_ns() // 1_000_000
+    log, watch = JobLog(redis), Watch(settings.breaker_failures, settings.breaker_seconds)
+    standings, sender = Standings(outside.chain, settings.standing_seconds), VoucherSender(api)
+    lease = settings.lane_lease_seconds
+    lanes = Lanes(redis, count=settings.lanes, holder=process_name(boot), lease_seconds=lease)
+    credit = Credit(redis, standings.standing)
+    channels = Channels(api, log, credit, domain)
+    return _Parts(
+        standings=standings,
+        metrics=Metrics(),
+        log=log,
+        keys=Keys(redis, domain),
+        quotes=Quotes(redis),
+        watch=watch,
+        directory=_directory(settings, outside),
+        selection=Selection(watch, value_of_second=settings.value_of_second, random=SystemRandom()),
+        lanes=lanes,
+        credit=credit,
+        sender=sender,
+        channels=channels,
+        settle=SettleJobs(api, log, channels, sender, lanes, clock, domain),
+        boot=boot,
+    )
+
+
+def _accept(settings: RouterSettings, outside: Outside, parts: _Parts) -> AcceptJob:
+    return AcceptJob(
+        parts.keys,
+        parts.quotes,
+        parts.directory,
+        parts.selection,
+        parts.credit,
+        parts.standings.standing,
+        outside.clock,
+        outside.domain,
+        _means(settings, outside, parts),
+        settings.default_max_tokens,
+        settings.request_lifetime_seconds,
+    )
+
+
+def _means(settings: RouterSettings, outside: Outside, parts: _Parts) -> Means:
+    assigner = Assigner(outside.key, settings.replica, parts.boot, outside.domain)
+    placer = Placer(
+        outside.nodes,
+        parts.channels,
+        parts.lanes,
+        parts.log,
+        assigner,
+        lost=parts.settle.later,
+        first_seconds=settings.first_byte_seconds,
+    )
+    return Means(
+        placer,
+        parts.channels,
+        parts.credit,
+        parts.directory,
+        parts.watch,
+        parts.sender,
+        parts.settle,
+        parts.log,
+        parts.metrics,
+        settings.max_attempts,
+        settings.max_continuations,
+    )
+
+
+def _lifespan(parts: _Parts, outside: Outside, owned: tuple[Any, ...], first_lane: int) -> Lifespan:
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
-        for part in (*owned, api):
+        for part in (*owned, outside.nodes):
             await part.start()
-        await lanes.start(settings.replica % settings.lanes)
-        await directory.start()
+        await parts.lanes.start(first_lane)
+        await parts.directory.start()
         try:
             yield
         finally:
-            await directory.close()
-            await sender.close()
-            await settle.close()
-            await lanes.close()
-            for part in (api, *reversed(owned)):
+            await parts.directory.close()
+            await parts.sender.close()
+            await parts.settle.close()
+            await parts.lanes.close()
+            for part in (outside.nodes, *reversed(owned)):
                 await part.close()
 
-    rest = build_api(directory, log, market, metrics, redis, running)
-    app = Front(HotPath(accept, metrics, max_body_bytes=settings.max_body_bytes), rest)
-    return Router(app, directory, channels, sender, settle, watch)
+    return running
 
 
 def build_app(settings: RouterSettings) -> Front:

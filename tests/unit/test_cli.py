@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from decimal import Decimal
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -271,8 +275,6 @@ class TestContext:
         (folder / "supervisor.json").write_text(json.dumps({"pid": pid, "started": 0}))
 
     def test_a_running_devnet_is_found(self, tmp_path: Path) -> None:
-        import os
-
         self.state(tmp_path, os.getpid())
         context = Context.load(home=tmp_path, environ={})
         assert (context.router_url, context.model, context.address) == ("http://devnet", MODEL, KEY.address)
@@ -282,10 +284,26 @@ class TestContext:
         assert Context.load(home=tmp_path, environ={}).router_url is None
 
     def test_flags_win_over_environment_over_devnet(self, tmp_path: Path) -> None:
-        import os
-
         self.state(tmp_path, os.getpid())
         environ = {"RETALLY_ROUTER_URL": "http://environment", "RETALLY_RPC_URL": "http://environment"}
         context = Context.load(home=tmp_path, environ=environ, flags={"router_url": "http://flag"})
         assert (context.router_url, context.rpc_url) == ("http://flag", "http://environment")
         assert KEY.secret.hex() not in repr(context)
+
+
+class TestServiceGroups:
+    def test_every_service_has_its_group(self, shell: Shell) -> None:
+        listed = shell.run("--help")
+        for name in ("node", "router", "verifier", "devnet", "doctor"):
+            assert f" {name} " in listed
+
+    def test_listing_commands_loads_no_service(self) -> None:
+        code = "import sys, retally.cli.main; print([m for m in sys.modules if m.startswith('retally_')])"
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+    def test_one_that_can_t_be_loaded_says_so(self, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+        entry = EntryPoint("broken", "retally_nowhere.commands:app", "retally.commands")
+        monkeypatch.setattr("retally.cli.main._services", lambda: {"broken": entry})
+        error = shell.json("broken", "serve", code=1)["error"]
+        assert error["code"] == "not_installed"
+        assert "retally_nowhere" in error["message"]

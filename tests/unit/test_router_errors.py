@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.fakes_router import DOMAIN, MODEL, NOW, FakeNode
-from tests.router_world import World, chat, router_world
+from tests.fakes_router import FakeNode
+from tests.fakes_world import DOMAIN, MODEL, NOW
+from tests.router_world import World, chat, check_error, router_world
 
 from retally.devnet.redis_server import RedisServer
-from retally.protocol.eip712 import Address, Domain, SigningKey, keccak
+from retally.protocol.eip712 import SigningKey, keccak
 from retally.protocol.encoding import to_hex
-from retally.protocol.job import JobParams, JobRequest, params_hash, prompt_hash
 from retally.protocol.key_text import list_keys_text, personal_digest, revoke_key_text
-from retally.protocol.voucher import Voucher
 from retally_router.ports import Standing
 
 
@@ -30,18 +27,6 @@ async def world(redis_url: str) -> AsyncIterator[World]:
         yield built
 
 
-def check(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The answer is that error in full form."""
-    assert answer.status_code == status, answer.text
-    error = answer.json()["error"]
-    assert error["code"] == code
-    assert error["message"]
-    assert error["type"]
-    assert "param" in error
-    assert answer.headers["x-request-id"]
-    return dict(error)
-
-
 async def post(world: World, content: bytes, **headers: str) -> httpx.Response:
     return await world.http.post("/v1/chat/completions", content=content, headers={**world.auth, **headers})
 
@@ -49,10 +34,10 @@ async def post(world: World, content: bytes, **headers: str) -> httpx.Response:
 class TestBody:
     @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"model": NaN}', b"[" * 5000])
     async def test_unparsable(self, world: World, content: bytes) -> None:
-        check(await post(world, content), 400, "invalid_json")
+        check_error(await post(world, content), 400, "invalid_json")
 
     async def test_too_large(self, world: World) -> None:
-        check(await post(world, b" " * 60_000), 413, "payload_too_large")
+        check_error(await post(world, b" " * 60_000), 413, "payload_too_large")
 
     async def test_too_large_without_saying_so(self, world: World) -> None:
         async def parts() -> AsyncIterator[bytes]:
@@ -60,7 +45,7 @@ class TestBody:
                 yield b" " * 1000
 
         answer = await world.http.post("/v1/chat/completions", content=parts(), headers=world.auth)
-        check(answer, 413, "payload_too_large")
+        check_error(answer, 413, "payload_too_large")
 
     @pytest.mark.parametrize(
         ("change", "param"),
@@ -76,7 +61,7 @@ class TestBody:
         ],
     )
     async def test_wrong_types(self, world: World, change: dict[str, Any], param: str) -> None:
-        assert check(await world.ask(change), 400, "bad_request")["param"] == param
+        assert check_error(await world.ask(change), 400, "bad_request")["param"] == param
 
     @pytest.mark.parametrize(
         "change",
@@ -103,34 +88,34 @@ class TestBody:
         ],
     )
     async def test_undefined_parameters(self, world: World, change: dict[str, Any]) -> None:
-        check(await world.ask(change), 400, "unsupported_parameter")
+        check_error(await world.ask(change), 400, "unsupported_parameter")
 
     async def test_unknown_model(self, world: World) -> None:
-        error = check(await world.ask(model="nobody/serves-this"), 404, "model_not_found")
+        error = check_error(await world.ask(model="nobody/serves-this"), 404, "model_not_found")
         assert "/v1/models" in error["hint"]
 
     async def test_over_long_prompt(self, world: World) -> None:
         long = [{"role": "user", "content": "x" * 40_000}]
-        check(await world.ask(messages=long), 400, "context_length_exceeded")
+        check_error(await world.ask(messages=long), 400, "context_length_exceeded")
 
     async def test_price_above_what_the_client_takes(self, world: World) -> None:
-        check(await world.ask(provider={"max_price": {"completion": 1}}), 400, "price_above_max")
+        check_error(await world.ask(provider={"max_price": {"completion": 1}}), 400, "price_above_max")
 
 
 class TestKey:
     async def test_none(self, world: World) -> None:
         answer = await world.http.post("/v1/chat/completions", json=chat())
-        assert "keys create" in check(answer, 401, "missing_api_key")["hint"]
+        assert "keys create" in check_error(answer, 401, "missing_api_key")["hint"]
 
     @pytest.mark.parametrize("key", ["x", "sk-1234", "rtl-" + "0" * 16 + "-" + "A" * 43, "rtl-zz-é"])
     async def test_bad(self, world: World, key: str) -> None:
         headers = {"authorization": f"Bearer {key}".encode()}
         answer = await world.http.post("/v1/chat/completions", json=chat(), headers=headers)  # type: ignore[arg-type]  # bytes
-        check(answer, 401, "invalid_api_key")
+        check_error(answer, 401, "invalid_api_key")
 
     async def test_right_id_with_wrong_secret(self, world: World) -> None:
         world.api_key = world.api_key[:-4] + ("AAAA" if not world.api_key.endswith("AAAA") else "BBBB")
-        check(await world.ask(), 401, "invalid_api_key")
+        check_error(await world.ask(), 401, "invalid_api_key")
 
     async def test_revoked(self, world: World) -> None:
         key_id = world.api_key.split("-")[1]
@@ -138,17 +123,17 @@ class TestKey:
         headers = {"x-retally-deadline": str(NOW + 60), "x-retally-signature": to_hex(signature)}
         answer = await world.http.delete(f"/retally/v1/keys/{key_id}", headers=headers)
         assert answer.status_code == 200, answer.text
-        check(await world.ask(), 401, "invalid_api_key")
+        check_error(await world.ask(), 401, "invalid_api_key")
 
     async def test_signer_unknown_to_the_chain(self, world: World) -> None:
         world.chain.standings.clear()
         await asyncio.sleep(0.1)
-        check(await world.ask(), 401, "signer_not_authorized")
+        check_error(await world.ask(), 401, "signer_not_authorized")
 
     async def test_signer_that_expires_too_soon(self, world: World) -> None:
         world.chain.standings[world.payer.address] = Standing(10**9, 0, 10**9, NOW + 3600)
         await asyncio.sleep(0.1)
-        check(await world.ask(), 401, "signer_expired")
+        check_error(await world.ask(), 401, "signer_expired")
 
 
 class TestKeyManagement:
@@ -156,17 +141,17 @@ class TestKeyManagement:
         body = {"payer": world.payer.address, "cap": "5", "expiry": NOW + 90, "deadline": NOW + 60}
         stranger = SigningKey(keccak(b"stranger"))
         body["signature"] = to_hex(stranger.sign(keccak(b"anything")))
-        check(await world.http.post("/retally/v1/keys", json=body), 401, "invalid_signature")
+        check_error(await world.http.post("/retally/v1/keys", json=body), 401, "invalid_signature")
 
     async def test_late_text(self, world: World) -> None:
         body = {"payer": world.payer.address, "cap": "5", "expiry": NOW + 90, "deadline": NOW - 1, "signature": "0x"}
-        check(await world.http.post("/retally/v1/keys", json=body), 400, "deadline_passed")
+        check_error(await world.http.post("/retally/v1/keys", json=body), 400, "deadline_passed")
 
     @pytest.mark.parametrize("field", ["payer", "cap", "expiry", "deadline", "signature"])
     async def test_malformed(self, world: World, field: str) -> None:
         body = {"payer": world.payer.address, "cap": "5", "expiry": NOW + 90, "deadline": NOW + 60, "signature": "0x"}
         body[field] = "wrong"
-        check(await world.http.post("/retally/v1/keys", json=body), 400, "bad_request")
+        check_error(await world.http.post("/retally/v1/keys", json=body), 400, "bad_request")
 
     async def test_list_shows_no_secret(self, world: World) -> None:
         signature = world.payer.sign(personal_digest(list_keys_text(DOMAIN, world.payer.address, NOW + 60)))
@@ -177,22 +162,22 @@ class TestKeyManagement:
         assert not {"sealed", "nonce", "apiKey"} & key.keys()
 
     async def test_unknown_key(self, world: World) -> None:
-        check(await world.http.delete("/retally/v1/keys/0000000000000000"), 404, "not_found")
+        check_error(await world.http.delete("/retally/v1/keys/0000000000000000"), 404, "not_found")
 
 
 class TestNodes:
     async def test_none_registered(self, redis_url: str) -> None:
         async with router_world(redis_url, []) as world:
-            check(await world.ask(), 404, "model_not_found")
+            check_error(await world.ask(), 404, "model_not_found")
 
     async def test_all_dead(self, world: World) -> None:
         world.chain.registered = [replace(item, endpoint="http://127.0.0.1:9") for item in world.chain.registered]
         await asyncio.sleep(1.5)
-        check(await world.ask(), 503, "node_unavailable")
+        check_error(await world.ask(), 503, "node_unavailable")
 
     async def test_unaudited_are_left_out(self, redis_url: str) -> None:
         async with router_world(redis_url, [FakeNode("a")], audited_owners=3) as world:
-            assert "allow_unaudited" in check(await world.ask(), 503, "node_unavailable")["hint"]
+            assert "allow_unaudited" in check_error(await world.ask(), 503, "node_unavailable")["hint"]
             assert (await world.ask(provider={"allow_unaudited": True})).status_code == 200
 
     async def test_one_that_never_answers(self, redis_url: str) -> None:
@@ -200,28 +185,28 @@ class TestNodes:
         async with router_world(redis_url, [slow], first_byte_seconds=0.4) as world:
             body = {"model": MODEL, "prompt": "count", "max_tokens": 5}
             answer = await world.http.post("/v1/completions", json=body, headers=world.auth)
-            check(answer, 504, "upstream_timeout")
+            check_error(answer, 504, "upstream_timeout")
 
     async def test_one_that_stalls(self, redis_url: str) -> None:
         slow = FakeNode("a", seconds_per_token=30)
         async with router_world(redis_url, [slow], idle_seconds=0.4) as world:
-            check(await world.ask(), 504, "upstream_timeout")
+            check_error(await world.ask(), 504, "upstream_timeout")
 
 
 class TestRest:
     async def test_unknown_path(self, world: World) -> None:
-        check(await world.http.get("/v1/nothing"), 404, "not_found")
+        check_error(await world.http.get("/v1/nothing"), 404, "not_found")
 
     async def test_wrong_method(self, world: World) -> None:
-        check(await world.http.get("/v1/chat/completions"), 405, "method_not_allowed")
+        check_error(await world.http.get("/v1/chat/completions"), 405, "method_not_allowed")
 
     async def test_unknown_receipt(self, world: World) -> None:
-        check(await world.http.get("/v1/receipts/0x" + "00" * 32), 404, "not_found")
-        check(await world.http.get("/v1/receipts/7"), 400, "bad_request")
+        check_error(await world.http.get("/v1/receipts/0x" + "00" * 32), 404, "not_found")
+        check_error(await world.http.get("/v1/receipts/7"), 400, "bad_request")
 
     async def test_unknown_node(self, world: World) -> None:
         answer = await world.http.post("/retally/v1/vouchers", json={"node": "0x" + "11" * 20, "vouchers": []})
-        check(answer, 404, "not_found")
+        check_error(answer, 404, "not_found")
 
     async def test_request_id_is_echoed_if_harmless(self, world: World) -> None:
         assert (await world.http.get("/healthz", headers={"x-request-id": "mine"})).headers["x-request-id"] == "mine"
@@ -234,69 +219,7 @@ class TestRest:
         try:
             async with router_world(store.url) as world:
                 await store.stop()
-                check(await world.ask(), 503, "unavailable")
+                check_error(await world.ask(), 503, "unavailable")
                 assert (await world.http.get("/healthz")).status_code == 503
         finally:
             await store.stop()
-
-
-def signed_header(world: World, domain: Domain = DOMAIN, **changes: Any) -> dict[str, str]:
-    """A payer-signed job in full, with something wrong about it."""
-    key, nonce = SigningKey(keccak(b"payer")), keccak(b"nonce")
-    node = Address(changes.pop("node", world.nodes[0].address))
-    params = JobParams(max_tokens=20, template_date="2027-01-15")
-    values: dict[str, Any] = {
-        "payer": key.address,
-        "signer": key.address,
-        "model_id": keccak(b"model"),
-        "profile_id": bytes(32),
-        "n": 1,
-        "max_price_in": 10**7,
-        "max_price_cached": 10**7,
-        "max_price_out": 10**7,
-        "prompt_hash": prompt_hash(nonce, {"messages": chat()["messages"]}),
-        "params_hash": params_hash(params),
-        "max_output": 20,
-        "max_fee": 10**6,
-        "client_seed": keccak(b"seed"),
-        "audit_consent": True,
-        "nonce": nonce,
-        "deadline": NOW + 600,
-    }
-    request = JobRequest(**{**values, **changes})
-    voucher = Voucher(key.address, key.address, node, 3, 5000)
-    header = {
-        "request": request.to_wire(),
-        "requestSignature": to_hex(key.sign(request.digest(domain))),
-        "params": params.to_json(),
-        "lane": 3,
-        "voucher": voucher.to_wire(),
-        "voucherSignature": to_hex(key.sign(voucher.digest(domain))),
-        "quoteId": "none",
-    }
-    return {"x-retally-authorization": urlsafe_b64encode(json.dumps(header).encode()).decode()}
-
-
-class TestSignedJob:
-    async def send(self, world: World, headers: dict[str, str]) -> httpx.Response:
-        return await world.http.post("/v1/chat/completions", json=chat(), headers=headers)
-
-    async def test_unreadable(self, world: World) -> None:
-        check(await self.send(world, {"x-retally-authorization": "?"}), 401, "invalid_authorization")
-
-    async def test_expired(self, world: World) -> None:
-        check(await self.send(world, signed_header(world, deadline=NOW - 1)), 401, "deadline_passed")
-
-    async def test_foreign_signature(self, world: World) -> None:
-        stranger = SigningKey(keccak(b"stranger")).address
-        check(await self.send(world, signed_header(world, signer=stranger)), 401, "invalid_signature")
-
-    async def test_wrong_chain(self, world: World) -> None:
-        headers = signed_header(world, Domain(1, DOMAIN.escrow))
-        assert "31337" in check(await self.send(world, headers), 401, "invalid_signature")["hint"]
-
-    async def test_other_prompt_than_signed(self, world: World) -> None:
-        check(await self.send(world, signed_header(world, prompt_hash=keccak(b"other"))), 400, "request_mismatch")
-
-    async def test_no_quote(self, world: World) -> None:
-        check(await self.send(world, signed_header(world)), 400, "quote_expired")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from tests.fakes_router import DOMAIN, NOW
+from tests.fakes_world import DOMAIN, NOW
 
 from retally.errors import CapExceeded, InsufficientFunds, InvalidReceipt, SignerExpired, Unauthorized, Unavailable
 from retally.protocol.eip712 import Address, SigningKey, check_signed_by, keccak

@@ -7,7 +7,8 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from tests.fakes_router import DOMAIN, MODEL, FakeNode
+from tests.fakes_router import FakeNode
+from tests.fakes_world import DOMAIN, MODEL
 
 from retally.errors import ContextExceeded, NodeUnavailable, PriceAboveMax, UnknownModel
 from retally.protocol.pricing import Prices

@@ -9,7 +9,8 @@ from typing import Any
 
 import openai
 import pytest
-from tests.fakes_router import DOMAIN, MODEL, FakeNode
+from tests.fakes_router import FakeNode
+from tests.fakes_world import DOMAIN, MODEL
 from tests.router_world import World, chat, router_world
 
 from retally.errors import ChainUnreachable, EngineUnavailable, InsufficientFunds
