@@ -6,6 +6,7 @@ Usage: scripts/model_report.py [--json] [--model FOLDER] [--temperature 0.8 --to
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import re
 from collections.abc import Sequence
@@ -19,12 +20,12 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from devnet_corpus import Corpus, build_corpus
+from devnet_corpus import Chat
 from devnet_network import Llama, Shape
 from retally.inference.chat_format import ChatFormat
 from retally.protocol.params import JobParams
 from retally.protocol.sampler import sample_token
-from train_devnet_model import CACHE, MODEL, bits_per_byte
+from train_devnet_model import MODEL, bits_per_byte
 
 MAX_TOKENS = 300
 
@@ -68,17 +69,25 @@ def words_of(texts: Sequence[str]) -> list[str]:
     return [word.lower() for text in texts for word in re.findall(r"[A-Za-z]+", text)]
 
 
-def asked_questions(corpus: Corpus, count: int) -> list[str]:
-    """Return questions that the model was never trained on, and some that it was."""
-    source = Random(5)
-    unseen = [text for chat in corpus.held_out for role, text in chat if role == "user"]
-    seen = [text for chat in corpus.chats for role, text in chat if role == "user"]
-    return source.sample(unseen, count // 2) + source.sample(seen, count - count // 2)
+def read_evaluation(model_dir: Path, name: str) -> Any:
+    """Return one of the files that training leaves for this report."""
+    return json.loads(gzip.decompress((model_dir / "evaluation" / f"{name}.json.gz").read_bytes()))
+
+
+def held_out_chats(model_dir: Path) -> list[Chat]:
+    """Return the chats that the model was never trained on."""
+    return [[(role, text) for role, text in chat] for chat in read_evaluation(model_dir, "held_out")]
+
+
+def asked_questions(held_out: list[Chat], count: int) -> list[str]:
+    """Return first questions about things that the model was never trained on."""
+    questions = sorted({next(text for role, text in chat if role == "user") for chat in held_out})
+    return Random(5).sample(questions, count)
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
     """Sample, count and return the figures."""
-    corpus = build_corpus(CACHE)
+    held_out = held_out_chats(options.model)
     chat = ChatFormat.load(options.model)
     network = load_network(options.model)
     params = JobParams(
@@ -89,9 +98,9 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     )
     tokenizer = Tokenizer.from_file(str(options.model / "tokenizer.json"))
     source = Random(9)
-    questions = asked_questions(corpus, options.answers)
+    questions = asked_questions(held_out, options.answers)
     answers = [sample_answer(network, chat, question, params, source.randbytes(32)) for question in questions]
-    known = set(words_of([text for chat_ in corpus.chats for _, text in chat_] + corpus.texts))
+    known = set(read_evaluation(options.model, "words"))
     words = words_of([answer.text for answer in answers])
     return {
         "answers": len(answers),
@@ -99,7 +108,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
         "ended_itself": round(sum(answer.ended for answer in answers) / len(answers), 4),
         "mean_words": round(len(words) / len(answers), 1),
         "mean_entropy_nats": round(float(np.mean([answer.entropy for answer in answers])), 3),
-        "held_out_bits_per_byte": round(bits_per_byte(network, tokenizer, corpus.held_out), 4),
+        "held_out_bits_per_byte": round(bits_per_byte(network, tokenizer, held_out), 4),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "samples": [{"question": answer.question, "answer": answer.text} for answer in answers[:8]],
     }

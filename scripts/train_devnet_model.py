@@ -6,6 +6,7 @@ Usage: scripts/train_devnet_model.py [--minutes 55] [--threads 1] [--fresh]
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import math
 import re
@@ -129,13 +130,15 @@ def export_earlier(model: Llama) -> None:
     (MODEL / "earlier" / "weights.safetensors").chmod(0o644)
 
 
-def export_words(corpus: Corpus) -> None:
-    """Write the sorted words of the training text, against which sampled answers are checked."""
+def export_evaluation(corpus: Corpus) -> None:
+    """Write the words of the training text and the held-out chats: enough to judge the model without the corpus."""
     texts = [text for chat in corpus.chats for _, text in chat] + corpus.texts
     words = sorted({word.lower() for text in texts for word in re.findall(r"[A-Za-z]+", text)})
-    (CACHE / "words.txt").write_text("\n".join(words) + "\n")
-    held_out = [[{"role": role, "content": text} for role, text in chat] for chat in corpus.held_out]
-    (CACHE / "held_out.json").write_text(json.dumps(held_out))
+    folder = MODEL / "evaluation"
+    folder.mkdir(exist_ok=True)
+    for name, content in (("words", words), ("held_out", corpus.held_out)):
+        # A fixed time, so that the same content gives the same bytes.
+        (folder / f"{name}.json.gz").write_bytes(gzip.compress(json.dumps(content).encode(), mtime=0))
 
 
 def export_settings(tokenizer: Tokenizer) -> None:
@@ -200,7 +203,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     corpus = build_corpus(CACHE)
     tokenizer = train_tokenizer(corpus, MODEL / "tokenizer.json")
-    export_words(corpus)
+    export_evaluation(corpus)
     export_settings(tokenizer)
     documents = [encode_chat(tokenizer, chat) for chat in corpus.chats] + [
         encode_text(tokenizer, text) for text in corpus.texts
