@@ -108,7 +108,7 @@ class FakeMarket:
         }
         if path in routes:
             return routes[path](request)
-        if path.startswith("/v1/receipts/") or path.startswith(f"/retally/v1/nodes/{self.offer.node}/receipts/"):
+        if path.startswith(("/v1/receipts/", f"/retally/v1/nodes/{self.offer.node}/receipts/")):
             job_id = path.rsplit("/", 1)[1]
             return httpx2.Response(200, json={"jobId": job_id, "receipts": self.receipts.get(job_id, [])})
         return error(404, "not_found")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Annotated, Any, Self
 
-import openai
 import typer
 from rich.console import Console
 
@@ -97,6 +96,8 @@ class Conversation:
 
     def say(self, text: str) -> tuple[str, JobResult]:
         """One turn: streams the answer to the terminal."""
+        import openai
+
         from retally.client import result_of
 
         self.messages.append({"role": "user", "content": text})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any
 
 import typer
@@ -12,8 +12,9 @@ import retally
 from retally.cli import chat, jobs, keys, market, money, proxy, wallet
 from retally.cli.devnet import app as devnet_app
 from retally.cli.doctor import doctor
-from retally.cli.output import JsonGroup, emit, note
+from retally.cli.output import JsonGroup, emit
 from retally.cli.session import remember_flags
+from retally.errors import RetallyError
 
 HELP = """Pay per token for LLM inference that anyone can verify.
 
@@ -23,7 +24,54 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 money is missing or 
 be reached, 130 Ctrl-C.
 """
 
-app = typer.Typer(cls=JsonGroup, no_args_is_help=True, help=HELP, pretty_exceptions_enable=False)
+MONEY = "Money"
+MARKET = "Market"
+MACHINE = "Running things"
+
+
+class RootGroup(JsonGroup):
+    """The root: groups of installed services are imported only when they are asked for, or listed."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command of ours, else a service's group by its entry point."""
+        entry = None if cmd_name in self.commands else _services().get(cmd_name)
+        if entry is not None:
+            self.add_command(load_service(entry), cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All commands, services last."""
+        return list(dict.fromkeys([*super().list_commands(ctx), *sorted(_services())]))
+
+
+def _services() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group="retally.commands")}
+
+
+def load_service(entry: EntryPoint) -> Any:
+    """A service's command group; where it can't be imported, a hidden command that says why."""
+    try:
+        group: Any = typer.main.get_command(entry.load())
+        group.rich_help_panel = MACHINE
+    except ImportError as error:
+        # One service that is not whole must not take the other commands along.
+        group = typer.main.get_command(_unavailable(f"retally {entry.name} can't be loaded: {error}"))
+        group.hidden = True
+    group.name = entry.name
+    return group
+
+
+def _unavailable(message: str) -> typer.Typer:
+    broken = typer.Typer()
+
+    @broken.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+    def command() -> None:
+        raise RetallyError(message, code="not_installed", hint="install retally again")
+
+    return broken
+
+
+app = typer.Typer(cls=RootGroup, no_args_is_help=True, help=HELP, pretty_exceptions_enable=False)
 
 
 @app.callback()
@@ -57,10 +105,6 @@ def version(ctx: typer.Context) -> None:
     emit(ctx, {"version": retally.__version__}, retally.__version__)
 
 
-MONEY = "Money"
-MARKET = "Market"
-MACHINE = "Running things"
-
 app.add_typer(wallet.app, name="wallet", rich_help_panel=MONEY)
 app.add_typer(keys.app, name="keys", rich_help_panel=MONEY)
 _MONEY: tuple[Callable[..., None], ...] = (money.faucet, money.deposit, money.balance, money.withdraw)
@@ -80,29 +124,6 @@ app.command("verify-receipt", rich_help_panel=MARKET)(jobs.verify_receipt)
 app.command("proxy", rich_help_panel=MACHINE)(proxy.proxy)
 app.add_typer(devnet_app, name="devnet", rich_help_panel=MACHINE)
 app.command("doctor", rich_help_panel=MACHINE)(doctor)
-
-
-def add_service_groups(root: typer.Typer) -> None:
-    """Mounts the groups that installed services offer; one that can't be loaded doesn't take the others along."""
-    for entry in sorted(entry_points(group="retally.commands"), key=lambda entry: entry.name):
-        try:
-            group: Any = entry.load()
-        except ImportError as error:
-            root.command(entry.name, hidden=True)(_unavailable(entry.name, str(error)))
-            continue
-        root.add_typer(group, name=entry.name, rich_help_panel=MACHINE)
-
-
-def _unavailable(name: str, reason: str) -> Any:
-    def command(ctx: typer.Context) -> None:
-        """Not available here."""
-        note(ctx, f"retally {name} can't be loaded: {reason}")
-        raise typer.Exit(1)
-
-    return command
-
-
-add_service_groups(app)
 
 
 def main() -> None:

@@ -41,9 +41,16 @@ class JsonGroup(TyperGroup):
         end = args.index("--") if "--" in args else len(args)
         if "--json" in args[:end]:
             ctx.meta[_JSON] = True
-            if not _declares_json(self, args[:end]):
+            if not self._declares_json(ctx, args[:end]):
                 args = [arg for arg in args[:end] if arg != "--json"] + args[end:]
         return super().parse_args(ctx, args)
+
+    def _declares_json(self, ctx: Any, args: list[str]) -> bool:
+        command: Any = self
+        for arg in args:
+            inner = command.get_command(ctx, arg) if isinstance(command, TyperGroup) else None
+            command = inner or command
+        return any("--json" in parameter.opts for parameter in command.params) and command is not self
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command; errors become messages and exit codes."""
@@ -54,13 +61,6 @@ class JsonGroup(TyperGroup):
             raise typer.Exit(exit_code(error)) from error
         except (KeyboardInterrupt, typer.Abort) as error:
             raise typer.Exit(INTERRUPTED) from error
-
-
-def _declares_json(group: Any, args: list[str]) -> bool:
-    command = group
-    for arg in args:
-        command = getattr(command, "commands", {}).get(arg, command)
-    return any("--json" in parameter.opts for parameter in command.params)
 
 
 def is_json(ctx: typer.Context) -> bool:
