@@ -94,7 +94,7 @@ class TxSender:
             "value": hex(value),
         }
         try:
-            gas = int(await self._rpc.request("eth_estimateGas", request), 16)
+            gas = int(await self._rpc.request("eth_estimateGas", request, "pending"), 16)
         except RpcFailed as error:
             raise self._failed(error) from error
         nonce = int(await self._rpc.request("eth_getTransactionCount", self._key.address, "pending"), 16)
