@@ -16,6 +16,7 @@ from retally.protocol.voucher import ChannelId, Voucher
 from retally.protocol.wire import JobSubmission, SignedAnswerRequest
 from retally_node.answer import receipts_to_wire
 from retally_node.http_edge import HttpEdge, install_error_handlers, read_json
+from retally_node.inclusion import inclusions_of
 from retally_node.node import Node
 from retally_node.run_job import run_job
 
@@ -66,6 +67,11 @@ def _add_audit_routes(app: FastAPI, node: Node) -> None:
         if node.ledger.jobs.job(key) is None:
             raise NotFound(f"job {job_id} is not known here")
         return receipts_to_wire(key, node.ledger.jobs.receipts(key))
+
+    @app.get("/retally/v1/receipts/{job_id}/inclusion")
+    async def inclusion(job_id: str) -> dict[str, Any]:
+        found = inclusions_of(node.ledger, parse_bytes32("jobId", job_id))
+        return {"jobId": job_id, "inclusions": [item.to_wire() for item in found]}
 
     @app.post("/retally/v1/answers")
     async def answers(request: Request) -> dict[str, Any]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
-from eth_account import Account
-
 from retally.errors import BadRequest
+from retally.keystore import unlock_file
 from retally.protocol.eip712 import SigningKey
 from retally_node.settings import NodeSettings
 
@@ -21,9 +18,4 @@ def load_key(settings: NodeSettings, chain_id: int) -> SigningKey:
         return SigningKey.from_hex(settings.key.get_secret_value())
     if settings.key_file is None or settings.key_password_file is None:
         raise BadRequest("key_file needs key_password_file")
-    keystore = json.loads(settings.key_file.read_text(encoding="utf-8"))
-    password = settings.key_password_file.read_text(encoding="utf-8").rstrip("\n")
-    try:
-        return SigningKey(bytes(Account.decrypt(keystore, password)))
-    except ValueError as error:
-        raise BadRequest(f"{settings.key_file} does not open with the password given") from error
+    return unlock_file(settings.key_file, settings.key_password_file.read_text(encoding="utf-8").rstrip("\n"))

@@ -74,6 +74,11 @@ class CommitLedger:
         """All mined commits."""
         return [_commit(row) for row in self._database.read("SELECT * FROM commits ORDER BY id")]
 
+    def commits_with(self, digest: bytes) -> list[CommittedRoot]:
+        """The mined commits whose root holds a receipt."""
+        query = "SELECT commits.* FROM commits JOIN leaves USING (root) WHERE leaves.digest = ? ORDER BY id"
+        return [_commit(row) for row in self._database.read(query, (digest,))]
+
     def leaves(self, root: bytes) -> list[bytes]:
         """The receipt digests under a root, in order."""
         rows = self._database.read("SELECT digest FROM leaves WHERE root = ? ORDER BY position", (root,))

@@ -1,0 +1,208 @@
+"""`retally node …`: set a node up, stake for it, run it, earn, leave."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+
+from retally.chain.connection import Chain
+from retally.chain.deployment import Deployment
+from retally.chain.transactions import TxSender
+from retally.cli.amounts import parse_amount, show_amount
+from retally.cli.money import moment
+from retally.cli.output import JsonGroup, emit, note, table
+from retally.cli.session import Session, run
+from retally.errors import BadRequest
+from retally.inference.model_files import ModelFiles
+from retally_node import operate
+from retally_node.keys import load_key
+from retally_node.new_node import NewNode, make_node
+from retally_node.settings import NodeSettings, load_settings
+
+app = typer.Typer(cls=JsonGroup, no_args_is_help=True, help="Serve a model and earn.")
+
+Config = Annotated[Path, typer.Option("--config", help="node.toml", exists=True, dir_okay=False)]
+GAS_WEI = 10**17
+
+
+@app.command()
+def init(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="Where the node's key, settings and books shall lie.")],
+    model_dir: Annotated[Path, typer.Option(help="The model's folder.", exists=True, file_okay=False)],
+    price_in: Annotated[str, typer.Option(help="rUSD per million prompt tokens.")] = "2",
+    price_cached: Annotated[str, typer.Option(help="rUSD per million cached prompt tokens.")] = "1",
+    price_out: Annotated[str, typer.Option(help="rUSD per million answer tokens.")] = "6",
+    engine_url: Annotated[str | None, typer.Option(help="A running vLLM to attach to; else one is started.")] = None,
+    port: Annotated[int, typer.Option(help="Where the node listens.")] = 8100,
+) -> None:
+    """Make a node key and a node.toml; nothing touches the chain yet."""
+    context = Session(ctx).context
+    if context.rpc_url is None or context.deployment is None:
+        raise BadRequest("no chain is known", hint="pass --rpc-url and --deployment, or run: retally devnet up")
+    files = ModelFiles.load(model_dir)
+    new = NewNode(
+        folder=folder,
+        rpc_url=context.rpc_url,
+        deployment=context.deployment,
+        model_dir=model_dir,
+        max_context=files.max_context,
+        price_in=parse_amount(price_in),
+        price_cached=parse_amount(price_cached),
+        price_out=parse_amount(price_out),
+        engine_url=engine_url,
+        port=port,
+    )
+    config, address = make_node(new)
+    data = {"node": address, "config": str(config), "model": files.name}
+    emit(ctx, data, f"{address} will serve {files.name}; next: retally node stake --config {config} --amount 1000")
+
+
+@app.command()
+def stake(
+    ctx: typer.Context,
+    config: Config,
+    amount: Annotated[str | None, typer.Option(help="How much more to stake, in rUSD.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Where routers reach the node; else public_url.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Profile id, if the deployment knows several.")] = None,
+) -> None:
+    """Stake with the owner's key and register the node."""
+    settings = load_settings(config)
+    url = endpoint or settings.public_url or f"http://{settings.host}:{settings.port}"
+
+    async def work() -> dict[str, Any]:
+        async with _operator(ctx, settings) as operator:
+            node = load_key(settings, operator.chain.deployment.chain_id)
+            if amount is not None:
+                note(ctx, f"staking {amount} …")
+                await operate.stake(operator, parse_amount(amount))
+            files = ModelFiles.load(settings.model_dir)
+            done = await operate.register(operator, node, files, profile, url)
+            await operate.send_gas(operator, node.address, GAS_WEI)
+            return {"node": node.address, "entry": done, **await operate.stake_status(operator.chain, operator.owner)}
+
+    data = run(work)
+    emit(ctx, data, f"{data['node']} is {data['entry']}; staked: {show_amount(int(data['bonded']))}")
+
+
+@app.command()
+def serve(
+    config: Config,
+    start_engine: Annotated[bool, typer.Option("--start-engine", help="Start vLLM with the profile's flags.")] = False,
+) -> None:
+    """Serve until stopped."""
+    from retally_node.bootstrap import run as run_node
+
+    settings = load_settings(config)
+    run_node(settings.model_copy(update={"start_engine": True}) if start_engine else settings)
+
+
+@app.command()
+def status(ctx: typer.Context, config: Config) -> None:
+    """Whether the node serves, what it is registered as, and its stake."""
+    settings = load_settings(config)
+
+    async def work() -> dict[str, Any]:
+        async with _chain(settings) as chain:
+            node = load_key(settings, chain.deployment.chain_id).address
+            entry = await chain.registry.node(node)
+            answer = await _ask(settings)
+            return {
+                "node": node,
+                "registered": entry.is_live,
+                "endpoint": entry.endpoint,
+                "serving": answer is not None,
+                **await operate.stake_status(chain, entry.owner),
+                **(answer or {}),
+            }
+
+    data = run(work)
+    view = table("node", str(data["node"]))
+    for name in ("owner", "registered", "endpoint", "serving", "jobs", "uncollected", "problems"):
+        if name in data:
+            view.add_row(name, str(data[name]))
+    view.add_row("bonded", show_amount(int(data["bonded"])))
+    emit(ctx, data, view)
+
+
+@app.command()
+def earnings(
+    ctx: typer.Context,
+    config: Config,
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Pay out all credits to the owner.")] = False,
+) -> None:
+    """What the owner has earned, and what is held or free."""
+    settings = load_settings(config)
+
+    async def look() -> dict[str, Any]:
+        async with _chain(settings) as chain:
+            node = load_key(settings, chain.deployment.chain_id).address
+            return await operate.earnings(chain, await chain.registry.node_owner(node))
+
+    async def pay() -> dict[str, Any]:
+        async with _operator(ctx, settings) as operator:
+            gained = await operate.withdraw_earnings(operator)
+            return {**await operate.earnings(operator.chain, operator.owner), "withdrawn": str(gained)}
+
+    work: Callable[[], Awaitable[dict[str, Any]]] = pay if withdraw else look
+    data = run(work)
+    view = table("owner", str(data["owner"]))
+    for name, amount in data.items():
+        if name != "owner":
+            view.add_row(name, show_amount(int(amount)))
+    emit(ctx, data, view)
+
+
+@app.command()
+def unstake(
+    ctx: typer.Context,
+    config: Config,
+    amount: Annotated[str | None, typer.Argument(help="How much shall thaw; nothing: pay out what has.")] = None,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Stop thawing.")] = False,
+) -> None:
+    """Take stake out: first it thaws (21 days), then `retally node unstake` pays it out."""
+    settings = load_settings(config)
+
+    async def work() -> dict[str, Any]:
+        async with _operator(ctx, settings) as operator:
+            units = None if amount is None else parse_amount(amount)
+            done = await operate.unstake(operator, units, cancel=cancel)
+            return {"action": done, **await operate.stake_status(operator.chain, operator.owner)}
+
+    data = run(work)
+    until = f" until {moment(int(data['thawEnd']))}" if int(data["thawing"]) else ""
+    emit(ctx, data, f"{data['action']}; thawing {show_amount(int(data['thawing']))}{until}")
+
+
+@asynccontextmanager
+async def _chain(settings: NodeSettings) -> AsyncIterator[Chain]:
+    async with Chain(settings.rpc_url, Deployment.load(settings.deployment)) as chain:
+        yield chain
+
+
+@asynccontextmanager
+async def _operator(ctx: typer.Context, settings: NodeSettings) -> AsyncIterator[operate.Operator]:
+    session = Session(ctx)
+    session.context = replace(session.context, rpc_url=settings.rpc_url, deployment=settings.deployment)
+    key = session.key()
+    async with _chain(settings) as chain:
+        store = session.home / "transactions" / f"{chain.deployment.chain_id}-{key.address}.json"
+        yield operate.Operator(chain, TxSender(chain, key, store), key.address)
+
+
+async def _ask(settings: NodeSettings) -> dict[str, Any] | None:
+    """What the running node says of its books; None if it does not run."""
+    token = "" if settings.admin_token is None else settings.admin_token.get_secret_value()
+    url = f"http://{settings.host}:{settings.port}/retally/v1/admin/status"
+    try:
+        async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
+            answer = await client.get(url, headers={"authorization": f"Bearer {token}"})
+    except httpx.HTTPError:
+        return None
+    return dict(answer.json()) if answer.status_code == httpx.codes.OK else {}

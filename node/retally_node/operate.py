@@ -1,0 +1,125 @@
+"""What an operator does with its cold key: stake, register, look after earnings, leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from retally.chain.connection import Chain
+from retally.chain.contract import ContractCall
+from retally.chain.staking import Role
+from retally.chain.transactions import TxSender
+from retally.errors import BadRequest, InsufficientFunds
+from retally.inference.model_files import ModelFiles
+from retally.protocol.eip712 import SigningKey
+from retally.protocol.encoding import ZERO_ADDRESS, Address, Bytes32, parse_bytes32
+from retally.protocol.voucher import NodeAuth
+
+CONSENT_SECONDS = 3600
+LOW_GAS_WEI = 10**16
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """An owner with its chain and sender."""
+
+    chain: Chain
+    sender: TxSender
+    owner: Address
+
+
+async def stake(operator: Operator, amount: int) -> None:
+    """Bond so much more as an operator."""
+    chain = operator.chain
+    held = await chain.asset.balance_of(operator.owner)
+    if held < amount:
+        raise InsufficientFunds(amount, held)
+    if await chain.asset.allowance(operator.owner, chain.staking.address) < amount:
+        await operator.sender.send(chain.asset.approve(chain.staking.address, amount))
+    await operator.sender.send(chain.staking.stake(Role.OPERATOR, amount))
+
+
+async def register(operator: Operator, node: SigningKey, files: ModelFiles, profile: str | None, endpoint: str) -> str:
+    """Register the node, or bring its entry up to date; say what was done."""
+    chain = operator.chain
+    profile_id = profile_of(chain, profile)
+    entry = await chain.registry.node(node.address)
+    if entry.owner == ZERO_ADDRESS:
+        consent = NodeAuth(operator.owner, node.address, chain.clock.now() + CONSENT_SECONDS)
+        signature = node.sign(consent.digest(chain.domain))
+        call = chain.registry.register_node(consent, signature, files.model_id, profile_id, endpoint)
+        await operator.sender.send(call)
+        return "registered"
+    if entry.owner != operator.owner or not entry.is_live:
+        raise BadRequest(f"{node.address} belongs to {entry.owner} or is revoked", hint="make a new node key")
+    if (entry.model_id, entry.profile_id, entry.endpoint) == (files.model_id, profile_id, endpoint):
+        return "unchanged"
+    await operator.sender.send(chain.registry.update_node(node.address, endpoint, files.model_id, profile_id))
+    return "updated"
+
+
+def profile_of(chain: Chain, profile: str | None) -> Bytes32:
+    """The profile that was named, or the deployment's only one."""
+    if profile is not None:
+        return parse_bytes32("profile", profile)
+    known = chain.deployment.profiles
+    if len(known) != 1:
+        raise BadRequest("the deployment knows several profiles, or none", hint="pass --profile 0x…")
+    return parse_bytes32("profile", known[0].get("profileId") or known[0].get("id"))
+
+
+async def send_gas(operator: Operator, node: Address, wei: int) -> None:
+    """Give the hot key gas, if it has little."""
+    held = int(await operator.chain.rpc.request("eth_getBalance", node, "latest"), 16)
+    if wei and held < LOW_GAS_WEI:
+        await operator.sender.send(ContractCall(node, b"", "gas for the node"), wei)
+
+
+async def stake_status(chain: Chain, owner: Address) -> dict[str, Any]:
+    """The owner's stake."""
+    state = await chain.staking.stake_of(owner, Role.OPERATOR)
+    return {
+        "owner": owner,
+        "bonded": str(state.bonded),
+        "thawing": str(state.thawing),
+        "thawEnd": state.thaw_end,
+        "locks": state.locks,
+    }
+
+
+async def earnings(chain: Chain, owner: Address) -> dict[str, Any]:
+    """What an owner earned and can have."""
+    return {
+        "owner": owner,
+        "credit": str(await chain.escrow.credit(owner)),
+        "held": str(await chain.escrow.held_of(owner)),
+        "exposure": str(await chain.escrow.exposure(owner)),
+        "freeExposure": str(await chain.escrow.free_exposure(owner)),
+        "juryPay": str(await chain.court.credit(owner)),
+        "stakingCredit": str(await chain.staking.credit(owner)),
+    }
+
+
+async def withdraw_earnings(operator: Operator) -> int:
+    """Pay out every credit; return how much the wallet gained."""
+    chain, owner = operator.chain, operator.owner
+    before = await chain.asset.balance_of(owner)
+    if await chain.escrow.held_of(owner):
+        await operator.sender.send(chain.escrow.release_held(owner))
+    for contract in (chain.escrow, chain.court, chain.staking, chain.silence):
+        if await contract.credit(owner):
+            await operator.sender.send(contract.withdraw_credit())
+    return await chain.asset.balance_of(owner) - before
+
+
+async def unstake(operator: Operator, amount: int | None, *, cancel: bool) -> str:
+    """Start the thaw of an amount; without one pay out what has thawed; or stop thawing."""
+    chain = operator.chain
+    if cancel:
+        await operator.sender.send(chain.staking.cancel_thaw(Role.OPERATOR))
+        return "cancelled"
+    if amount is not None:
+        await operator.sender.send(chain.staking.thaw(Role.OPERATOR, amount))
+        return "thawing"
+    await operator.sender.send(chain.staking.withdraw(Role.OPERATOR))
+    return "withdrawn"

@@ -1,0 +1,80 @@
+"""`retally node …` against a real chain: from nothing to a staked, registered node and out again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import RunningAnvil
+from typer.testing import CliRunner
+
+from retally.chain.connection import Chain
+from retally.chain.deployment import Deployment
+from retally.chain.transactions import TxSender
+from retally.cli.main import app
+from retally.protocol.eip712 import SigningKey
+from retally.protocol.encoding import keccak
+
+OWNER = SigningKey(keccak(b"node commands owner"))
+RUSD = 10**6
+
+
+class Shell:
+    """Runs commands as the owner would."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._environment = environment
+
+    def __call__(self, *words: str, code: int = 0) -> dict[str, Any]:
+        result = CliRunner().invoke(app, [*words, "--json"], env=self._environment)
+        assert result.exit_code == code, result.output
+        answer: dict[str, Any] = json.loads(result.stdout)
+        return answer
+
+
+@pytest.fixture
+def shell(anvil: RunningAnvil, chain_deployment: Path, tmp_path: Path) -> Shell:
+    async def fund() -> None:
+        async with Chain(anvil.url, Deployment.load(chain_deployment)) as chain:
+            await chain.rpc.request("anvil_setBalance", OWNER.address, hex(10**19))
+            await TxSender(chain, OWNER).send(chain.asset.call("faucet", OWNER.address, 3_000 * RUSD))
+
+    asyncio.run(fund())
+    return Shell(
+        {
+            "RETALLY_HOME": str(tmp_path / "home"),
+            "RETALLY_RPC_URL": anvil.url,
+            "RETALLY_DEPLOYMENT": str(chain_deployment),
+            "RETALLY_KEY": OWNER.secret.hex(),
+        }
+    )
+
+
+def test_a_node_comes_and_goes(shell: Shell, tmp_path: Path, model_dir: Path) -> None:
+    made = shell("node", "init", str(tmp_path / "node"), "--model-dir", str(model_dir))
+    config = made["config"]
+    before = shell("node", "status", "--config", config)
+    assert (before["registered"], before["serving"]) == (False, False)
+
+    staked = shell("node", "stake", "--config", config, "--amount", "1500", "--endpoint", "http://127.0.0.1:8100")
+    assert (staked["entry"], staked["bonded"]) == ("registered", str(1_500 * RUSD))
+    assert shell("node", "stake", "--config", config, "--endpoint", "http://127.0.0.1:8100")["entry"] == "unchanged"
+    assert shell("node", "stake", "--config", config, "--endpoint", "http://127.0.0.1:8200")["entry"] == "updated"
+    after = shell("node", "status", "--config", config)
+    assert (after["registered"], after["endpoint"], after["owner"]) == (True, "http://127.0.0.1:8200", OWNER.address)
+
+    earned = shell("node", "earnings", "--config", config)
+    assert (earned["owner"], earned["credit"]) == (OWNER.address, "0")
+    thawing = shell("node", "unstake", "500", "--config", config)
+    assert (thawing["action"], thawing["thawing"]) == ("thawing", str(500 * RUSD))
+    assert shell("node", "unstake", "--config", config, code=1)["error"]["contractError"].startswith("Staking")
+    assert shell("node", "unstake", "--cancel", "--config", config)["thawing"] == "0"
+
+
+def test_too_little_money_is_exit_code_4(shell: Shell, tmp_path: Path, model_dir: Path) -> None:
+    config = shell("node", "init", str(tmp_path / "node"), "--model-dir", str(model_dir))["config"]
+    answer = shell("node", "stake", "--config", config, "--amount", "1000000", code=4)
+    assert answer["error"]["code"] == "insufficient_funds"

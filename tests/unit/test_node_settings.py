@@ -1,0 +1,100 @@
+"""Settings, keys and the folder of a new node."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from eth_account import Account
+from pydantic import ValidationError
+from tests.fakes import FakeEngine
+from tests.fakes_node import NODE_KEY, node_settings
+
+from retally.errors import RetallyError
+from retally.protocol.eip712 import SigningKey
+from retally_node.engine_start import check_abilities
+from retally_node.keys import load_key
+from retally_node.new_node import NewNode, make_node
+from retally_node.settings import NodeSettings, load_settings
+
+EXAMPLES = Path(__file__).parents[2] / "node" / "examples"
+
+
+class TestExamples:
+    def test_minimal_leaves_everything_else_to_defaults(self) -> None:
+        settings = load_settings(EXAMPLES / "minimal.toml")
+        assert settings.data_dir == EXAMPLES / "data"
+        assert settings.chunk_tokens == 16
+
+    def test_complete_names_every_setting(self) -> None:
+        text = (EXAMPLES / "complete.toml").read_text()
+        assert {name for name in NodeSettings.model_fields if f"\n{name} = " not in text} == {"key"}
+        load_settings(EXAMPLES / "complete.toml")
+
+
+class TestSettings:
+    def test_environment_wins_over_the_file(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RETALLY_NODE_PORT", "9999")
+        assert load_settings(EXAMPLES / "minimal.toml").port == 9999
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"price_cached": 3_000_000}, {"key": None}, {"port": 70_000}, {"unknown": 1}, {"credit_total": -1}],
+    )
+    def test_refuses_what_makes_no_sense(self, tmp_path: Path, changes: dict[str, object]) -> None:
+        with pytest.raises(ValidationError):
+            node_settings(tmp_path, **changes)
+
+    def test_secrets_do_not_show(self, tmp_path: Path) -> None:
+        shown = repr(node_settings(tmp_path))
+        assert NODE_KEY.secret.hex() not in shown
+        assert "'secret'" not in shown
+
+
+class TestKeys:
+    def test_raw_keys_are_for_the_development_chain(self, tmp_path: Path) -> None:
+        settings = node_settings(tmp_path)
+        assert load_key(settings, 31337).address == NODE_KEY.address
+        with pytest.raises(RetallyError, match="31337 only"):
+            load_key(settings, 1)
+
+    def test_new_node_opens_its_own_key(self, tmp_path: Path) -> None:
+        new = NewNode(
+            folder=tmp_path / "node",
+            rpc_url="http://127.0.0.1:8545",
+            deployment=tmp_path / "deployment.json",
+            model_dir=tmp_path,
+            max_context=1024,
+            price_in=2,
+            price_cached=1,
+            price_out=6,
+            engine_url=None,
+            port=8100,
+        )
+        config, address = make_node(new)
+        settings = load_settings(config)
+        assert settings.start_engine
+        assert load_key(settings, 1).address == address
+        assert config.stat().st_mode & 0o077 == 0
+        with pytest.raises(RetallyError, match="exists already"):
+            make_node(new)
+
+    def test_wrong_password_is_said(self, tmp_path: Path) -> None:
+        (tmp_path / "password").write_text("wrong")
+        key_file = tmp_path / "key.json"
+        key_file.write_text(json.dumps(Account.encrypt(SigningKey.generate().secret, "right", iterations=2)))
+        settings = node_settings(tmp_path, key=None, key_file=key_file, key_password_file=tmp_path / "password")
+        with pytest.raises(RetallyError, match="wrong password"):
+            load_key(settings, 1)
+
+
+class TestEngineAbilities:
+    async def test_names_what_is_missing(self) -> None:
+        info = await FakeEngine().check()
+        check_abilities(info)
+        with pytest.raises(RetallyError, match="sampler plugin"):
+            check_abilities(replace(info, has_sampler=False))
+        with pytest.raises(RetallyError, match="64 prompt logprobs"):
+            check_abilities(replace(info, has_prompt_logprobs=False))
