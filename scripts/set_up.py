@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     try:
         gpu = options.engine == "gpu" or (options.engine == "auto" and has_gpu())
-        run_steps(steps(gpu), force=options.force)
+        run_steps(steps(gpu), STAMPS, force=options.force)
     except SetupError as error:
         print(f"bootstrap: {error}", file=sys.stderr)
         return 1
@@ -69,7 +69,7 @@ def steps(gpu: bool) -> list[Step]:
     engine = Step("vLLM for this GPU", f"{VLLM_GPU} {python} {locks}", PYTHON.exists, install_gpu_engine)
     torch = Step("torch, CPU build", f"{TORCH} {python}", PYTHON.exists, install_torch)
     return [
-        Step("this machine", "", lambda: False, check_machine),
+        Step("this machine", "", lambda: False, lambda: check_machine(Machine.here())),
         Step("Python environment", python, PYTHON.exists, create_venv),
         engine if gpu else torch,
         Step("Python packages", f"{locks} {python} {gpu}", PYTHON.exists, lambda: install_packages(gpu)),
@@ -80,9 +80,9 @@ def steps(gpu: bool) -> list[Step]:
     ]
 
 
-def run_steps(all_steps: Sequence[Step], *, force: bool) -> None:
+def run_steps(all_steps: Sequence[Step], stamp_file: Path, *, force: bool) -> None:
     """Run the stages that are out of date; a stage that ran makes nothing before it stale."""
-    stamps: dict[str, str] = json.loads(STAMPS.read_text()) if STAMPS.exists() and PYTHON.exists() else {}
+    stamps: dict[str, str] = json.loads(stamp_file.read_text()) if stamp_file.exists() else {}
     for number, step in enumerate(all_steps, start=1):
         label = f"[{number}/{len(all_steps)}] {step.name}"
         if not force and stamps.get(step.name) == step.key and step.present():
@@ -93,27 +93,44 @@ def run_steps(all_steps: Sequence[Step], *, force: bool) -> None:
         step.run()
         print(f"{label}: done in {time.monotonic() - began:.1f} s", flush=True)
         stamps[step.name] = step.key
-        STAMPS.parent.mkdir(parents=True, exist_ok=True)
-        STAMPS.write_text(json.dumps(stamps, indent=1))
+        stamp_file.parent.mkdir(parents=True, exist_ok=True)
+        stamp_file.write_text(json.dumps(stamps, indent=1))
 
 
-def check_machine() -> None:
+@dataclass(frozen=True)
+class Machine:
+    """What the set-up needs to know of where it runs."""
+
+    system: str
+    architecture: str
+    python: str
+    free_bytes: int
+    is_set_up: bool
+
+    @classmethod
+    def here(cls) -> Machine:
+        """This machine."""
+        is_set_up = (VENV / "bin" / "retally").exists()
+        return cls(sys.platform, os.uname().machine, sys.executable, shutil.disk_usage(ROOT).free, is_set_up)
+
+
+def check_machine(machine: Machine) -> None:
     """Find what would fail later, before anything is downloaded."""
-    if sys.platform != "linux":
+    if machine.system != "linux":
         raise SetupError(
-            f"the devnet runs on Linux; this is {sys.platform}. On other systems use a container or a virtual machine"
+            f"the devnet runs on Linux; this is {machine.system}. On other systems use a container or a virtual machine"
         )
-    if os.uname().machine != "x86_64":
-        raise SetupError(f"the pinned CPU engine is built for x86-64; this machine is {os.uname().machine}")
+    if machine.architecture != "x86_64":
+        raise SetupError(f"the pinned CPU engine is built for x86-64; this machine is {machine.architecture}")
     for module in ("venv", "ensurepip"):
-        if subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True).returncode:
+        if subprocess.run([machine.python, "-c", f"import {module}"], capture_output=True).returncode:
             version = f"{sys.version_info.major}.{sys.version_info.minor}"
             raise SetupError(
                 f"Python lacks `{module}`: install python{version}-venv (on Debian and Ubuntu with apt), or name"
                 " another Python in RETALLY_PYTHON"
             )
-    free = shutil.disk_usage(ROOT).free / 2**30
-    if free < FREE_DISK_GIB and not (VENV / "bin" / "retally").exists():
+    free = machine.free_bytes / 2**30
+    if free < FREE_DISK_GIB and not machine.is_set_up:
         raise SetupError(
             f"{free:.1f} GB of disk are free in {ROOT} and {FREE_DISK_GIB} are needed: free some or clone elsewhere"
         )
@@ -126,10 +143,20 @@ def has_gpu() -> bool:
 
 
 def create_venv() -> None:
-    """Make the environment anew: another Python under old packages fails in odd ways."""
-    if VENV.exists():
+    """Make the environment, anew unless it is of this very Python: others' packages fail in odd ways."""
+    if VENV.exists() and version_of(PYTHON) != sys.version:
         shutil.rmtree(VENV)
     call([sys.executable, "-m", "venv", str(VENV)], "the Python environment could not be made")
+
+
+def version_of(python: Path) -> str:
+    """What an interpreter says of itself, nothing when it does not run."""
+    try:
+        return subprocess.run([python, "-c", "import sys; print(sys.version)"], capture_output=True, text=True).stdout[
+            :-1
+        ]
+    except OSError:
+        return ""
 
 
 def install_torch() -> None:
