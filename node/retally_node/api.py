@@ -84,7 +84,8 @@ def _add_house_routes(app: FastAPI, node: Node) -> None:
     async def healthz() -> Response:
         # A loop that waits for the chain does not stop the node from serving: it is named, not fatal.
         problems = node.problems()
-        return JSONResponse({"ok": not problems, "problems": problems})
+        status = 200 if node.ledger.broken is None else 503
+        return JSONResponse({"ok": not problems, "problems": problems}, status)
 
     @app.get("/metrics", response_model=None)
     async def metrics() -> Response:

@@ -118,5 +118,12 @@ class TestMarket:
         assert verified["passed"]
         assert verified["complete"]
 
+    def test_proves_that_a_receipt_was_committed(self, terminal: Terminal, devnet: Network) -> None:
+        job_id = terminal.json("chat", "What is a set?", "--own-key", "--max-tokens", "16")["jobId"]
+        assert terminal.json("receipt", job_id, "--inclusion")["inclusion"] == []
+        asyncio.run(devnet.settle_all())
+        [proven] = terminal.json("receipt", job_id, "--inclusion")["inclusion"]
+        assert proven["included"]
+
     def test_a_limit_is_4(self, terminal: Terminal) -> None:
         terminal.json("chat", "Hello", "--own-key", "--limit", "0.00001", code=4)

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from decimal import Decimal
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.fakes_market import API_KEY, DOMAIN, MODEL, FakeMarket
 from tests.serve_app import market_app, serve
 from typer.testing import CliRunner
 
 from retally.chain.abi import CONTRACTS
 from retally.chain.deployment import Deployment
-from retally.cli.amounts import parse_amount, show_amount
 from retally.cli.main import app, load_service
 from retally.cli.output import JsonGroup, exit_code
-from retally.errors import BadRequest, RetallyError, TransactionFailed
-from retally.home import Context
+from retally.errors import RetallyError, TransactionFailed
 from retally.keystore import Keystore
 from retally.protocol.eip712 import SigningKey
 
@@ -82,7 +76,7 @@ def market() -> FakeMarket:
 @pytest.fixture
 def connected(shell: Shell, market: FakeMarket, tmp_path: Path) -> Iterator[Shell]:
     deployment = tmp_path / "deployment.json"
-    deployment.write_text(json.dumps(Deployment(31337, 0, dict.fromkeys(CONTRACTS, DOMAIN.escrow)).to_json()))
+    deployment.write_text(json.dumps(Deployment(31337, 0, dict.fromkeys([*CONTRACTS, "Asset"], DOMAIN.escrow)).to_json()))
     with serve(market_app(market)) as url:
         shell.set(ROUTER_URL=url, API_KEY=API_KEY, DEPLOYMENT=str(deployment), KEY=KEY.secret.hex())
         yield shell
@@ -243,48 +237,6 @@ class TestReceipts:
 
     def test_an_empty_history_is_fine(self, shell: Shell) -> None:
         assert shell.json("jobs") == {"jobs": []}
-
-
-class TestAmounts:
-    @given(st.integers(1, 2**96 - 1))
-    def test_what_is_shown_can_be_read_back(self, amount: int) -> None:
-        assert parse_amount(show_amount(amount).replace(",", "")) == amount
-
-    @pytest.mark.parametrize(("text", "amount"), [("12.5", 12_500_000), ("0.000001", 1), ("1_000 rUSD", 10**9)])
-    def test_reads_decimals(self, text: str, amount: int) -> None:
-        assert parse_amount(text) == amount
-        assert Decimal(amount) / 10**6 > 0
-
-    @pytest.mark.parametrize("text", ["", "0", "-1", "1e-7", "ten", "NaN", "1e40"])
-    def test_refuses_the_rest(self, text: str) -> None:
-        with pytest.raises(BadRequest):
-            parse_amount(text)
-
-
-class TestContext:
-    def state(self, home: Path, pid: int) -> None:
-        folder = home / "devnet"
-        folder.mkdir(parents=True)
-        payer = {"address": KEY.address, "key": KEY.secret.hex()}
-        state = {"router_url": "http://devnet", "rpc_url": "http://chain", "model": MODEL, "payer": payer}
-        (folder / "state.json").write_text(json.dumps(state))
-        (folder / "supervisor.json").write_text(json.dumps({"pid": pid, "started": 0}))
-
-    def test_a_running_devnet_is_found(self, tmp_path: Path) -> None:
-        self.state(tmp_path, os.getpid())
-        context = Context.load(home=tmp_path, environ={})
-        assert (context.router_url, context.model, context.address) == ("http://devnet", MODEL, KEY.address)
-
-    def test_a_dead_devnet_is_not(self, tmp_path: Path) -> None:
-        self.state(tmp_path, 2**22 + 1)
-        assert Context.load(home=tmp_path, environ={}).router_url is None
-
-    def test_flags_win_over_environment_over_devnet(self, tmp_path: Path) -> None:
-        self.state(tmp_path, os.getpid())
-        environ = {"RETALLY_ROUTER_URL": "http://environment", "RETALLY_RPC_URL": "http://environment"}
-        context = Context.load(home=tmp_path, environ=environ, flags={"router_url": "http://flag"})
-        assert (context.router_url, context.rpc_url) == ("http://flag", "http://environment")
-        assert KEY.secret.hex() not in repr(context)
 
 
 class TestServiceGroups:

@@ -9,11 +9,11 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from tests.fakes_market import DOMAIN, MODEL, FakeMarket, render
+from tests.serve_app import market_app, serve
 
 from retally import Client, PaymentTerms, SigningKey, Wallet
 from retally.proxy import create_app
-from tests.fakes_market import DOMAIN, MODEL, FakeMarket, render
-from tests.serve_app import market_app, serve
 
 QUESTION: Any = [{"role": "user", "content": "Why count twice?"}]
 KEY = SigningKey(bytes(31) + b"\x0b")

@@ -13,6 +13,7 @@ import typer
 from retally.checks import run_checks
 from retally.cli.amounts import show_amount
 from retally.cli.output import FAILED, emit, table
+from retally.cli.prove_inclusion import prove_inclusion
 from retally.cli.session import Session
 from retally.errors import BadRequest, NotFound
 from retally.job_evidence import Checks, PromptRenderer
@@ -34,7 +35,13 @@ def jobs(
     emit(ctx, {"jobs": found}, view if found else "no jobs yet; try: retally chat")
 
 
-def receipt(ctx: typer.Context, job_id: Annotated[str, typer.Argument(help="The job's id, or its beginning.")]) -> None:
+def receipt(
+    ctx: typer.Context,
+    job_id: Annotated[str, typer.Argument(help="The job's id, or its beginning.")],
+    inclusion: Annotated[
+        bool, typer.Option("--inclusion", help="Also prove, against the chain, which commits hold the receipts.")
+    ] = False,
+) -> None:
     """Show a job's receipts: from this machine's history, else from the router."""
     session = Session(ctx)
     try:
@@ -51,6 +58,13 @@ def receipt(ctx: typer.Context, job_id: Annotated[str, typer.Argument(help="The 
         counts = (str(signed["promptTokens"]), str(signed["cachedTokens"]), str(out))
         line = f"[{signed['cumFrom']}, {signed['cumTo']})".replace("[", "\\[")
         view.add_row(str(signed["choice"]), signed["node"], *counts, show_amount(fee), line)
+    if inclusion:
+        proven = prove_inclusion(session, content)
+        content = {**content, "inclusion": proven}
+        for entry in proven:
+            view.add_row(
+                str(entry["choice"]), "[green]committed[/green]", "", "", "", f"commit {entry['commitId']}", ""
+            )
     emit(ctx, content, view)
 
 

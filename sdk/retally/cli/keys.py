@@ -11,7 +11,7 @@ from retally.cli.money import moment, sender_of
 from retally.cli.output import JsonGroup, emit, note, table
 from retally.cli.session import Session, run
 from retally.errors import NotFound
-from retally.protocol.eip712 import check_signed_by
+from retally.protocol.eip712 import SigningKey, check_signed_by
 from retally.protocol.encoding import parse_address, parse_signature, to_hex
 from retally.protocol.key_text import create_key_text, list_keys_text, personal_digest, revoke_key_text
 from retally.protocol.voucher import SignerAuth
@@ -35,24 +35,7 @@ def create(
     async def work() -> dict[str, Any]:
         key = session.key()
         async with session.chain() as chain:
-            now = chain.clock.now()
-            expiry, deadline = now + days * DAY_SECONDS, now + DEADLINE_SECONDS
-            text = create_key_text(chain.domain, key.address, units, expiry, deadline)
-            made = session.router(
-                "POST",
-                KEYS_PATH,
-                json={
-                    "payer": key.address,
-                    "cap": str(units),
-                    "expiry": expiry,
-                    "deadline": deadline,
-                    "signature": to_hex(key.sign(personal_digest(text))),
-                },
-            )
-            auth = SignerAuth(key.address, parse_address("signer", made["signer"]), units, expiry, deadline)
-            proof = parse_signature("proof", made["proof"])
-            # What goes on chain is what was asked here; of the router's answer only signer and proof are taken.
-            check_signed_by(auth.digest(chain.domain), proof, auth.signer)
+            made, auth, proof = _new_signer(session, chain, key, units, days)
             note(ctx, f"authorising signer {auth.signer} for {show_amount(units)} …")
             sent = await sender_of(chain, session, key).send(chain.escrow.authorize_signer(auth, proof))
         return {
@@ -60,7 +43,7 @@ def create(
             "keyId": made["keyId"],
             "signer": auth.signer,
             "cap": str(units),
-            "expiry": expiry,
+            "expiry": auth.expiry,
             "baseUrl": session.router_url + "/v1",
             "transaction": sent.tx_hash,
         }
@@ -68,6 +51,27 @@ def create(
     data = run(work)
     view = f"{data['apiKey']}\n\nShown once. Cap {show_amount(units)}, good until {moment(data['expiry'])}.\n"
     emit(ctx, data, view + f"export OPENAI_API_KEY={data['apiKey']} OPENAI_BASE_URL={data['baseUrl']}")
+
+
+def _new_signer(
+    session: Session, chain: Any, key: SigningKey, cap: int, days: int
+) -> tuple[dict[str, Any], SignerAuth, bytes]:
+    now = chain.clock.now()
+    expiry, deadline = now + days * DAY_SECONDS, now + DEADLINE_SECONDS
+    text = create_key_text(chain.domain, key.address, cap, expiry, deadline)
+    asked = {
+        "payer": key.address,
+        "cap": str(cap),
+        "expiry": expiry,
+        "deadline": deadline,
+        "signature": to_hex(key.sign(personal_digest(text))),
+    }
+    made = session.router("POST", KEYS_PATH, json=asked)
+    auth = SignerAuth(key.address, parse_address("signer", made["signer"]), cap, expiry, deadline)
+    proof = parse_signature("proof", made["proof"])
+    # What goes on chain is what was asked here; of the router's answer only signer and proof are taken.
+    check_signed_by(auth.digest(chain.domain), proof, auth.signer)
+    return made, auth, proof
 
 
 @app.command("list")

@@ -115,11 +115,17 @@ class Session:
 
     def router(self, method: str, path: str, *, json: Any = None, headers: Mapping[str, str] | None = None) -> Any:
         """Asks the router; its error envelope becomes our error."""
-        url = self.router_url + path
+        return self.ask(self.router_url, method, path, json=json, headers=headers)
+
+    def ask(
+        self, base_url: str, method: str, path: str, *, json: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Any:
+        """Asks a service; its error envelope becomes our error."""
+        url = base_url.rstrip("/") + path
         try:
             answer = httpx2.request(method, url, json=json, headers=dict(headers or {}), timeout=30.0, trust_env=False)
         except httpx2.HTTPError as error:
-            raise Unreachable(f"{self.router_url} does not answer: {error}") from error
+            raise Unreachable(f"{base_url} does not answer: {error}") from error
         body = _json_of(answer)
         if answer.status_code >= 400:
             raise error_of_envelope(answer.status_code, body)
@@ -158,4 +164,4 @@ def _json_of(answer: httpx2.Response) -> Any:
     except ValueError as error:
         if answer.status_code >= 400:
             return None
-        raise RetallyError(f"the router's answer is no JSON (status {answer.status_code})") from error
+        raise RetallyError(f"the answer is no JSON (status {answer.status_code})") from error
