@@ -48,6 +48,10 @@ def build_api(
     async def receipts(job_id: str) -> dict[str, Any]:
         return await job_log.find(parse_bytes32("jobId", job_id))
 
+    @app.get("/retally/v1/faults")
+    async def faults() -> dict[str, Any]:
+        return {"faults": await job_log.faults(100)}
+
     return app
 
 

@@ -135,9 +135,13 @@ class Directory:
         while True:
             await asyncio.sleep(self._poll_seconds)
             polls += 1
-            if polls % CHAIN_POLLS == 0 or not self._registered:
-                await self._read_chain()
-            await self._read_nodes()
+            try:
+                if polls % CHAIN_POLLS == 0 or not self._registered:
+                    await self._read_chain()
+                await self._read_nodes()
+            except Exception:
+                # A report that nobody foresaw must not end the polling for all other nodes.
+                log.exception("directory_round_failed")
 
     async def _read_chain(self) -> None:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +19,8 @@ from retally_router.credit import channel_key_of
 from retally_router.directory import Listed
 
 KEEP_SECONDS = 30 * 86_400
+KEPT_FAULTS = 1000
+_FAULTS = "retally:faults"
 
 
 class JobRecord(msgspec.Struct, frozen=True):
@@ -99,6 +101,27 @@ class JobLog:
             if account is not None:
                 pipe.hset(channel_key_of(account.channel), "closed", account.closed)
             await pipe.execute()
+
+    async def add_fault(self, placed: Placed, what: str, frame: Mapping[str, Any]) -> None:
+        """Keeps what a node signed that does not hold, for whoever brings it before the contracts."""
+        node = placed.node
+        fault = {
+            "node": node.node,
+            "jobId": to_hex(placed.job_id),
+            "what": what,
+            "frame": frame,
+            "request": placed.request.to_wire(),
+            "offer": node.offer.to_wire(),
+            "offerSignature": to_hex(node.offer_signature),
+        }
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.lpush(_FAULTS, msgspec.json.encode(fault))
+            pipe.ltrim(_FAULTS, 0, KEPT_FAULTS - 1)
+            await pipe.execute()
+
+    async def faults(self, count: int) -> list[dict[str, Any]]:
+        """The latest of them."""
+        return [msgspec.json.decode(raw) for raw in await self._redis.lrange(_FAULTS, 0, count - 1)]
 
     async def open_jobs(self, payer: Address, signer: Address) -> list[JobRecord]:
         """The signer's jobs whose receipts never came."""

@@ -66,6 +66,8 @@ class ServeJob:
     placement: Placement | None = None
     continuations: int = 0
     prompt_tokens: int = 0
+    unsettled: int = 0
+    offered: list[Listed] = field(default_factory=list)
     began_at: float = 0.0
     first_at: float | None = None
     failure: RetallyError | None = None
@@ -75,6 +77,7 @@ class ServeJob:
 
     async def start(self) -> None:
         """Finds a node that begins to answer; raises what the last one said."""
+        self.offered = list(self.candidates)
         self.choices = [ChoiceState(index) for index in range(self.job.ask.n)]
         tries = self.candidates[: self.means.max_attempts]
         error: RetallyError = NodeUnavailable("no node could take the job")
@@ -146,7 +149,7 @@ class ServeJob:
         assert placement is not None
         found = await placement.next()
         for frame in found:
-            await self._note(placement, placement.checker.take(frame.value))
+            await self._take(placement, frame)
             if self.continuations and failover.is_repeated_opening(frame):
                 continue
             if self.continuations and frame.value.get("usage"):
@@ -158,6 +161,13 @@ class ServeJob:
                 raise NodeUnavailable("the node ended without a receipt")
             self.over = True
 
+    async def _take(self, placement: Placement, frame: Frame) -> None:
+        try:
+            await self._note(placement, placement.checker.take(frame.value))
+        except CHEATS as error:
+            await self.means.log.add_fault(placement.placed, error.message, frame.value)
+            raise
+
     async def _mend(self, error: RetallyError) -> list[Frame]:
         """Goes on elsewhere, or closes an answer that lacks nothing but its end."""
         assert self.placement is not None
@@ -167,7 +177,7 @@ class ServeJob:
             self.over = True
             return []
         self._leave(error)
-        closing = failover.close_full(self.choices, self.job.request.max_output, self.last)
+        closing = failover.close_full(self.choices, self._answer_limit(), self.last)
         if failover.unfinished(self.choices):
             await self._go_on(error)
         else:
@@ -206,8 +216,15 @@ class ServeJob:
         placement.stream.close()
         self.means.watch.ended(node)
         self._note_refusal(placement.placed.node, error)
-        if placement.account is not None:
-            self.means.settle.later(placement.placed, placement.account, placement.record)
+        account, record = placement.account, placement.record
+        if account is not None:
+            keys = [(self.job.job_id, choice, segment) for choice, segment, _ in record.segments]
+            self.unsettled += sum(account.open[key].upper for key in keys if key in account.open)
+            self.means.settle.later(placement.placed, account, record)
+
+    def _answer_limit(self) -> int:
+        room = max(node.offer.max_context for node in self.offered) - self.prompt_tokens
+        return min(self.job.request.max_output, room)
 
     async def _go_on(self, error: RetallyError) -> None:
         """The next node that can continue exactly; raises the error when there is none."""
@@ -217,7 +234,7 @@ class ServeJob:
             node = self.candidates.pop(0)
             self.continuations += 1
             failover.cut_over(failover.unfinished(self.choices))
-            left = max(0, self.job.request.max_fee - self.cost)
+            left = max(0, self.job.request.max_fee - self.cost - self.unsettled)
             try:
                 await self._place(node, left)
             except RetallyError as refusal:

@@ -18,7 +18,7 @@ from retally_router.job_log import JobLog, JobRecord
 from retally_router.keys import Session
 from retally_router.lanes import Lanes
 from retally_router.ports import Clock, NodeApi
-from retally_router.vouchers import VoucherSender
+from retally_router.vouchers import VoucherSender, log_failure
 
 log = structlog.get_logger(__name__)
 
@@ -83,6 +83,7 @@ class SettleJobs:
         task = asyncio.create_task(work)
         self._tasks[name] = task
         task.add_done_callback(lambda _: self._tasks.pop(name, None))
+        task.add_done_callback(log_failure)
 
     async def close(self) -> None:
         """Stops; what is not settled stays on record."""

@@ -45,6 +45,7 @@ class VoucherSender:
         queue.wake.set()
         if queue.task is None or queue.task.done():
             queue.task = asyncio.create_task(self._run(account.endpoint, queue))
+            queue.task.add_done_callback(log_failure)
 
     async def drain(self, timeout_seconds: float) -> bool:
         """Waits until every node has its vouchers, or gives up."""
@@ -101,3 +102,9 @@ class VoucherSender:
         await self._api.send_vouchers(endpoint, signed)
         for account, total in zip(batch, totals, strict=True):
             account.delivered = max(account.delivered, total)
+
+
+def log_failure(task: asyncio.Task[None]) -> None:
+    """Says so when background work ends in a way nobody foresaw."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("background_work_failed", exc_info=error)

@@ -232,6 +232,8 @@ class TestDishonestNode:
             assert world.router.watch.of(cheat.address).cheated
             await world.ask(seed=2)
             assert len(cheat.jobs) == 1
+            (fault,) = (await world.http.get("/retally/v1/faults")).json()["faults"]
+            assert fault["node"] == cheat.address
 
 
 class TestRestart:
