@@ -155,9 +155,14 @@ async def honest_margins(bench: Bench, jobs: Sequence[Job], model: ReferenceMode
         "engine-batched": await bench.margins(batched),
         "engine-alone": await bench.margins(alone, AT_ONCE),
     }
-    rows = [model.score(answered.job.prompt_ids, answered.ids) for answered in answers]
+    # In a thread: a blocked loop would not notice that the engine closed idle connections.
+    rows = await asyncio.to_thread(lambda: [model.score(a.job.prompt_ids, a.ids) for a in answers])
     found["reference"] = [bench.margin(answered, row) for answered, row in zip(answers, rows, strict=True)]
     return found
+
+
+def _generate(model: ReferenceModel, jobs: Sequence[Job], eos: Sequence[int]) -> list[Answered]:
+    return [Answered(job, model.generate(job.prompt_ids, job.params, job.seed, eos)) for job in jobs]
 
 
 async def cheating_margins(
@@ -166,7 +171,7 @@ async def cheating_margins(
     """Margins of cheats' answers by cheat."""
     found: dict[str, list[Margins]] = {}
     for name, model in cheaper.items():
-        answers = [Answered(job, model.generate(job.prompt_ids, job.params, job.seed, bench.eos)) for job in jobs]
+        answers = await asyncio.to_thread(_generate, model, jobs, bench.eos)
         found[name] = await bench.margins(answers)
     lies: dict[str, Callable[[Job], Job]] = {
         "hidden-prompt": lambda job: replace(job, prompt_ids=(*bench.hidden_ids(), *job.prompt_ids)),

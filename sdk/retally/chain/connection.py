@@ -30,7 +30,7 @@ class Chain:
         self.rpc = Rpc(rpc_url)
         self.deployment = deployment
         self.clock = ChainClock(self.rpc)
-        self.asset = Asset(self.rpc, deployment.address("DevAsset"))
+        self.asset = Asset(self.rpc, deployment.address("Asset"))
         self.escrow = Escrow(self.rpc, deployment.address("Escrow"))
         self.staking = Staking(self.rpc, deployment.address("Staking"))
         self.registry = Registry(self.rpc, deployment.address("Registry"))

@@ -1,0 +1,165 @@
+"""The chain package against real contracts: wrappers, the sender, events, the clock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from retally.chain.abi import CONTRACTS, load_abi
+from retally.chain.audits import PointVerdict, pack_verdicts, unpack_verdicts, verdicts_hash
+from retally.chain.clock import ChainClock
+from retally.chain.connection import Chain
+from retally.chain.court import decode_shown, vote_hash
+from retally.chain.deployment import Deployment
+from retally.chain.escrow import CollectItem
+from retally.chain.events import EventReader, collected_of
+from retally.chain.rpc import Rpc
+from retally.chain.staking import Offence, Role
+from retally.chain.transactions import TxSender, _Pending
+from retally.errors import BadRequest, ChainUnreachable, NotFound, TransactionFailed
+from retally.protocol.eip712 import SigningKey
+from retally.protocol.encoding import ZERO_ADDRESS, keccak
+from retally.protocol.voucher import ChannelId, SignerAuth, Voucher
+from tests.contracts.world import DOLLAR, MODEL, PROFILE, World
+
+
+@pytest.fixture
+async def chain(world: World) -> AsyncIterator[Chain]:
+    """Our client on the tests' chain."""
+    async with Chain(world.url, Deployment.from_json(world.deployment)) as opened:
+        yield opened
+
+
+class TestDeployment:
+    def test_survives_the_round_trip(self, world: World, tmp_path: Path) -> None:
+        path = tmp_path / "deployment.json"
+        path.write_text(json.dumps(world.deployment))
+        loaded = Deployment.load(path)
+        assert loaded.domain.escrow == world.at["Escrow"]
+        assert Deployment.from_json(loaded.to_json()) == loaded
+
+    def test_names_what_is_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(NotFound):
+            Deployment.load(tmp_path / "none.json")
+        with pytest.raises(BadRequest):
+            Deployment(1, 0, {}).address("Escrow")
+
+    async def test_refuses_another_chain(self, world: World) -> None:
+        wrong = Deployment.from_json({**world.deployment, "chainId": 1})
+        chain = Chain(world.url, wrong)
+        with pytest.raises(BadRequest):
+            await chain.start()
+        await chain.close()
+
+
+class TestRpc:
+    async def test_says_when_the_chain_is_away(self) -> None:
+        rpc = Rpc("http://127.0.0.1:9")
+        with pytest.raises(ChainUnreachable):
+            await rpc.request("eth_blockNumber")
+        with pytest.raises(ChainUnreachable):
+            ChainClock(rpc).now()
+        await rpc.close()
+
+    @pytest.mark.parametrize("name", CONTRACTS)
+    def test_every_abi_is_there(self, name: str) -> None:
+        assert load_abi(name).functions
+
+
+class TestViews:
+    async def test_reads_money(self, world: World, chain: Chain) -> None:
+        payer, owner = world.payer(9 * DOLLAR), world.operator(2_000 * DOLLAR)
+        assert (await chain.escrow.account(payer.address)).balance == 9 * DOLLAR
+        assert (await chain.staking.stake_of(owner.address, Role.OPERATOR)).bonded == 2_000 * DOLLAR
+        assert owner.address in await chain.staking.owners(Role.OPERATOR)
+        assert await chain.staking.severity_of(owner.address, Role.OPERATOR, Offence.MISMATCH) > 0
+        assert (await chain.escrow.signer(payer.address, owner.address)).expiry == 0
+        assert (await chain.escrow.reservation(payer.address, ZERO_ADDRESS, owner.address)).granted == 0
+        assert await chain.court.opening_cost() > 0
+        assert await chain.silence.challenge_bond() > 0
+        assert (await chain.court.case_of(1)).status == 0
+        assert (await chain.audits.duty_of(1)).drawn == ZERO_ADDRESS
+
+    async def test_reads_nodes(self, world: World, chain: Chain) -> None:
+        owner = world.operator()
+        node = world.node(owner)
+        stranger = SigningKey.generate().address
+        known, unknown = await chain.registry.nodes([node.address, stranger])
+        assert (known.owner, known.model_id, known.profile_id, known.is_live) == (owner.address, MODEL, PROFILE, True)
+        assert not unknown.is_live
+        assert await chain.registry.is_delegate(owner.address, node.address)
+        assert (await chain.registry.audit_level(owner.address)).share_ppm == 300_000
+
+
+class TestTxSender:
+    async def test_sends_and_decodes_errors(self, world: World, chain: Chain, tmp_path: Path) -> None:
+        payer = world.payer(9 * DOLLAR)
+        store = tmp_path / "pending.json"
+        sender = TxSender(chain, payer, store)
+        mined = await sender.send(chain.escrow.thaw(4 * DOLLAR))
+        assert mined.gas_used > 21_000
+        assert (await chain.escrow.account(payer.address)).thawing == 4 * DOLLAR
+        with pytest.raises(TransactionFailed) as caught:
+            await sender.send(chain.escrow.withdraw())
+        assert caught.value.error_name == "EscrowStillThawing"
+        assert set(caught.value.error_args) == {"time", "thawEnd"}
+        assert not store.exists()
+
+    async def test_sends_again_what_a_crash_left(self, world: World, chain: Chain, tmp_path: Path) -> None:
+        payer = world.payer(9 * DOLLAR)
+        store = tmp_path / "pending.json"
+        first = TxSender(chain, payer, store)
+        request = await first._prepare(chain.escrow.thaw(DOLLAR), 0)
+        first._sign(_Pending(int(request["nonce"], 16), "Escrow.thaw", request, [], []))
+        assert store.exists()
+        await TxSender(chain, payer, store).send(chain.escrow.thaw(2 * DOLLAR))
+        assert (await chain.escrow.account(payer.address)).thawing == 3 * DOLLAR
+        assert not store.exists()
+
+    async def test_authorises_signers(self, world: World, chain: Chain) -> None:
+        payer, signer = world.payer(), SigningKey.generate()
+        now = await chain.clock.refresh()
+        auth = SignerAuth(payer.address, signer.address, 5 * DOLLAR, now + 10**6, now + 600)
+        call = chain.escrow.authorize_signer(auth, signer.sign(auth.digest(chain.domain)))
+        await TxSender(chain, payer).send(call)
+        assert (await chain.escrow.signer(payer.address, signer.address)).cap == 5 * DOLLAR
+
+
+class TestEvents:
+    async def test_reads_commits_back(self, world: World, chain: Chain) -> None:
+        payer, owner = world.payer(), world.operator()
+        node = world.node(owner)
+        voucher = Voucher(payer.address, payer.address, node.address, 4, 50_000)
+        item = CollectItem(voucher, 50_000, payer.sign(voucher.digest(chain.domain)))
+        mined = await TxSender(chain, owner).send(chain.escrow.collect(node.address, [item], keccak(b"root")))
+        events = await EventReader(chain).read(mined.block, mined.block)
+        (event,) = [event for event in events if event.name == "Collected"]
+        found = collected_of(event)
+        assert (found.paid, found.commit.owner, found.ranges[0].after) == (50_000, owner.address, 50_000)
+        assert await chain.escrow.is_commit(found.commit)
+        assert await chain.escrow.commit_word(found.commit.id) == found.commit.word()
+        channel = ChannelId(payer.address, payer.address, node.address, 4)
+        assert await chain.escrow.channels([channel, channel]) == [50_000, 50_000]
+
+    async def test_follows_new_blocks(self, world: World, chain: Chain) -> None:
+        payer = world.payer()
+        follower = EventReader(chain, ("Escrow",)).follow(await chain.block_number() + 1, poll_seconds=0.01)
+        world.send(payer, world.escrow.functions.thaw(DOLLAR))
+        batch = await anext(follower)
+        await follower.aclose()
+        assert [event.name for event in batch.events] == ["ThawStarted"]
+        assert batch.to_block == await chain.block_number()
+
+
+class TestHashes:
+    async def test_verdicts_are_packed_as_the_contract_unpacks_them(self) -> None:
+        verdicts = (PointVerdict(1, -5), PointVerdict(2, 18_000_000))
+        assert unpack_verdicts(pack_verdicts(verdicts)) == verdicts
+        assert len(verdicts_hash(1, ZERO_ADDRESS, pack_verdicts(verdicts), bytes(32))) == 32
+
+    async def test_votes_hash_what_the_court_hashes(self) -> None:
+        assert vote_hash(1, 0, ZERO_ADDRESS, 2, -3, bytes(32)) != vote_hash(1, 0, ZERO_ADDRESS, 2, 3, bytes(32))
+        assert decode_shown(bytes(31) + b"\x20" + bytes(32)) == ()
