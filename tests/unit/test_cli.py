@@ -76,7 +76,8 @@ def market() -> FakeMarket:
 @pytest.fixture
 def connected(shell: Shell, market: FakeMarket, tmp_path: Path) -> Iterator[Shell]:
     deployment = tmp_path / "deployment.json"
-    deployment.write_text(json.dumps(Deployment(31337, 0, dict.fromkeys([*CONTRACTS, "Asset"], DOMAIN.escrow)).to_json()))
+    contracts = dict.fromkeys([*CONTRACTS, "Asset"], DOMAIN.escrow)
+    deployment.write_text(json.dumps(Deployment(31337, 0, contracts).to_json()))
     with serve(market_app(market)) as url:
         shell.set(ROUTER_URL=url, API_KEY=API_KEY, DEPLOYMENT=str(deployment), KEY=KEY.secret.hex())
         yield shell
