@@ -8,7 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
+import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,6 +85,7 @@ async def stream(world: World, customer: Customer, witness: Witness) -> None:
 async def scenario(folder: Path) -> None:
     """Two customers stream, the node collects, one streams again."""
     world = await open_world(folder, DurableCollect(folder))
+    world.engine.delay_seconds = 0.004
     witness = Witness(folder)
     first, second = Customer(), Customer(lane=8)
     await asyncio.gather(stream(world, first, witness), stream(world, second, witness))
@@ -102,6 +106,10 @@ def main() -> None:
             os.environ[VARIABLE] = point
             asyncio.run(scenario(folder))
             os._exit(0)
+        if point.startswith("random"):
+            # Streams are open all the while: any instant is as good as another.
+            time.sleep(random.Random(point).uniform(0.05, 0.6))
+            os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         print(json.dumps([point, os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0]), flush=True)
 

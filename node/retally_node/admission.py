@@ -14,8 +14,8 @@ from retally_node.candidate import AdmissionRules, Candidate, MoneyView
 from retally_node.channels import Channel, ChannelBook, OpenSegment, SegmentKey
 from retally_node.checks import PAPER_CHECKS
 from retally_node.ledger import Ledger
-from retally_node.money_checks import MONEY_CHECKS
-from retally_node.ports import Clock, Payers
+from retally_node.money_checks import CREDIT_CHECKS, STANDING_CHECKS, MoneyCheck
+from retally_node.ports import Clock, Payers, Standing
 from retally_node.records import JobRecord, ReceiptRecord, SegmentRecord
 from retally_node.room import ServingRoom
 
@@ -77,13 +77,21 @@ class Admission:
         if stored is not None:
             return stored
         standing = await self._payers.standing(candidate.request.payer, candidate.request.signer)
+        known = self._book.find(candidate.channel_id.key)
+        self._check_money(candidate, STANDING_CHECKS, known or Channel(candidate.channel_id), standing)
         channel = self._book.get(candidate.channel_id)
         await self._keep_promises(candidate, channel)
-        view = MoneyView(channel, self._book, standing)
-        for money_check in MONEY_CHECKS:
-            money_check(candidate, self._rules, view)
+        view = self._check_money(candidate, CREDIT_CHECKS, channel, standing)
         self._check_capacity(candidate)
         return await self._record(candidate, view)
+
+    def _check_money(
+        self, candidate: Candidate, checks: Sequence[MoneyCheck], channel: Channel, standing: Standing
+    ) -> MoneyView:
+        view = MoneyView(channel, self._book, standing)
+        for check in checks:
+            check(candidate, self._rules, view)
+        return view
 
     def _candidate(self, submission: JobSubmission) -> Candidate:
         digest = submission.assignments[0].assignment.offer_hash

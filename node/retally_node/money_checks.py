@@ -68,11 +68,15 @@ def check_prepaid(candidate: Candidate, rules: AdmissionRules, money: MoneyView)
         raise VoucherTooLow(required, best)
 
 
-#: Read from the books and the chain.
-MONEY_CHECKS: tuple[MoneyCheck, ...] = (
+#: Whether this payer and signer are good for anything: before their promises are kept.
+STANDING_CHECKS: tuple[MoneyCheck, ...] = (
     check_signer_lasts,
     check_signer_cap,
     check_payer_funds,
+)
+
+#: Whether they are good for this job.
+CREDIT_CHECKS: tuple[MoneyCheck, ...] = (
     check_credit_of_payer,
     check_credit_total,
     check_channel_paid,

@@ -89,7 +89,8 @@ class Node:
 
     def problems(self) -> list[str]:
         """What ails the node now."""
-        return [f"{name}: {problem}" for name, problem in sorted(self.loops.ailing.items())]
+        broken = [] if self.ledger.broken is None else [f"ledger: {self.ledger.broken}"]
+        return broken + [f"{name}: {problem}" for name, problem in sorted(self.loops.ailing.items())]
 
     async def status(self) -> dict[str, Any]:
         """The books in brief."""

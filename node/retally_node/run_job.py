@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from retally.errors import DuplicateJob, RetallyError, UpstreamTimeout
+from retally.errors import DuplicateJob, RetallyError
 from retally.inference.engine import Scores
 from retally.protocol.receipt import FinishReason
 from retally.protocol.wire import JobSubmission
@@ -113,6 +113,4 @@ async def _gather(source: FrameSource, writer: AnswerWriter) -> RetallyError | N
     async for frame in source.frames():
         writer.note(frame)
         error = error or frame.error
-        if frame.finish == FinishReason.CANCELLED:
-            error = error or UpstreamTimeout("the client left")
     return error

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from retally.errors import RetallyError, VoucherTooLow
+from retally.errors import NodeUnavailable, RetallyError, UpstreamTimeout, VoucherTooLow
 from retally.protocol.eip712 import Domain, SigningKey
 from retally.protocol.encoding import Bytes32
 from retally.protocol.job import job_seed
@@ -78,6 +78,7 @@ class SegmentRun:
         self._vouch_first = 0
         self._delivered = 0
         self._closing = False
+        self.ended = False
         self._stop_reason: FinishReason | None = None
         self._producing: asyncio.Task[None] | None = None
 
@@ -116,7 +117,8 @@ class SegmentRun:
             log.exception("job %s failed", self._segment.key.job_id.hex())
             error = RetallyError(f"the node failed: {type(caught).__name__}")
         if not self._closing:
-            await self._close_early(self._stop_reason or _reason_of(error), error)
+            reason = self._stop_reason or _reason_of(error)
+            await self._close_early(reason, error or _error_of(reason))
 
     async def _produce(self, turns: asyncio.Semaphore) -> None:
         async with turns, aclosing(self._work.decoder.pieces(self._job, self._segment)) as pieces:
@@ -139,7 +141,7 @@ class SegmentRun:
         if piece.finish is not None:
             receipt = await self._close(piece.finish, len(self._ids), piece.cached_tokens)
         if piece.tokens or piece.finish is not None:
-            self._emit(Frame(self.choice, start, piece.tokens, quantised, piece.text, piece.finish, chunk, receipt))
+            self._send(Frame(self.choice, start, piece.tokens, quantised, piece.text, piece.finish, chunk, receipt))
         if chunk is not None and receipt is None:
             await self._wait_for_money(chunk.chunk.due)
 
@@ -169,13 +171,22 @@ class SegmentRun:
         if not await self._job.channel.wait_until_vouched(required, self._work.voucher_wait_seconds):
             raise VoucherTooLow(required, self._job.channel.best)
 
-    async def _close_early(self, reason: FinishReason, error: RetallyError | None) -> None:
+    async def _close_early(self, reason: FinishReason, error: RetallyError) -> None:
         self._closing = True
         leaving = reason == FinishReason.CANCELLED or not self._job.submission.stream
         count = self._delivered if leaving else len(self._ids)
         receipt = await self._close(reason, count, 0)
         start = self._segment.key.output_from + count
-        self._emit(Frame(self.choice, start, finish=reason, receipt=receipt, error=error))
+        self._send(Frame(self.choice, start, finish=reason, receipt=receipt, error=error))
+
+    def abandon(self) -> None:
+        """End the stream of a segment whose books could not be closed; a restart closes them."""
+        error = NodeUnavailable("this node can't write its books", hint="continue on another node")
+        self._send(Frame(self.choice, self._segment.key.output_from, finish=FinishReason.MOVED, error=error))
+
+    def _send(self, frame: Frame) -> None:
+        self.ended = self.ended or frame.last
+        self._emit(frame)
 
     async def _close(self, reason: FinishReason, count: int, cached_tokens: int) -> ReceiptRecord:
         """R-20: the receipt takes its place on the money line in the instant it closes."""
@@ -261,3 +272,9 @@ def _signed(work: SegmentWork, receipt: JobReceipt, ids: list[int], quantised: l
 
 def _reason_of(error: RetallyError | None) -> FinishReason:
     return FinishReason.UNPAID if isinstance(error, VoucherTooLow) else FinishReason.MOVED
+
+
+def _error_of(reason: FinishReason) -> RetallyError:
+    if reason == FinishReason.CANCELLED:
+        return UpstreamTimeout("the client left")
+    return NodeUnavailable("this node stopped in mid-answer", hint="continue on another node")

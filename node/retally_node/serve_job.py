@@ -32,6 +32,8 @@ class RunningJob:
             await run.run(self._room.turns)
         finally:
             self._room.leave()
+            if not run.ended:
+                run.abandon()
 
     async def frames(self) -> AsyncIterator[Frame]:
         """Frames of all choices until each is closed; after a failure the others are moved too."""

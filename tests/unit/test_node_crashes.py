@@ -22,6 +22,7 @@ from retally_node.admission import StoredAnswer
 WRITES = ("offer", "admit", "voucher", "chunk", "receipt", "root", "commit", "mark")
 POINTS = [f"{when}:{name}" for name in WRITES for when in ("before", "inside", "after")]
 POINTS += ["before:send:collect", "after:send:collect", "none"]
+POINTS += [f"random-{n}" for n in range(10)]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from tests.fakes_node import NODE_KEY, Customer
 
 from retally_node.channels import Channel
 from retally_node.ledger import Ledger
-from retally_node.ledger.database import Database
+from retally_node.ledger.database import Database, LedgerBroken
 from retally_node.ledger.votes import OpenChallenge, Vote
 from retally_node.records import pack_ids, unpack_ids
 
@@ -114,3 +114,18 @@ class TestChannel:
         channel.accept(*customer.voucher(50))
         assert await waiting
         assert not await channel.wait_until_vouched(51, 0.01)
+
+
+class TestBroken:
+    async def test_a_failed_disk_ends_all_writing_until_a_restart(self, path: Path) -> None:
+        ledger = Ledger(path)
+
+        def full(connection: sqlite3.Connection) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        with pytest.raises(LedgerBroken, match="disk is full"):
+            await ledger._database.write("mark", full)
+        with pytest.raises(LedgerBroken):
+            await ledger.commits.set_mark("commits", 5)
+        assert ledger.broken == "database or disk is full"
+        ledger.close()

@@ -267,3 +267,23 @@ class TestHttp:
             assert (await client.post("/retally/v1/vouchers", json={"vouchers": [item]})).status_code == 404
             forged = {**item, "signature": "0x" + "11" * 64}
             assert (await client.post("/retally/v1/vouchers", json={"vouchers": [forged]})).status_code == 401
+
+
+class TestShutdown:
+    async def test_open_streams_end_as_moved_with_an_error_event(self, world: World) -> None:
+        world.engine.delay_seconds = 0.02
+        customer = Customer()
+        params = customer.params(max_tokens=200, min_tokens=200)
+        submission = await customer.submission(world.node, stream=True, params=params)
+        async with listening(world) as client:
+            streaming = asyncio.create_task(client.post("/retally/v1/jobs", json=submission.to_wire()))
+            for _ in range(500):
+                await asyncio.sleep(0.01)
+                if world.engine.produced >= 20:
+                    break
+            await world.node.server.shutdown()
+            last = frames_of((await streaming).text)[-1]
+        assert last["error"]["code"] == "node_unavailable"
+        receipt = JobReceipt.from_wire(last["retally"]["receipts"][0]["receipt"])
+        assert receipt.finish_reason == FinishReason.MOVED
+        assert receipt.output_to >= 19

@@ -23,6 +23,11 @@ class Ledger:
         self.commits = CommitLedger(self._database)
         self.votes = VoteLedger(self._database)
 
+    @property
+    def broken(self) -> str | None:
+        """What keeps the ledger from being written, if anything does."""
+        return self._database.broken
+
     def close(self) -> None:
         """Finish queued changes and close the file."""
         self._database.close()

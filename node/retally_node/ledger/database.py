@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from retally.errors import Unavailable
 from retally_node.crash_points import crash_point
 from retally_node.ledger.schema import SCHEMA, SCHEMA_VERSION
 
@@ -28,6 +29,16 @@ class _Queued:
     done: Future[Any]
 
 
+_Outcome = tuple[_Queued, Any, BaseException | None]
+
+
+class LedgerBroken(Unavailable):
+    """A write failed: memory and disk no longer agree, and nothing may be signed until a restart."""
+
+    code = "ledger_broken"
+    hint = "free disk space, then restart the node"
+
+
 class Database:
     """Durable storage: `write` returns once the change is on disk, in the order of the calls."""
 
@@ -37,6 +48,7 @@ class Database:
         self._reader = _connect(path)
         _create(self._reader)
         self._queue: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
+        self.broken: str | None = None
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
         self._thread.start()
 
@@ -60,6 +72,8 @@ class Database:
         self._reader.close()
 
     def _enqueue(self, name: str, change: Change[T]) -> Future[T]:
+        if self.broken is not None:
+            raise LedgerBroken(f"the ledger can't be written: {self.broken}")
         done: Future[T] = Future()
         self._queue.put(_Queued(name, change, done))
         return done
@@ -68,7 +82,10 @@ class Database:
         connection = _connect(self._path)
         while (first := self._queue.get()) is not None:
             group, more = self._drain(first)
-            _commit_group(connection, group)
+            outcomes, broken = _commit_group(connection, group)
+            # Known before anybody hears of the failure, so that nobody writes after it.
+            self.broken = self.broken or broken
+            _tell(outcomes)
             if not more:
                 break
         connection.close()
@@ -104,8 +121,9 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
-def _commit_group(connection: sqlite3.Connection, group: list[_Queued]) -> None:
-    outcomes: list[tuple[_Queued, Any, BaseException | None]] = []
+def _commit_group(connection: sqlite3.Connection, group: list[_Queued]) -> tuple[list[_Outcome], str | None]:
+    """Apply and commit all of them; say what became of each, and what broke if the disk did."""
+    outcomes: list[_Outcome] = []
     try:
         connection.execute("BEGIN IMMEDIATE")
         for queued in group:
@@ -116,7 +134,12 @@ def _commit_group(connection: sqlite3.Connection, group: list[_Queued]) -> None:
     except sqlite3.Error as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-        outcomes = [(queued, None, error) for queued in group]
+        failure = LedgerBroken(f"the ledger can't be written: {error}")
+        return [(queued, None, failure) for queued in group], str(error)
+    return outcomes, None
+
+
+def _tell(outcomes: list[_Outcome]) -> None:
     for queued, result, failure in outcomes:
         crash_point(f"after:{queued.name}")
         if failure is None:
@@ -130,6 +153,9 @@ def _apply(connection: sqlite3.Connection, queued: _Queued) -> tuple[Any, BaseEx
     connection.execute("SAVEPOINT change")
     try:
         result = queued.change(connection)
+    except sqlite3.OperationalError:
+        # A full or failing disk is no refusal of one change: nothing of the group can be trusted.
+        raise
     except Exception as error:  # noqa: BLE001  whatever it is goes to the caller through its future
         connection.execute("ROLLBACK TO change")
         connection.execute("RELEASE change")
