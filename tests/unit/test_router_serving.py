@@ -70,6 +70,16 @@ class TestAnswer:
             len(c.model_extra["retally"].get("ids", [])) for c in chunks[:-1]
         )
 
+    async def test_first_chunk_arrives_before_the_eighth_token_is_made(self, redis_url: str) -> None:
+        slow = FakeNode("a", seconds_per_token=0.1)
+        async with router_world(redis_url, [slow]) as world:
+            client = openai.AsyncOpenAI(base_url=f"{world.url}/v1", api_key=world.api_key, max_retries=0)
+            async for chunk in await client.chat.completions.create(**chat(stream=True)):
+                if chunk.choices[0].delta.content:
+                    assert slow.produced < 8
+                    break
+            await client.close()
+
     async def test_text_completions(self, world: World) -> None:
         body = {"model": MODEL, "prompt": "count again", "max_tokens": 9, "seed": 3}
         answer = await world.http.post("/v1/completions", json=body, headers=world.auth)
