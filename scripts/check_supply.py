@@ -114,9 +114,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rpc", required=True)
     parser.add_argument("--deployment", type=Path, required=True)
+    parser.add_argument("--json", action="store_true", help="one line instead of many")
     given = parser.parse_args()
     result = check(Logs(given.rpc, given.deployment))
-    print(json.dumps(result))
+    print(json.dumps(result), indent=None if given.json else 2)
     sys.exit(0 if result["supply_conserved"] else 1)
 
 

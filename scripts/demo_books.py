@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from retally.chain.connection import Chain
 from retally.chain.court import decode_shown
 from retally.chain.events import ChainEvent, EventReader, collected_of
+from retally.protocol.audit_points import AuditPoint, drawn_points
 from retally.protocol.case import Shown
 
 _VERDICT_BYTES = 9  # uint8 verdict, int64 log e
@@ -65,10 +66,22 @@ class Books:
                 count.update(_VERDICTS[packed[i]] for i in range(0, len(packed), _VERDICT_BYTES))
         return dict(count)
 
+    def drawn(self) -> dict[int, list[AuditPoint]]:
+        """The drawn points of every commit whose seed is known, by the protocol's own code."""
+        seeds = {event.args["commitId"]: event.args["seed"] for event in self.named("SeedFixed")}
+        commits = [collected_of(event) for event in self.named("Collected")]
+        return {
+            c.commit.id: drawn_points(seeds[c.commit.id], c.ranges, c.commit.node, c.commit.step)
+            for c in commits
+            if c.commit.id in seeds
+        }
+
     def unaudited(self) -> int:
-        """Commits whose verdicts are not on chain yet."""
+        """Commits without a seed, or with drawn points whose verdicts are not on chain yet."""
         audited = {event.args["commitId"] for event in self.named("VerdictsRevealed")}
-        return sum(event.args["commitId"] not in audited for event in self.named("Collected"))
+        drawn = self.drawn()
+        ids = [event.args["commitId"] for event in self.named("Collected")]
+        return sum(id_ not in drawn or (len(drawn[id_]) > 0 and id_ not in audited) for id_ in ids)
 
     def cases(self) -> list[CaseStory]:
         """Every case with its last jury."""

@@ -11,7 +11,6 @@ from typing import Any
 
 from demo_books import Books, CaseStory
 from retally.chain.events import collected_of
-from retally.protocol.audit_points import drawn_points
 
 SCRIPTS = Path(__file__).resolve().parent
 ASSET_DECIMALS = 6
@@ -104,20 +103,17 @@ def check_books(
 
 def own_points(books: Books) -> set[tuple[int, str, int]]:
     """(commit, channel, point) of every drawn point, by the protocol's own code."""
-    seeds = {event.args["commitId"]: event.args["seed"] for event in books.named("SeedFixed")}
-    found = set()
-    for collect in map(collected_of, books.named("Collected")):
-        commit = collect.commit
-        if commit.id in seeds:
-            for point in drawn_points(seeds[commit.id], collect.ranges, commit.node, commit.step):
-                found.add((commit.id, "0x" + point.channel.hex(), point.point))
-    return found
+    return {
+        (commit_id, "0x" + point.channel.hex(), point.point)
+        for commit_id, points in books.drawn().items()
+        for point in points
+    }
 
 
 def third_party_points(answer: dict[str, Any]) -> set[tuple[int, str, int]]:
     """The same from the other script's answer."""
     return {
-        (int(commit["commit_id"]), point["channel"].lower(), int(point["point"]))
+        (int(commit["commitId"]), point["channel"].lower(), int(point["point"]))
         for commit in answer["commits"]
         for point in commit["points"]
     }

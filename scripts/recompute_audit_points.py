@@ -83,9 +83,13 @@ def main() -> None:
     parser.add_argument("--rpc", required=True)
     parser.add_argument("--deployment", type=Path, required=True)
     parser.add_argument("--commit", type=int)
+    parser.add_argument("--json", action="store_true", help="one line instead of many")
     given = parser.parse_args()
     commits = recompute(Logs(given.rpc, given.deployment), given.commit)
-    print(json.dumps({"commits": commits, "points": sum(len(commit["points"]) for commit in commits)}))
+    print(
+        json.dumps({"commits": commits, "points": sum(len(commit["points"]) for commit in commits)}),
+        indent=None if given.json else 2,
+    )
 
 
 if __name__ == "__main__":
