@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from retally.chain.deployment import Deployment
 from retally.chain.escrow import CollectItem
 from retally.chain.events import Collected
-from retally.errors import UpstreamTimeout
+from retally.errors import ChainUnreachable, UpstreamTimeout
 from retally.protocol.audit_points import AuditPoint
 from retally.protocol.calibration import Calibration
 from retally.protocol.case import CommitRecord, Range, pack_ranges
@@ -45,8 +45,11 @@ class FakePayers:
     """Every payer stands as told."""
 
     standing_now: Standing = GOOD_STANDING
+    is_reachable: bool = True
 
     async def standing(self, payer: Address, signer: Address) -> Standing:
+        if not self.is_reachable:
+            raise ChainUnreachable("the chain does not answer")
         return self.standing_now
 
 

@@ -53,5 +53,5 @@ def check_abilities(info: EngineInfo) -> None:
     if lacking:
         raise EngineUnavailable(
             f"the engine can't serve retally jobs: {'; '.join(lacking)}",
-            hint="start it with `retally node serve --start-engine`, or with the flags in docs/SERVING.md",
+            hint="let the node start it (start_engine = true), or use the flags of retally.inference.vllm_flags",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import retally
 from retally.inference.chat_format import ChatFormat
 from retally.inference.engine import Engine
 from retally.protocol.eip712 import Domain, SigningKey
@@ -21,8 +22,6 @@ from retally_node.offers import Offers
 from retally_node.serve_job import JobServer
 from retally_node.settings import NodeSettings
 from retally_node.settlement import Settlement
-
-VERSION = "0.1.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ class Node:
             "offerSignature": to_hex(signed.signature),
             "maxContext": signed.offer.max_context,
             "load": {"running": self.server.room.running, "waiting": self.server.room.waiting},
-            "version": VERSION,
+            "version": retally.__version__,
         }
 
     def problems(self) -> list[str]:

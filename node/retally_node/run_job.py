@@ -58,7 +58,12 @@ class _Stored:
 
 async def run_job(node: Node, submission: JobSubmission, is_gone: Callable[[], Awaitable[bool]]) -> Any:
     """The response to a submission."""
-    job = await node.admission.admit(submission)
+    try:
+        job = await node.admission.admit(submission)
+    except RetallyError as error:
+        node.metrics.jobs.labels(error.code).inc()
+        raise
+    node.metrics.jobs.labels("admitted").inc()
     source, scores = await _begin(node, job)
     writer = AnswerWriter(job.record, submission.options, node.chat_format, node.model_name, node.address)
     if submission.stream:

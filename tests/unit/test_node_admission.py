@@ -122,6 +122,11 @@ def bent_params(**changes: Any) -> Bend:
     return bend
 
 
+def dead_rpc(bench: Bench, submission: JobSubmission) -> JobSubmission:
+    bench.world.payers.is_reachable = False
+    return submission
+
+
 REFUSALS: dict[str, tuple[Bend, int, str]] = {
     "signed by a stranger": (foreign_request, 401, "invalid_signature"),
     "signed for another chain": (wrong_chain, 401, "invalid_signature"),
@@ -161,6 +166,7 @@ REFUSALS: dict[str, tuple[Bend, int, str]] = {
     "signer's cap spent": (lambda b, s: b.standing(s, cap_left=10), 402, "cap_exceeded"),
     "payer without funds": (lambda b, s: b.standing(s, balance=10), 402, "insufficient_funds"),
     "payer's funds thaw": (lambda b, s: b.standing(s, thawing=10**12), 402, "insufficient_funds"),
+    "chain out of reach": (dead_rpc, 503, "chain_unreachable"),
     "node full": (full, 429, "rate_limited"),
 }
 

@@ -1,0 +1,67 @@
+"""Payers as the Escrow sees them: fresh while it answers, from memory for a minute when it does not."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+from tests.fakes_node import NODE_KEY, Customer
+
+from retally.chain.escrow import Account, Escrow, ReservationState, Signer
+from retally.errors import ChainUnreachable
+from retally.protocol.encoding import ZERO_ADDRESS, Address
+from retally_node.payers import ChainPayers
+
+
+class FakeEscrow:
+    """The Escrow's views over one payer."""
+
+    def __init__(self) -> None:
+        self.is_dead = False
+        self.reads = 0
+
+    async def account(self, payer: Address) -> Account:
+        self.reads += 1
+        if self.is_dead:
+            raise ChainUnreachable("no answer")
+        return Account(balance=1_000, thawing=400, thaw_end=0, reserved=70)
+
+    async def signer(self, payer: Address, signer: Address) -> Signer:
+        return Signer(cap=500, used=120, expiry=99)
+
+    async def reservation(self, payer: Address, signer: Address, node: Address) -> ReservationState:
+        return ReservationState(0, 50 if signer == ZERO_ADDRESS else 20, 0, 0)
+
+
+def payers(escrow: FakeEscrow, fresh_seconds: float = 0.0) -> ChainPayers:
+    return ChainPayers(cast("Escrow", escrow), NODE_KEY.address, fresh_seconds)
+
+
+class TestStanding:
+    async def test_counts_what_can_still_be_collected(self) -> None:
+        customer = Customer()
+        standing = await payers(FakeEscrow()).standing(customer.payer, customer.key.address)
+        assert standing.funds == 1_000 - 400 + 70
+        # The signer's own reservation for this node counts as used, and is still ours to collect.
+        assert (standing.cap_left, standing.expiry) == (500 - 120 + 20, 99)
+
+    async def test_a_payer_that_signs_itself_has_no_cap(self) -> None:
+        payer = Customer().payer
+        standing = await payers(FakeEscrow()).standing(payer, payer)
+        assert (standing.cap_left, standing.expiry) == (None, None)
+
+    async def test_asks_again_only_when_stale(self) -> None:
+        escrow, customer = FakeEscrow(), Customer()
+        kept = payers(escrow, fresh_seconds=60)
+        for _ in range(3):
+            await kept.standing(customer.payer, customer.key.address)
+        assert escrow.reads == 1
+
+    async def test_answers_from_memory_while_the_chain_is_out_of_reach(self) -> None:
+        escrow, customer = FakeEscrow(), Customer()
+        kept = payers(escrow)
+        before = await kept.standing(customer.payer, customer.key.address)
+        escrow.is_dead = True
+        assert await kept.standing(customer.payer, customer.key.address) == before
+        with pytest.raises(ChainUnreachable):
+            await payers(escrow).standing(customer.payer, customer.key.address)
