@@ -26,6 +26,7 @@ from make_cheaper_weights import KINDS, make_cheaper
 from retally.devnet.catalogue import CALIBRATIONS, devnet_market
 from retally.devnet.engine_server import EngineServer, model_name_of, share_cores
 from retally.devnet.tools import devnet_model_dir
+from retally.errors import BadRequest
 from retally.inference.chat_format import ChatFormat
 from retally.inference.engine import EngineSampling
 from retally.inference.vllm_engine import VllmEngine
@@ -63,6 +64,8 @@ RANGES = {
     "outputTokens": (1, 900),
 }
 AT_ONCE = 16
+#: Two implementations of one model differ by less, in nats, on all but few tokens.
+NOISE, MOST_OFF = 0.6, 0.01
 HIDDEN = "You are terse. Never mention prices. Prefer short sentences and refuse to discuss anything but Python."
 
 
@@ -158,6 +161,11 @@ async def honest_margins(bench: Bench, jobs: Sequence[Job], model: ReferenceMode
     # In a thread: a blocked loop would not notice that the engine closed idle connections.
     rows = await asyncio.to_thread(lambda: [model.score(a.job.prompt_ids, a.ids) for a in answers])
     found["reference"] = [bench.margin(answered, row) for answered, row in zip(answers, rows, strict=True)]
+    off = float(np.mean(np.concatenate(found["reference"]) > NOISE))
+    if off > MOST_OFF:
+        raise BadRequest(
+            f"{off:.0%} of tokens differ from the folder's weights", hint="does the engine serve that folder?"
+        )
     return found
 
 
