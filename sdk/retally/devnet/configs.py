@@ -52,6 +52,7 @@ def router_settings(
         "host": HOST,
         "port": port,
         # Without a measured table there is no calibrated profile to insist on; calibrating needs such a network.
+        "audited_owners": min(3, len(options.nodes)),
         "require_calibration": any(CALIBRATIONS.glob("*.json")),
         "poll_seconds": options.poll_seconds,
         # Low: on one machine all nodes are about as fast, so jobs spread by stake.
