@@ -46,6 +46,9 @@ class FakeMarket:
     foreign_signature: bool = False
     refuse: list[tuple[int, str]] = field(default_factory=list)
     drop: int = 0
+    ask_more: int = 0
+    credit: int = 0
+    lose_vouchers: int = 0
     lines: dict[tuple[str, str, int], Line] = field(default_factory=dict)
     receipts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     jobs: list[str] = field(default_factory=list)
@@ -128,6 +131,9 @@ class FakeMarket:
         return httpx2.Response(200, json=answer)
 
     def vouch(self, request: httpx2.Request) -> httpx2.Response:
+        if self.lose_vouchers > 0:
+            self.lose_vouchers -= 1
+            raise httpx2.ReadTimeout("lost", request=request)
         for item in json.loads(request.content)["vouchers"]:
             self.take_voucher(Voucher.from_wire(item["voucher"]), parse_signature("signature", item["signature"]))
         return httpx2.Response(200, json={"channels": []})
@@ -147,6 +153,9 @@ class FakeMarket:
         body = json.loads(request.content)
         endpoint = "chat" if request.url.path.endswith("chat/completions") else "text"
         header = request.headers.get("x-retally-authorization")
+        if header is not None and self.ask_more:
+            required, self.ask_more = self.ask_more, 0
+            return error(402, "voucher_too_low", {"required": str(required)})
         if header is not None:
             job = self.signed_job(body, endpoint, header)
         elif request.headers.get("authorization") == f"Bearer {API_KEY}":
@@ -240,6 +249,6 @@ class Frames(httpx2.SyncByteStream, httpx2.AsyncByteStream):
             yield frame
 
 
-def error(status: int, code: str) -> httpx2.Response:
-    body = {"error": {"message": code, "type": "invalid_request_error", "param": None, "code": code}}
-    return httpx2.Response(status, json=body)
+def error(status: int, code: str, details: dict[str, Any] | None = None) -> httpx2.Response:
+    body: dict[str, Any] = {"message": code, "type": "invalid_request_error", "param": None, "code": code}
+    return httpx2.Response(status, json={"error": body | ({"details": details} if details else {})})

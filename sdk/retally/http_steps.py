@@ -64,9 +64,18 @@ class HttpAnswer:
     @property
     def error_code(self) -> str:
         """The envelope's code, or nothing."""
+        return str(self._error().get("code") or "") if self.failed else ""
+
+    @property
+    def error_details(self) -> Mapping[str, Any]:
+        """The envelope's operands, or nothing."""
+        details = self._error().get("details")
+        return details if isinstance(details, dict) else {}
+
+    def _error(self) -> Mapping[str, Any]:
         body = self.json()
         error = body.get("error") if isinstance(body, dict) else None
-        return str(error.get("code") or "") if isinstance(error, dict) else ""
+        return error if isinstance(error, dict) else {}
 
 
 class Unreachable(Unavailable):

@@ -34,6 +34,12 @@ class MoneyLine:
         apart = sum(end - start for start, end in self.detached.items())
         return self.closed + apart + sum(segment.owed for segment in self.open.values())
 
+    @property
+    def at_most(self) -> int:
+        """The cumulative amount beyond which nothing agreed so far can go."""
+        apart = sum(end - start for start, end in self.detached.items())
+        return self.closed + apart + sum(segment.most for segment in self.open.values())
+
     def begin(self, segment: str, *, owed: int, most: int, deadline: int) -> None:
         """Opens a segment with its prepaid input."""
         self.open[segment] = OpenSegment(owed, most, deadline)

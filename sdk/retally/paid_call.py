@@ -62,6 +62,8 @@ class PaidCall:
             yield from recover_receipts(self._wallet, quote.node, quote.now)
             job, voucher = self._begin(quote)
             answer = yield from self._send(job, voucher)
+            if answer.error_code == "voucher_too_low":
+                answer = yield from self._send_with_more(job, answer)
             if not answer.failed:
                 return answer
             self._give_up(job)
@@ -112,6 +114,16 @@ class PaidCall:
                 # The same signed request again: a node that already has it answers with what it stored.
                 yield from pause(self._terms.backoff_seconds * 2**attempt)
         return (yield from call(request))
+
+    def _send_with_more(self, job: SignedJob, refusal: HttpAnswer) -> Steps[HttpAnswer]:
+        # An earlier segment may have made more than reached us; the same job goes out again with what is due for it.
+        required = refusal.error_details.get("required")
+        if not isinstance(required, str) or not required.isdecimal():
+            return refusal
+        voucher = self._wallet.promise(job.quote.node, int(required))
+        if voucher is None:
+            return refusal
+        return (yield from self._send(job, voucher))
 
     def _pay(self, counted: Counted) -> Steps[None]:
         if self.result.payment_error is not None:

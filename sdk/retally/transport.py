@@ -164,8 +164,12 @@ class _MeteredStream(httpx2.SyncByteStream):
         self._drive(self._call.finish(None))
 
     def close(self) -> None:
+        # Booked first, whatever happens then; a voucher that did not get through is sent once more.
         self._call.cancel()
-        self._response.close()
+        try:
+            self._drive(self._call.finish(None))
+        finally:
+            self._response.close()
 
 
 class _AsyncMeteredStream(httpx2.AsyncByteStream):
@@ -182,7 +186,10 @@ class _AsyncMeteredStream(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         self._call.cancel()
-        await self._response.aclose()
+        try:
+            await _drive_async(self._call.finish(None), self._inner, self._exchange)
+        finally:
+            await self._response.aclose()
 
 
 def _is_stream(answer: HttpAnswer) -> bool:

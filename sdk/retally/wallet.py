@@ -93,6 +93,18 @@ class Wallet:
         promised = self._ledger.update(node, change)
         return None if promised is None else self._voucher(node, promised)
 
+    def promise(self, node: Address, required: int) -> SignedVoucher | None:
+        """A voucher of at least what the node asks for; nothing where no agreed limit explains that much."""
+
+        def change(line: MoneyLine) -> int | None:
+            if required > min(line.at_most, MAX_AMOUNT):
+                return None
+            line.promised = max(line.promised, required)
+            return line.promised
+
+        promised = self._ledger.update(node, change)
+        return None if promised is None else self._voucher(node, promised)
+
     def settle(self, receipt: JobReceipt) -> SignedVoucher | None:
         """Closes a segment with its checked receipt; a voucher where that leaves something unpromised."""
         if (receipt.payer, receipt.signer, receipt.lane) != (self.payer, self.signer, self.lane):

@@ -96,6 +96,18 @@ class TestStreamed:
         # Surplus of one job prepays the next: never more ahead than one prompt's bound.
         assert line.best - line.cum_to < 2 * result_of(stream).cost
 
+    def test_sends_a_voucher_again_that_did_not_get_through(
+        self, market: FakeMarket, wallet: Wallet, tmp_path: Path
+    ) -> None:
+        market.text, market.credit, market.lose_vouchers = "x" * 24, 1_000, 5
+        stream = new_client(market, wallet, tmp_path).completions.create(model=MODEL, prompt="x", stream=True)
+        list(stream)
+        line = market.lines[(KEY.address, KEY.address, wallet.lane)]
+        assert market.lose_vouchers == 0
+        assert len(market.vouchers) == 2
+        assert line.best == line.cum_to == result_of(stream).cost
+        assert result_of(stream).voucher_error is None
+
     def test_recovers_the_receipt_of_a_cancelled_stream(
         self, market: FakeMarket, wallet: Wallet, tmp_path: Path
     ) -> None:
@@ -129,6 +141,26 @@ class TestRefusals:
         answer = new_client(market, wallet, tmp_path).chat.completions.create(model=MODEL, messages=QUESTION)
         assert result_of(answer).checks.passed
         assert not wallet.line(market.node_key.address).open
+
+    def test_promises_more_where_an_agreed_limit_explains_it(
+        self, market: FakeMarket, wallet: Wallet, tmp_path: Path
+    ) -> None:
+        market.ask_more = 700
+        stream = new_client(market, wallet, tmp_path).chat.completions.create(
+            model=MODEL, messages=QUESTION, stream=True, max_tokens=64
+        )
+        list(stream)
+        assert market.vouchers[0] == 700
+        assert len(market.jobs) == 1
+        assert result_of(stream).checks.passed
+
+    def test_promises_no_more_than_was_agreed(self, market: FakeMarket, wallet: Wallet, tmp_path: Path) -> None:
+        market.ask_more = 10**9
+        with pytest.raises(openai.APIStatusError) as refused:
+            new_client(market, wallet, tmp_path).chat.completions.create(model=MODEL, messages=QUESTION)
+        assert refused.value.code == "voucher_too_low"
+        assert not market.vouchers
+        assert wallet.line(market.node_key.address).promised < 10**9
 
     def test_sends_the_same_job_again_when_the_line_drops(
         self, market: FakeMarket, wallet: Wallet, tmp_path: Path

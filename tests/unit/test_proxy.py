@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +18,7 @@ from tests.fakes_market import DOMAIN, MODEL, FakeMarket, render
 from tests.serve_app import market_app, serve
 
 from retally import Client, PaymentTerms, SigningKey, Wallet
+from retally.chain.deployment import Deployment
 from retally.proxy import create_app
 
 QUESTION: Any = [{"role": "user", "content": "Why count twice?"}]
@@ -69,6 +75,30 @@ class TestOpenAiClient:
             client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=1_000_000)
         assert refused.value.status_code == 402
         assert refused.value.code == "spending_limit_exceeded"
+
+
+class TestCommand:
+    def test_serves_until_ctrl_c(self, market: FakeMarket, tmp_path: Path) -> None:
+        deployment = tmp_path / "deployment.json"
+        deployment.write_text(json.dumps(Deployment(31337, 0, {"Escrow": DOMAIN.escrow}).to_json()))
+        with serve(market_app(market)) as router_url:
+            environment = {
+                **{name: value for name, value in os.environ.items() if not name.startswith("RETALLY_")},
+                "RETALLY_HOME": str(tmp_path),
+                "RETALLY_ROUTER_URL": router_url,
+                "RETALLY_DEPLOYMENT": str(deployment),
+                "RETALLY_KEY": KEY.secret.hex(),
+            }
+            command = [sys.executable, "-m", "retally", "proxy", "--port", "0", "--json"]
+            with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+                assert process.stdout is not None
+                started = json.loads(process.stdout.readline())
+                with openai.OpenAI(api_key="x", base_url=started["baseUrl"]) as client:
+                    answer = client.chat.completions.create(model=MODEL, messages=QUESTION)
+                process.send_signal(signal.SIGINT)
+                assert process.wait(20) == 130
+        assert answer.choices[0].message.content == market.text
+        assert started["payer"] == KEY.address
 
 
 class TestGuards:

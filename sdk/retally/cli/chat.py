@@ -104,10 +104,10 @@ class Conversation:
         parts: list[str] = []
         try:
             request: Any = {"model": self.model, "messages": self.messages, "stream": True, **self._options}
-            stream = self._client.chat.completions.create(**request)
-            for chunk in stream:
-                for choice in chunk.choices:
-                    self._show(parts, choice.delta.content or "")
+            with self._client.chat.completions.create(**request) as stream:
+                for chunk in stream:
+                    for choice in chunk.choices:
+                        self._show(parts, choice.delta.content or "")
         except openai.APIStatusError as error:
             raise error_of_envelope(error.status_code, {"error": error.body}) from error
         except openai.APIConnectionError as error:
