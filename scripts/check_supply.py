@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one line instead of many")
     given = parser.parse_args()
     result = check(Logs(given.rpc, given.deployment))
-    print(json.dumps(result), indent=None if given.json else 2)
+    print(json.dumps(result, indent=None if given.json else 2))
     sys.exit(0 if result["supply_conserved"] else 1)
 
 
