@@ -112,7 +112,7 @@ def status(ctx: typer.Context, config: Config) -> None:
         async with _chain(settings) as chain:
             node = load_key(settings, chain.deployment.chain_id).address
             entry = await chain.registry.node(node)
-            answer = await _ask(settings)
+            answer = await _ask(settings, node)
             return {
                 "node": node,
                 "registered": entry.is_live,
@@ -196,13 +196,17 @@ async def _operator(ctx: typer.Context, settings: NodeSettings) -> AsyncIterator
         yield operate.Operator(chain, TxSender(chain, key, store), key.address)
 
 
-async def _ask(settings: NodeSettings) -> dict[str, Any] | None:
-    """What the running node says of its books; None if it does not run."""
+async def _ask(settings: NodeSettings, node: str) -> dict[str, Any] | None:
+    """What the running node says of its books; None if something else, or nothing, listens there."""
     token = "" if settings.admin_token is None else settings.admin_token.get_secret_value()
-    url = f"http://{settings.host}:{settings.port}/retally/v1/admin/status"
     try:
-        async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
-            answer = await client.get(url, headers={"authorization": f"Bearer {token}"})
-    except httpx.HTTPError:
+        async with httpx.AsyncClient(
+            base_url=f"http://{settings.host}:{settings.port}/retally/v1", timeout=5, trust_env=False
+        ) as client:
+            info = await client.get("/info")
+            if info.status_code != httpx.codes.OK or info.json().get("node") != node:
+                return None
+            answer = await client.get("/admin/status", headers={"authorization": f"Bearer {token}"})
+    except (httpx.HTTPError, ValueError):
         return None
     return dict(answer.json()) if answer.status_code == httpx.codes.OK else {}
