@@ -118,7 +118,8 @@ def _parts(settings: RouterSettings, outside: Outside) -> _Parts:
     lease = settings.lane_lease_seconds
     lanes = Lanes(redis, count=settings.lanes, holder=process_name(boot), lease_seconds=lease)
     credit = Credit(redis, standings.standing)
-    channels = Channels(api, log, credit, domain)
+    channels, directory = Channels(api, log, credit, domain), _directory(settings, outside)
+    settle = SettleJobs(api, log, channels, sender, lanes, clock, domain, find=directory.find, recover_seconds=lease)
     return _Parts(
         standings=standings,
         metrics=Metrics(),
@@ -126,13 +127,13 @@ def _parts(settings: RouterSettings, outside: Outside) -> _Parts:
         keys=Keys(redis, domain),
         quotes=Quotes(redis),
         watch=watch,
-        directory=_directory(settings, outside),
+        directory=directory,
         selection=Selection(watch, value_of_second=settings.value_of_second, random=SystemRandom()),
         lanes=lanes,
         credit=credit,
         sender=sender,
         channels=channels,
-        settle=SettleJobs(api, log, channels, sender, lanes, clock, domain),
+        settle=settle,
         boot=boot,
     )
 

@@ -136,6 +136,7 @@ class Answer:
         self._send = send
         self.request_id = request_id
         self.status = 0
+        self.ended = False
 
     async def head(self, status: int, headers: Headers) -> None:
         """Status and headers; the server sends them with the first bytes."""
@@ -148,6 +149,7 @@ class Answer:
 
     async def end(self, data: bytes) -> None:
         """The last bytes."""
+        self.ended = True
         await self._send({"type": "http.response.body", "body": data})
 
     async def whole(self, status: int, headers: Headers, data: bytes) -> None:
@@ -157,6 +159,8 @@ class Answer:
 
     async def fail(self, error: RetallyError) -> None:
         """The error in OpenAI's envelope: as the response, or as an event when the stream has begun."""
+        if self.ended:
+            return
         envelope = openai_envelope(error)
         if self.status:
             await self.end(frame_of(envelope))

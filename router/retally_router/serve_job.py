@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 import structlog
+from redis.exceptions import RedisError
 
 from retally.errors import (
     BadRequest,
@@ -115,12 +116,16 @@ class ServeJob:
     async def finish(self) -> None:
         """Always called: closes the connection, ends the hold, sees to what is missing."""
         placement, self.placement = self.placement, None
-        if placement is not None:
-            placement.stream.close()
-            self.means.watch.ended(placement.placed.node.node)
-            await self._end_placement(placement)
-        if isinstance(self.job.caller, Session):
-            await self.means.credit.release(self.job.request.payer, self.job.job_id.hex())
+        try:
+            if placement is not None:
+                placement.stream.close()
+                self.means.watch.ended(placement.placed.node.node)
+                await self._end_placement(placement)
+            if isinstance(self.job.caller, Session):
+                await self.means.credit.release(self.job.request.payer, self.job.job_id.hex())
+        except RedisError as error:
+            # The answer is out already; the hold ends by itself, and an open job is taken up again later.
+            log.warning("job_not_tidied", job=self.job.job_id.hex(), error=str(error))
 
     @property
     def receipts(self) -> list[ReceiptLeaf]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 
 import structlog
 from redis.exceptions import RedisError
@@ -14,6 +15,7 @@ from retally.protocol.eip712 import Domain
 from retally_router.channel_state import ChannelAccount
 from retally_router.channels import Channels
 from retally_router.check_frames import Placed, read_receipt
+from retally_router.directory import Listed
 from retally_router.job_log import JobLog, JobRecord
 from retally_router.keys import Session
 from retally_router.lanes import Lanes
@@ -26,7 +28,6 @@ FIRST_DELAY_SECONDS = 0.2
 LAST_DELAY_SECONDS = 60.0
 # A node that does not know the job this long after it broke off never admitted it.
 UNKNOWN_TRIES = 6
-RECOVER_SECONDS = 30.0
 # Receipts committed later than this after the request's deadline lose their fee.
 RECEIPT_LIFE_SECONDS = 7 * 86_400
 
@@ -43,6 +44,9 @@ class SettleJobs:
         lanes: Lanes,
         clock: Clock,
         domain: Domain,
+        *,
+        find: Callable[[str], Listed | None],
+        recover_seconds: float,
     ) -> None:
         self._api = api
         self._log = log_
@@ -51,6 +55,8 @@ class SettleJobs:
         self._lanes = lanes
         self._clock = clock
         self._domain = domain
+        self._find = find
+        self._recover_seconds = recover_seconds
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._recovering: dict[str, asyncio.Task[None]] = {}
         self._recovered_at: dict[str, float] = {}
@@ -63,7 +69,7 @@ class SettleJobs:
         """Takes up what earlier processes left open for this signer: all at first, then what dead replicas left."""
         known = self._recovering.get(session.signer)
         now = asyncio.get_running_loop().time()
-        if known is None or (known.done() and now > self._recovered_at[session.signer] + RECOVER_SECONDS):
+        if known is None or (known.done() and now > self._recovered_at[session.signer] + self._recover_seconds):
             self._recovered_at[session.signer] = now
             known = asyncio.create_task(self._recover(session, first=known is None))
             self._recovering[session.signer] = known
@@ -98,7 +104,7 @@ class SettleJobs:
         delay = FIRST_DELAY_SECONDS
         while True:
             try:
-                account = await self._channels.open(session, placed)
+                account = await self._channels.open(session, self._located(placed))
             except (RetallyError, RedisError) as error:
                 log.info("channel_not_open", node=record.node, lane=record.lane, error=str(error))
                 await asyncio.sleep(delay)
@@ -123,7 +129,8 @@ class SettleJobs:
 
     async def _fetch(self, placed: Placed, account: ChannelAccount, record: JobRecord) -> bool:
         """Closes what the node has receipts for; whether nothing of the job is open any more."""
-        shown = await self._api.receipts(placed.node.endpoint, record.job_id)
+        account.endpoint = self._located(placed, account.endpoint).node.endpoint
+        shown = await self._api.receipts(account.endpoint, record.job_id)
         segments = {(choice, start): segment for choice, segment, start in record.segments}
         leaves = [read_receipt(item, placed) for item in shown.get("receipts", [])]
         for leaf in sorted(leaves, key=lambda item: item.receipt.cum_from):
@@ -133,6 +140,12 @@ class SettleJobs:
                 await self._channels.close_segment(account, leaf, segment)
         self._sender.pay(account)
         return not any(key in account.open for key in self._keys(record))
+
+    def _located(self, placed: Placed, known: str | None = None) -> Placed:
+        """The job with its node where it listens now; it may have moved since."""
+        listed = self._find(placed.node.node)
+        endpoint = listed.endpoint if listed is not None else known or placed.node.endpoint
+        return replace(placed, node=replace(placed.node, endpoint=endpoint))
 
     async def _end(self, account: ChannelAccount, record: JobRecord) -> None:
         for key in self._keys(record):

@@ -40,11 +40,11 @@ class VoucherSender:
         """Has the account's wanted total delivered, if it is more than the node has."""
         if account.wanted <= account.delivered:
             return
-        queue = self._queues.setdefault(account.endpoint, _Queue())
+        queue = self._queues.setdefault(account.channel.node, _Queue())
         queue.due[account.channel.key] = account
         queue.wake.set()
         if queue.task is None or queue.task.done():
-            queue.task = asyncio.create_task(self._run(account.endpoint, queue))
+            queue.task = asyncio.create_task(self._run(account.channel.node, queue))
             queue.task.add_done_callback(log_failure)
 
     async def drain(self, timeout_seconds: float) -> bool:
@@ -67,21 +67,21 @@ class VoucherSender:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def _run(self, endpoint: str, queue: _Queue) -> None:
+    async def _run(self, node: str, queue: _Queue) -> None:
         delay, refused = FIRST_DELAY_SECONDS, 0
         while queue.due:
             queue.wake.clear()
             batch = list(queue.due.values())
             try:
-                await self._deliver(endpoint, batch)
+                await self._deliver(batch)
             except RemoteError as error:
                 refused += 1
-                log.warning("voucher_refused", endpoint=endpoint, code=error.code, error=error.message)
+                log.warning("voucher_refused", node=node, code=error.code, error=error.message)
                 if refused >= REFUSALS:
                     queue.due.clear()
                     return
             except (RetallyError, RedisError) as error:
-                log.info("voucher_undelivered", endpoint=endpoint, error=str(error), retry_seconds=delay)
+                log.info("voucher_undelivered", node=node, error=str(error), retry_seconds=delay)
             else:
                 for account in batch:
                     if account.delivered >= account.wanted:
@@ -91,7 +91,7 @@ class VoucherSender:
             await asyncio.sleep(delay)
             delay = min(delay * 2, LAST_DELAY_SECONDS)
 
-    async def _deliver(self, endpoint: str, batch: list[ChannelAccount]) -> None:
+    async def _deliver(self, batch: list[ChannelAccount]) -> None:
         signed: list[dict[str, Any]] = []
         totals: list[int] = []
         for account in batch:
@@ -99,7 +99,8 @@ class VoucherSender:
                 voucher, signature = await account.voucher(max(account.wanted, account.promised))
             signed.append({"voucher": voucher.to_wire(), "signature": to_hex(signature)})
             totals.append(voucher.cumulative)
-        await self._api.send_vouchers(endpoint, signed)
+        # Where the node is now: it may have moved since the job began.
+        await self._api.send_vouchers(batch[-1].endpoint, signed)
         for account, total in zip(batch, totals, strict=True):
             account.delivered = max(account.delivered, total)
 

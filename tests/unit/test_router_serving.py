@@ -246,36 +246,6 @@ class TestDishonestNode:
             assert fault["node"] == cheat.address
 
 
-class TestRestart:
-    async def test_goes_on_from_redis_and_the_nodes_best_voucher(self, redis_url: str) -> None:
-        nodes = [FakeNode("a")]
-        async with router_world(redis_url, nodes) as world:
-            assert (await world.ask()).status_code == 200
-            await world.settled()
-            key = world.api_key
-        async with router_world(redis_url, nodes, keep=True) as world:
-            world.api_key = key
-            world.chain.fund(world.payer.address)
-            assert (await world.ask(seed=5)).status_code == 200
-            await world.settled()
-            (line,) = nodes[0].lines.values()
-            assert line.best >= line.cum_to
-
-    async def test_a_lost_store_loses_no_promise(self, redis_url: str) -> None:
-        async with router_world(redis_url, [FakeNode("a")]) as world:
-            assert (await world.ask()).status_code == 200
-            await world.settled()
-            account = world.router.channels.accounts()[0]
-            await world.redis.delete(f"retally:{{{world.payer.address}}}:credit")
-            keys = [key async for key in world.redis.scan_iter("retally:*:channel:*")]
-            await world.redis.delete(*keys)
-            world.router.channels.drop(account)
-            assert (await world.ask(seed=9)).status_code == 200
-            again = world.router.channels.accounts()[0]
-            assert again is not account
-            assert again.promised >= account.promised
-
-
 class TestUnreachableChain:
     async def test_is_503(self, world: World) -> None:
         world.chain.dead = True

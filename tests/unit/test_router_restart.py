@@ -1,0 +1,102 @@
+"""What a router finds again after it died: its promises, its open jobs, its lanes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import httpx
+from tests.fakes_router import FakeNode
+from tests.router_world import World, chat, router_world
+
+
+async def until(met: Callable[[], bool], seconds: float = 8.0) -> None:
+    """Waits for background work."""
+    for _ in range(int(seconds / 0.05)):
+        if met():
+            return
+        await asyncio.sleep(0.05)
+    assert met()
+
+
+async def break_off(world: World) -> None:
+    """A stream that still runs when the router goes down."""
+    body = chat(stream=True, max_tokens=400)
+    try:
+        async with world.http.stream("POST", "/v1/chat/completions", json=body, headers=world.auth) as answer:
+            async for _ in answer.aiter_bytes():
+                break
+            await world.router.settle.close()
+    except httpx.TransportError:
+        return
+
+
+class TestRestart:
+    async def test_goes_on_from_redis_and_the_nodes_best_voucher(self, redis_url: str) -> None:
+        nodes = [FakeNode("a")]
+        async with router_world(redis_url, nodes) as world:
+            assert (await world.ask()).status_code == 200
+            await world.settled()
+            key = world.api_key
+        async with router_world(redis_url, nodes, keep=True) as world:
+            world.api_key = key
+            world.chain.fund(world.payer.address)
+            assert (await world.ask(seed=5)).status_code == 200
+            await world.settled()
+            (line,) = nodes[0].lines.values()
+            assert line.best >= line.cum_to
+
+    async def test_a_lost_store_loses_no_promise(self, redis_url: str) -> None:
+        async with router_world(redis_url, [FakeNode("a")]) as world:
+            assert (await world.ask()).status_code == 200
+            await world.settled()
+            account = world.router.channels.accounts()[0]
+            await world.redis.delete(f"retally:{{{world.payer.address}}}:credit")
+            keys = [key async for key in world.redis.scan_iter("retally:*:channel:*")]
+            await world.redis.delete(*keys)
+            world.router.channels.drop(account)
+            assert (await world.ask(seed=9)).status_code == 200
+            again = world.router.channels.accounts()[0]
+            assert again is not account
+            assert again.promised >= account.promised
+
+    async def test_settles_what_an_earlier_life_left_open(self, redis_url: str) -> None:
+        nodes = [FakeNode("a", seconds_per_token=0.02)]
+        async with router_world(redis_url, nodes) as world:
+            await break_off(world)
+            key, payer = world.api_key, world.payer.address
+            await world.router.settle.close()
+        async with router_world(redis_url, nodes, keep=True) as world:
+            assert await world.redis.hlen(f"retally:{{{payer}}}:open") == 1
+            world.api_key = key
+            nodes[0].seconds_per_token = 0
+            assert (await world.ask(seed=5)).status_code == 200
+            (account,) = world.router.channels.accounts()
+            line = nodes[0].lines[account.channel.key]
+            await until(lambda: not account.open and account.closed == line.cum_to)
+            assert await world.settled()
+            assert line.best >= line.cum_to
+            await asyncio.sleep(0.2)
+            assert await world.redis.hlen(f"retally:{{{payer}}}:open") == 0
+
+    async def test_adopts_a_dead_replicas_lane_once_its_lease_ends(self, redis_url: str) -> None:
+        nodes = [FakeNode("a", seconds_per_token=0.02)]
+        async with router_world(redis_url, nodes) as world:
+            await break_off(world)
+            key, payer = world.api_key, world.payer.address
+            await world.router.settle.close()
+        async with router_world(redis_url, nodes, keep=True, lane_lease_seconds=0.5) as world:
+            await world.redis.set("retally:lane:0", "elsewhere:1:1", px=900)
+            world.api_key = key
+            nodes[0].seconds_per_token = 0
+            lanes: set[int] = set()
+            for seed in range(40):
+                assert (await world.ask(seed=seed)).status_code in (200, 503)
+                lanes |= {account.channel.lane for account in world.router.channels.accounts()}
+                if await world.redis.hlen(f"retally:{{{payer}}}:open") == 0 and seed > 10:
+                    break
+                await asyncio.sleep(0.1)
+            assert lanes >= {0, 1}
+            assert await world.settled()
+            assert all(line.best >= line.cum_to for line in nodes[0].lines.values())
+            assert await world.redis.hlen(f"retally:{{{payer}}}:open") == 0
