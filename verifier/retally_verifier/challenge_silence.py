@@ -9,13 +9,12 @@ from retally.chain.contract import ContractCall
 from retally.chain.silence import ChallengeStatus, challenge_id
 from retally.chain.transactions import TxSender
 from retally.errors import TransactionFailed
-from retally_verifier.records import ChallengeRecord, CommitState, FindingState
+from retally_verifier.records import ChallengeRecord
 from retally_verifier.store import Store
 
 log = logging.getLogger(__name__)
 
 _FINAL = frozenset({"SilenceAlreadyChallenged", "SilenceWindowClosed"})
-_STATES = (CommitState.AUDITED, CommitState.COMMITTED, CommitState.DONE)
 
 
 class SilenceChallenger:
@@ -28,18 +27,16 @@ class SilenceChallenger:
 
     async def step(self) -> None:
         """Opens challenges of silent findings, and ends those that ran out."""
-        open_ids = {challenge.id for challenge in self._store.challenges()}
-        commits = {commit.record.id: commit for commit in self._store.commits(*_STATES)}
-        for found in self._store.findings():
-            if found.state != FindingState.SILENT or found.commit_id not in commits:
-                continue
+        challenged = {challenge.id for challenge in self._store.challenges()}
+        for found in self._store.silent_findings():
             id_ = challenge_id(found.commit_id, found.channel, found.k)
-            if id_ not in open_ids:
-                commit = commits[found.commit_id]
-                call = self._chain.silence.challenge(commit.record, commit.packed_ranges, found.range_index, found.k)
-                closed = not await self._challenge(call)
-                record = ChallengeRecord(id_, found.commit_id, found.range_index, found.k, closed)
-                self._store.put_challenge(record)
+            commit = self._store.commit(found.commit_id)
+            if commit is None or id_ in challenged:
+                continue
+            call = self._chain.silence.challenge(commit.record, commit.packed_ranges, found.range_index, found.k)
+            closed = not await self._challenge(call)
+            record = ChallengeRecord(id_, found.commit_id, found.range_index, found.k, closed)
+            self._store.put_challenge(record)
         for challenge in self._store.challenges():
             if not challenge.closed:
                 await self._follow(challenge)

@@ -69,8 +69,12 @@ class CaseOpener:
             return
         if await self._chain.court.was_slashed(owner, now // EPOCH_SECONDS):
             return
+        file = self._file(owner, shown)
+        if any(case.owner == owner and case.evidence_hash == file.hash for case in self._store.cases()):
+            # The court has heard this very evidence.
+            return
         log.warning("owner %s: log wealth %.1f over %d receipts, going to court", owner, wealth, len(shown))
-        await self._open(owner, self._file(owner, shown))
+        await self._open(owner, file)
 
     async def _open(self, owner: Address, file: EvidenceFile) -> None:
         data, hash_ = file.to_bytes(), file.hash

@@ -112,6 +112,12 @@ class Store:
         query = f"SELECT record, ranges, state, seed, verdicts, salt FROM commits WHERE state IN ({marks}) ORDER BY id"
         return [_commit(row) for row in self._db.execute(query, states)]
 
+    def commit(self, commit_id: int) -> AuditedCommit | None:
+        """A commit."""
+        query = "SELECT record, ranges, state, seed, verdicts, salt FROM commits WHERE id = ?"
+        row = self._db.execute(query, (commit_id,)).fetchone()
+        return None if row is None else _commit(row)
+
     def commits_of(self, owner: Address, since: int) -> list[AuditedCommit]:
         """An owner's commits from a time on."""
         query = (
@@ -157,6 +163,11 @@ class Store:
         query = f"SELECT {_FINDING} FROM findings WHERE receipt = ? AND state != ? LIMIT 1"
         row = self._db.execute(query, (digest, FindingState.UNREPLAYED)).fetchone()
         return None if row is None else _finding(row)
+
+    def silent_findings(self) -> list[Finding]:
+        """Points that a node did not answer."""
+        rows = self._db.execute(f"SELECT {_FINDING} FROM findings WHERE state = ?", (FindingState.SILENT,))
+        return [_finding(row) for row in rows]
 
     def findings(self, limit: int = 100) -> list[Finding]:
         """The latest findings."""
