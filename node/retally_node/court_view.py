@@ -69,7 +69,7 @@ class ChainCourt:
             owner=case.owner,
             opened_at=case.opened_at,
             evidence_hash=Bytes32(opened.args["evidenceHash"]),
-            evidence_uri=str(opened.args["uri"]),
+            evidence_uri=str(opened.args["evidenceUri"]),
             shown=decode_shown(opened.args["shown"]),
         )
 
