@@ -6,7 +6,7 @@ import logging
 from typing import Protocol
 
 from retally.chain.silence import encode_answer_head, encode_ids, encode_output
-from retally.errors import NotFound
+from retally.errors import NotFound, RetallyError
 from retally.protocol.eip712 import Domain
 from retally.protocol.merkle import CHUNK
 from retally.protocol.wire import AnswerBundle
@@ -76,8 +76,16 @@ class Challenges:
             await self._ledger.votes.record_challenge(challenge)
         if next_block > start:
             await self._ledger.commits.set_mark(MARK, next_block)
+        failed: RetallyError | None = None
         for challenge in self._ledger.votes.open_challenges():
-            await self._answer(challenge)
+            try:
+                await self._answer(challenge)
+            except RetallyError as error:
+                # One that can't be answered must not silence the answers to the others.
+                log.error("challenge %s: %s", challenge.id.hex(), error)
+                failed = error
+        if failed is not None:
+            raise failed
 
     async def _answer(self, challenge: OpenChallenge) -> None:
         bundle = self._bundle(challenge)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from retally.chain.court import vote_hash
-from retally.errors import RetallyError, TransactionFailed
+from retally.errors import BadRequest, RetallyError, TransactionFailed
 from retally.protocol.encoding import Address, Bytes32, keccak
 from retally.protocol.evidence_file import MAX_BYTES, EvidenceFile
 from retally_node.crash_points import crash_point
@@ -72,9 +72,17 @@ class Jury:
 
     async def step(self) -> None:
         """One round of the loop."""
+        failed: RetallyError | None = None
         for duty in await self._court.duties():
-            if not duty.revealed:
-                await self._serve(duty)
+            try:
+                if not duty.revealed:
+                    await self._serve(duty)
+            except RetallyError as error:
+                # A duty missed is a stake slashed: one that fails must not keep the others waiting.
+                log.error("case %d round %d: %s", duty.case_id, duty.round, error)
+                failed = error
+        if failed is not None:
+            raise failed
 
     async def _serve(self, duty: Duty) -> None:
         vote = self._ledger.votes.vote(duty.case_id, duty.round)
@@ -110,7 +118,13 @@ class Jury:
         if keccak(data) != facts.evidence_hash:
             log.warning("case %d: the file served is not the file named", facts.case_id)
             return INCONCLUSIVE
-        return await self._scale.weigh(facts, EvidenceFile.from_bytes(data))
+        try:
+            file = EvidenceFile.from_bytes(data)
+        except BadRequest as error:
+            # The file that the case names is this one: waiting makes it no better.
+            log.warning("case %d: %s", facts.case_id, error)
+            return INCONCLUSIVE
+        return await self._scale.weigh(facts, file)
 
     async def _commit(self, duty: Duty, vote: Vote) -> None:
         if self._clock.now() > duty.commit_end:

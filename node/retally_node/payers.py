@@ -50,9 +50,11 @@ class ChainPayers:
             self._escrow.reservation(payer, signer, self._node),
             self._escrow.reservation(payer, ZERO_ADDRESS, self._node),
         )
-        reserved = own.remaining + shared.remaining
+        # What its payer releases may leave any moment, whatever was added to it since.
+        own_safe, shared_safe = (item.remaining if item.release_end == 0 else 0 for item in (own, shared))
+        reserved = own_safe + shared_safe
         if payer == signer:
             return Standing(account.balance, account.thawing, reserved, None, None)
         # What this signer reserved for us already counts as used, and is ours to collect all the same.
-        left = max(0, session.cap - session.used) + own.remaining
+        left = max(0, session.cap - session.used) + own_safe
         return Standing(account.balance, account.thawing, reserved, left, session.expiry)

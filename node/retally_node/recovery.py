@@ -20,7 +20,10 @@ async def _close(work: SegmentWork, book: ChannelBook, segment: SegmentRecord) -
     offer = work.ledger.money.offer(segment.offer_hash)
     if job is None or offer is None:
         raise RuntimeError(f"the ledger lost what segment {segment.key.job_id.hex()} was admitted with")
-    vouched = [record for record in work.ledger.jobs.chunks(segment.key) if record.chunk.due <= channel.best]
+    chunks = work.ledger.jobs.chunks(segment.key)
+    # What is due may fall as other segments close: all tokens up to the last vouched chunk, never some in between.
+    reached = max((n for n, record in enumerate(chunks, 1) if record.chunk.due <= channel.best), default=0)
+    vouched = chunks[:reached]
     ids = [token for record in vouched for token in record.ids]
     fee = fee_round_down(
         offer[0].prices,

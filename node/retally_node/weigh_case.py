@@ -90,7 +90,9 @@ class CaseScale:
         since = period_start(facts.opened_at)
         drawn = await self._chain.drawn(facts.owner, since, facts.opened_at)
         valid = [point for point in file.points if await self._is_valid(point, facts, since)]
-        if not valid:
+        if len(valid) < len(file.points):
+            # A mismatch pays every shown entry back: one that was made up would be paid with the others.
+            log.warning("case %d: %d of the shown points are none", facts.case_id, len(file.points) - len(valid))
             return INCONCLUSIVE
         jobs = [await self._job(point) for point in valid]
         if not any(job.calibrated for job in jobs):
@@ -107,7 +109,7 @@ class CaseScale:
         return list(shown_points(shown, drawn, self._domain).values())
 
     async def _is_valid(self, point: EvidencePoint, facts: CaseFacts, since: int) -> bool:
-        """Whether the point was drawn and its answer is one; what is not counts as not shown."""
+        """Whether the point was drawn and its answer is one; what is not spoils the case."""
         commit = point.commit
         in_period = since <= commit.time <= facts.opened_at
         if commit.owner != facts.owner or not in_period or not await self._chain.is_commit(commit):

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
-from retally.errors import DuplicateJob
+from retally.errors import Conflict, DuplicateJob
 from retally.protocol.job import Assignment, JobParams, JobRequest
 from retally.protocol.receipt import Chunk, JobReceipt
 from retally.protocol.voucher import ChannelId
@@ -42,6 +42,7 @@ class JobLedger:
                 ),
             )
             for segment in segments:
+                _check_apart(connection, segment.key)
                 _insert_segment(connection, segment)
             channel_row(connection)
 
@@ -150,6 +151,20 @@ class JobLedger:
         rows = self._database.read("SELECT cum_from, cum_to FROM receipts")
         billed = sum(blob_to_amount(row["cum_to"]) - blob_to_amount(row["cum_from"]) for row in rows)
         return {"jobs": jobs, "receipts": len(rows), "billed": billed}
+
+
+def _check_apart(connection: sqlite3.Connection, key: SegmentKey) -> None:
+    """Two receipts of one choice that overlap are a fault: while a segment is open, none other of its choice begins."""
+    rows = connection.execute(
+        "SELECT s.state, r.body FROM segments s LEFT JOIN receipts r USING (job_id, choice, output_from)"
+        " WHERE s.job_id = ? AND s.choice = ?",
+        (key.job_id, key.choice),
+    )
+    for row in rows.fetchall():
+        if row["state"] == "open":
+            raise Conflict("this node still answers that choice", code="choice_open")
+        if row["body"] is not None and JobReceipt.from_wire(json.loads(row["body"])).output_to > key.output_from:
+            raise Conflict("this node has signed beyond that token", code="already_signed_beyond")
 
 
 def _insert_segment(connection: sqlite3.Connection, record: SegmentRecord) -> None:

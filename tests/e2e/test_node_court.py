@@ -1,0 +1,90 @@
+"""Jury duty against the real Court: three jurors with loops of their own, from the draw to the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.conftest import RunningAnvil
+from tests.fakes import FakeEngine
+from tests.fakes_node import tiny_format
+from tests.fakes_node_ports import FakeEvidence
+
+from retally.chain.connection import Chain
+from retally.chain.court import CaseStatus
+from retally.chain.deploy import ANVIL_KEY, deploy
+from retally.chain.deployment import Deployment
+from retally.chain.staking import Role
+from retally.chain.transactions import TxSender
+from retally.inference.chat_format import ChatFormat
+from retally.protocol.case import Shown, VerdictKind
+from retally.protocol.eip712 import SigningKey
+from retally.protocol.encoding import Bytes32, keccak
+from retally_node.court_view import ChainCases, ChainCourt
+from retally_node.jury import Jury
+from retally_node.ledger import Ledger
+from retally_node.weigh_case import CaseScale, OwnReplayer
+
+RUSD = 10**6
+URI = "https://challenger/evidence"
+FILE = b'{"version": 1}'
+ACCUSED, CHALLENGER = (SigningKey(keccak(b"court e2e " + name)) for name in (b"accused", b"challenger"))
+JURORS = [SigningKey(keccak(b"court e2e juror %d" % n)) for n in range(3)]
+
+
+async def fund(chain: Chain, key: SigningKey, role: Role | None) -> TxSender:
+    sender = TxSender(chain, key)
+    await chain.rpc.request("anvil_setBalance", key.address, hex(10**20))
+    await sender.send(chain.asset.call("faucet", key.address, 2_000 * RUSD))
+    if role is not None:
+        await sender.send(chain.asset.approve(chain.staking.address, 2_000 * RUSD))
+        await sender.send(chain.staking.stake(role, 2_000 * RUSD))
+    return sender
+
+
+def juror(chain: Chain, key: SigningKey, sender: TxSender, folder: Path, chat_format: ChatFormat) -> Jury:
+    engine = FakeEngine(vocab_size=chat_format.vocab_size)
+    own = OwnReplayer(engine, chat_format.render, chat_format.eos_ids, Bytes32(bytes(32)), Bytes32(bytes(32)))
+    scale = CaseScale(ChainCases(chain, None), own, chain.domain)
+    ledger = Ledger(folder / f"{key.address}.sqlite")
+    evidence = FakeEvidence({URI: FILE})
+    return Jury(ledger, ChainCourt(chain, sender, key.address), evidence, scale, key.address, chain.clock)
+
+
+@pytest.fixture
+def deployment(anvil: RunningAnvil) -> Deployment:
+    """Contracts of this test's own, so that nobody else's operators are drawn."""
+    return Deployment.from_json(deploy(anvil.url, ANVIL_KEY))
+
+
+async def test_a_file_that_proves_nothing_ends_inconclusive_by_jury(
+    anvil: RunningAnvil, deployment: Deployment, tmp_path: Path
+) -> None:
+    async with Chain(anvil.url, deployment) as chain:
+        await fund(chain, ACCUSED, Role.OPERATOR)
+        challenger = await fund(chain, CHALLENGER, None)
+        chat_format = tiny_format(tmp_path / "model")
+        jury = [juror(chain, key, await fund(chain, key, Role.OPERATOR), tmp_path, chat_format) for key in JURORS]
+        await challenger.send(chain.asset.approve(chain.court.address, await chain.court.opening_cost()))
+        # Who bonds in the second of the opening is no juror of it.
+        await chain.rpc.request("evm_increaseTime", hex(5))
+        shown = [Shown(1, keccak(b"receipt"), CHALLENGER.address, 5)]
+        await challenger.send(chain.court.open(ACCUSED.address, shown, keccak(FILE), URI))
+        await asyncio.gather(*(member.step() for member in jury))
+        assert (await chain.court.case_of(1)).status == CaseStatus.DRAWING
+
+        await chain.rpc.request("anvil_mine", hex(10))
+        await challenger.send(chain.court.draw(1))
+        for _ in range(2):
+            await asyncio.gather(*(member.step() for member in jury))
+        state = await chain.court.round_of(1, 0)
+        assert (state.size, state.committed, state.revealed) == (3, 3, 3)
+        await challenger.send(chain.court.decide(1))
+        case = await chain.court.case_of(1)
+        # Inconclusive asks a larger jury.
+        assert (case.round, case.enlarged) == (1, True)
+        assert (await chain.court.vote_of(1, 0, JURORS[0].address)).verdict == VerdictKind.INCONCLUSIVE
+        for member in jury:
+            assert member._ledger.votes.unfinished_votes() == []
+            member._ledger.close()
