@@ -86,10 +86,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one line instead of many")
     given = parser.parse_args()
     commits = recompute(Logs(given.rpc, given.deployment), given.commit)
-    print(
-        json.dumps({"commits": commits, "points": sum(len(commit["points"]) for commit in commits)}),
-        indent=None if given.json else 2,
-    )
+    found = {"commits": commits, "points": sum(len(commit["points"]) for commit in commits)}
+    print(json.dumps(found, indent=None if given.json else 2))
 
 
 if __name__ == "__main__":
