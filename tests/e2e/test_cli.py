@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from retally.cli.main import app
 from retally.devnet.network import Network
 
 DAYS = 86_400
@@ -24,8 +26,7 @@ class Terminal:
 
     def __init__(self, network: Network, home: Path) -> None:
         self.network = network
-        self.home = home
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("RETALLY_")} | {
+        self.environment = {
             "RETALLY_HOME": str(home),
             "RETALLY_PASSWORD": "secret",
             "RETALLY_ROUTER_URL": network.router_url,
@@ -36,11 +37,8 @@ class Terminal:
         }
 
     def run(self, *args: str, code: int = 0, **environment: str) -> str:
-        command = [sys.executable, "-c", "from retally.cli.main import main; main()", *args]
-        done = subprocess.run(
-            command, env=self._environment | environment, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode == code, (args, done.returncode, done.stdout, done.stderr)
+        done = CliRunner().invoke(app, list(args), env=self.environment | environment)
+        assert done.exit_code == code, (args, done.exit_code, done.stdout, done.stderr, done.exception)
         return done.stdout
 
     def json(self, *args: str, code: int = 0, **environment: str) -> dict[str, Any]:
@@ -55,6 +53,14 @@ def terminal(devnet: Network, tmp_path_factory: pytest.TempPathFactory) -> Termi
     made.json("faucet", "500")
     made.json("deposit", "200")
     return made
+
+
+class TestProcess:
+    def test_the_installed_command_works_alone(self, terminal: Terminal) -> None:
+        command = [sys.executable, "-m", "retally", "balance", "--json"]
+        environment = os.environ | terminal.environment
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+        assert json.loads(done.stdout)["address"] == terminal.json("wallet", "address")["address"]
 
 
 class TestMoney:

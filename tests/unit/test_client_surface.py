@@ -9,9 +9,7 @@ import retally
 
 
 def test_all_is_sorted_and_complete() -> None:
-    assert list(retally.__all__) == sorted(retally.__all__, key=lambda name: (name.startswith("_"), name)) or list(
-        retally.__all__
-    ) == sorted(retally.__all__)
+    assert retally.__all__ == sorted(retally.__all__)
     assert set(retally.__all__) == {*retally._HOMES, "__version__"}
     assert set(dir(retally)) == set(retally.__all__)
 
