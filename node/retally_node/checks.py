@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from retally.errors import (
     BadRequest,
+    Conflict,
     ContextExceeded,
     DeadlinePassed,
     InvalidSignature,
@@ -128,6 +129,11 @@ def check_choices(candidate: Candidate, rules: AdmissionRules) -> None:
     firsts = [item.assignment.choice for item in candidate.submission.assignments if item.assignment.segment == 0]
     if firsts and sorted(firsts) != list(range(candidate.request.n)):
         raise BadRequest("the first segments of all choices go to one node together", param="assignments")
+    starts = [item.assignment for item in candidate.submission.assignments if item.assignment.output_from == 0]
+    pays = any(item.assignment.output_from or not item.assignment.choice for item in candidate.submission.assignments)
+    if starts and not pays:
+        # R-19 bills a choice other than the first nothing from 0: alone it would have its prompt for free.
+        raise Conflict("nothing here pays for the prompt", param="assignments", code="prompt_unpaid")
 
 
 def check_prefixes(candidate: Candidate, rules: AdmissionRules) -> None:

@@ -103,9 +103,9 @@ class Jury:
         facts = await self._court.facts(duty.case_id)
         try:
             opinion = await self._opinion(facts)
-        except (RetallyError, OSError) as error:
+        except Exception as error:  # whatever a challenger's file provokes: a juror that never votes is slashed
             if self._clock.now() < duty.commit_end - LAST_CALL_SECONDS:
-                log.warning("case %d: no opinion yet: %s", duty.case_id, error)
+                log.warning("case %d: no opinion yet", duty.case_id, exc_info=error)
                 return None
             opinion = INCONCLUSIVE
         log.info("case %d round %d: voting %s", duty.case_id, duty.round, opinion.verdict.name.lower())

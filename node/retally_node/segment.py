@@ -76,6 +76,7 @@ class SegmentRun:
         self._quantised: list[int] = []
         self._signed = 0
         self._vouch_first = 0
+        self._sent = 0
         self._delivered = 0
         self._closing = False
         self.ended = False
@@ -141,6 +142,7 @@ class SegmentRun:
         if piece.finish is not None:
             receipt = await self._close(piece.finish, len(self._ids), piece.cached_tokens)
         if piece.tokens or piece.finish is not None:
+            self._sent = len(self._ids)
             self._send(Frame(self.choice, start, piece.tokens, quantised, piece.text, piece.finish, chunk, receipt))
         if chunk is not None and receipt is None:
             await self._wait_for_money(chunk.chunk.due)
@@ -174,7 +176,8 @@ class SegmentRun:
     async def _close_early(self, reason: FinishReason, error: RetallyError) -> None:
         self._closing = True
         leaving = reason == FinishReason.CANCELLED or not self._job.submission.stream
-        count = self._delivered if leaving else len(self._ids)
+        # Tokens that were cut off on their way out reach nobody and bill nobody.
+        count = self._delivered if leaving else self._sent
         receipt = await self._close(reason, count, 0)
         start = self._segment.key.output_from + count
         self._send(Frame(self.choice, start, finish=reason, receipt=receipt, error=error))

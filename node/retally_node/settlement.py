@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -64,12 +64,12 @@ class SettleOutcome:
         return {"commits": [str(commit) for commit in self.commits], "paid": str(self.paid)}
 
 
-def plan_collect(channels: Sequence[Channel], ledger: Ledger) -> CollectPlan:
-    """The channels that can pay now, with every receipt that tiles what they can pay."""
+def plan_collect(channels: Sequence[Channel], ledger: Ledger, tried: Container[bytes] = ()) -> CollectPlan:
+    """The channels that can pay now, largest first, with every receipt that tiles what they can pay."""
     items, receipts = [], []
-    for channel in channels:
-        payable = min(channel.best, channel.last_cum)
-        if payable <= channel.collected or channel.best_signature is None:
+    for channel in sorted(channels, key=lambda channel: channel.collected - _payable(channel)):
+        payable = _payable(channel)
+        if payable <= channel.collected or channel.best_signature is None or channel.id.key in tried:
             continue
         line = [r for r in ledger.jobs.billed_after(channel.id.key, channel.collected) if r.receipt.cum_from < payable]
         channel_id = channel.id
@@ -79,6 +79,10 @@ def plan_collect(channels: Sequence[Channel], ledger: Ledger) -> CollectPlan:
         if len(items) == MAX_ITEMS:
             break
     return CollectPlan(tuple(items), tuple(receipts))
+
+
+def _payable(channel: Channel) -> int:
+    return min(channel.best, channel.last_cum)
 
 
 class Settlement:
@@ -125,13 +129,12 @@ class Settlement:
         async with self._lock:
             await self._refresh()
             known = {commit.record.id for commit in self._ledger.commits.commits()}
-            while (plan := plan_collect(self._book.all(), self._ledger)).items:
-                before = self._collected()
+            # Each channel once a round: those whose funds or caps have run dry must not keep the others waiting.
+            tried: set[bytes] = set()
+            while (plan := plan_collect(self._book.all(), self._ledger, tried)).items:
                 await self._send(plan)
                 await self._refresh()
-                if self._collected() == before:
-                    # The Escrow paid nothing for any item: funds or caps have run dry, the rest waits.
-                    break
+                tried |= {item.voucher.channel.key for item in plan.items}
             await self._ledger.commits.set_mark("settled_at", self._clock.now())
             made = [commit for commit in self._ledger.commits.commits() if commit.record.id not in known]
         return SettleOutcome(tuple(commit.record.id for commit in made), sum(commit.paid for commit in made))
@@ -156,7 +159,9 @@ class Settlement:
         for channel, amount in zip(
             channels, await self._chain.collected([channel.id for channel in channels]), strict=True
         ):
-            channel.collected = max(channel.collected, amount)
+            # The chain's own word, also when a reorganisation took a commit back: leaves too many are harmless under a
+            # root, one too few is a gap.
+            channel.collected = amount
 
     async def _reconcile(self) -> None:
         start = self._ledger.commits.mark("commits", self._deployed_block)
@@ -176,9 +181,6 @@ class Settlement:
         commit = CommittedRoot(collected.commit, collected.ranges, collected.paid, mined.block)
         # The mark stays on this block, which may hold another commit of ours; writing one twice is harmless.
         await self._ledger.commits.record_commit(commit, touched, mined.block)
-
-    def _collected(self) -> int:
-        return sum(channel.collected for channel in self._book.all())
 
     async def _somebody_leaves(self, now: int) -> bool:
         """Whether a payer that owes us thaws, or its signer runs out, before the next settlement."""

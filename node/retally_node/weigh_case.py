@@ -87,6 +87,10 @@ class CaseScale:
         if file.owner != facts.owner or file.shown(self._domain) != facts.shown:
             log.warning("case %d: the file does not show what the case names", facts.case_id)
             return INCONCLUSIVE
+        if len({entry.receipt_digest for entry in facts.shown}) < len(facts.shown):
+            # Each receipt speaks once: the same bad luck told twice would convict.
+            log.warning("case %d: a receipt is shown more than once", facts.case_id)
+            return INCONCLUSIVE
         since = period_start(facts.opened_at)
         drawn = await self._chain.drawn(facts.owner, since, facts.opened_at)
         valid = [point for point in file.points if await self._is_valid(point, facts, since)]

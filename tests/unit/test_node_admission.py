@@ -239,6 +239,40 @@ class TestDuplicates:
         assert (caught.value.status, caught.value.code) == (409, "duplicate_job")
         await world.close()
 
+    @pytest.mark.parametrize(("first", "then"), [(5, 0), (0, 5)])
+    async def test_no_second_segment_of_a_choice_while_one_is_open(self, world: World, first: int, then: int) -> None:
+        # Both would sign receipts, and ones that overlap are a fault; lanes do not keep them apart.
+        customer, other = Customer(), Customer(lane=8)
+        offer = (await world.node.offers.current()).offer
+        submission = await customer.submission(world.node)
+        voucher, voucher_signature = other.voucher(10**8)
+        elsewhere = replace(submission, lane=8, voucher=voucher, voucher_signature=voucher_signature)
+
+        def at(begun: JobSubmission, output_from: int) -> JobSubmission:
+            prefix = tuple(range(1, output_from + 1))
+            return replace(begun, assignments=(customer.assign(begun.request, offer, prefix),))
+
+        await world.node.admission.admit(at(submission, first))
+        with pytest.raises(RetallyError) as caught:
+            await world.node.admission.admit(at(elsewhere, then))
+        assert (caught.value.status, caught.value.code) == (409, "choice_open")
+        assert len(world.node.ledger.jobs.open_segments()) == 1
+        await world.close()
+
+    async def test_another_choice_from_0_alone_does_not_get_its_prompt_for_free(self, world: World) -> None:
+        customer = Customer()
+        offer = (await world.node.offers.current()).offer
+        submission = await customer.submission(world.node, n=2)
+        item = customer.assign(submission.request, offer, choice=1, segment=1)
+        with pytest.raises(RetallyError) as caught:
+            await world.node.admission.admit(replace(submission, assignments=(item,)))
+        assert (caught.value.status, caught.value.code) == (409, "prompt_unpaid")
+        paying = customer.assign(submission.request, offer, (1, 2, 3), choice=0)
+        assert isinstance(
+            await world.node.admission.admit(replace(submission, assignments=(paying, item))), AdmittedJob
+        )
+        await world.close()
+
     async def test_unpaid_channel_is_refused_until_paid(self, world: World) -> None:
         customer = Customer()
         admitted = await world.node.admission.admit(await customer.submission(world.node, cumulative=60))

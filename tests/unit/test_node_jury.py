@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from tests.fakes import FakeEngine
-from tests.fakes_node import MODEL_ID, OWNER, PROFILE_ID, START, Customer, World, open_world
+from tests.fakes_node import MODEL_ID, OWNER, PROFILE_ID, START, Customer, FakeEvidence, World, open_world
 
 from retally.chain.court import vote_hash
 from retally.chain.silence import encode_answer_head
+from retally.errors import NotFound
 from retally.inference.engine import EngineSampling
 from retally.protocol.audit_points import drawn_points
 from retally.protocol.calibration import Calibration, MarginTable
@@ -124,6 +125,26 @@ class TestWeigh:
         assert opinion.verdict == VerdictKind.INCONCLUSIVE
         await cheating.close()
 
+    async def test_a_made_up_entry_spoils_the_case(self, cheating: World) -> None:
+        # A mismatch pays every shown entry back, so one receipt that nobody signed would be paid with the others.
+        file, facts = await committed(cheating)
+        first = file.points[0]
+        receipt = replace(first.answer.receipt, payer=OWNER, cum_to=10**12)
+        made_up = replace(first, answer=replace(first.answer, receipt=receipt))
+        file = replace(file, points=(*file.points[1:], made_up))
+        facts = replace(facts, shown=file.shown(cheating.node.domain))
+        opinion = await judge(cheating, honest(cheating)).weigh(facts, file)
+        assert opinion.verdict == VerdictKind.INCONCLUSIVE
+        await cheating.close()
+
+    async def test_a_receipt_shown_twice_spoils_the_case(self, cheating: World) -> None:
+        file, facts = await committed(cheating)
+        file = replace(file, points=(*file.points, file.points[0]))
+        facts = replace(facts, shown=file.shown(cheating.node.domain))
+        opinion = await judge(cheating, honest(cheating)).weigh(facts, file)
+        assert opinion.verdict == VerdictKind.INCONCLUSIVE
+        await cheating.close()
+
     async def test_points_not_shown_count_against_the_case(self, cheating: World) -> None:
         file, facts = await committed(cheating, jobs=1)
         full = await judge(cheating, honest(cheating)).weigh(facts, file)
@@ -172,6 +193,24 @@ class TestVote:
         assert len(world.court.commits) == 1
         await world.close()
 
+    async def test_a_case_that_breaks_the_weighing_keeps_no_juror_from_its_votes(self, world: World) -> None:
+        await committed(world)
+        world.court.open_duties = [replace(self.duty(), case_id=2), self.duty()]
+
+        class Poisoned(FakeEvidence):
+            async def fetch(self, uri: str, max_bytes: int) -> bytes:
+                raise KeyError("what nobody foresaw")
+
+        world.court.cases[2] = replace(world.court.cases[1], case_id=2)
+        scale = judge(world, world.engine)
+        poisoned = Jury(world.node.ledger, world.court, Poisoned(), scale, OWNER, world.clock)
+        await poisoned.step()
+        assert world.court.commits == []
+        world.clock.time += 86_400 - 3600
+        await poisoned.step()
+        assert [case for case, _ in world.court.commits] == [2, 1]
+        await world.close()
+
     async def test_another_file_than_named_is_inconclusive(self, world: World) -> None:
         await committed(world)
         world.evidence.files[URI] += b" "
@@ -191,6 +230,20 @@ class TestVote:
 
 
 class TestChallenge:
+    async def test_one_that_cannot_be_answered_does_not_silence_the_others(self, world: World) -> None:
+        await committed(world)
+        (mined,) = world.node.ledger.commits.commits()
+        point = drawn_points(SEED, mined.ranges, mined.record.node, 200)[0]
+        lost = OpenChallenge(bytes(32), 99, point.channel, point.point)
+        good = OpenChallenge(keccak(b"challenge"), mined.record.id, point.channel, point.point)
+        world.silence.found = [lost, good]
+        world.silence.parts = {lost.id: [(0, 0)], good.id: [(0, 0)]}
+        with pytest.raises(NotFound):
+            await Challenges(world.node.ledger, world.silence, world.node.domain, 1).step()
+        assert len(world.silence.posted) == 1
+        assert world.node.ledger.votes.open_challenges() == [lost]
+        await world.close()
+
     async def test_answers_part_by_part(self, world: World) -> None:
         await committed(world)
         (mined,) = world.node.ledger.commits.commits()

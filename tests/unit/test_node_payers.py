@@ -19,6 +19,7 @@ class FakeEscrow:
     def __init__(self) -> None:
         self.is_dead = False
         self.reads = 0
+        self.release_end = 0
 
     async def account(self, payer: Address) -> Account:
         self.reads += 1
@@ -30,7 +31,7 @@ class FakeEscrow:
         return Signer(cap=500, used=120, expiry=99)
 
     async def reservation(self, payer: Address, signer: Address, node: Address) -> ReservationState:
-        return ReservationState(0, 50 if signer == ZERO_ADDRESS else 20, 0, 0)
+        return ReservationState(0, 50 if signer == ZERO_ADDRESS else 20, 0, self.release_end)
 
 
 def payers(escrow: FakeEscrow, fresh_seconds: float = 0.0) -> ChainPayers:
@@ -44,6 +45,12 @@ class TestStanding:
         assert standing.funds == 1_000 - 400 + 70
         # The signer's own reservation for this node counts as used, and is still ours to collect.
         assert (standing.cap_left, standing.expiry) == (500 - 120 + 20, 99)
+
+    async def test_a_reservation_under_release_secures_nothing(self) -> None:
+        escrow, customer = FakeEscrow(), Customer()
+        escrow.release_end = 5
+        standing = await payers(escrow).standing(customer.payer, customer.key.address)
+        assert (standing.reserved, standing.funds, standing.cap_left) == (0, 600, 380)
 
     async def test_a_payer_that_signs_itself_has_no_cap(self) -> None:
         payer = Customer().payer

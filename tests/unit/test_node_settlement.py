@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.fakes_node import START, Customer, FakeCollect, World, open_world
 
+from retally.chain.escrow import CollectItem
 from retally.errors import RetallyError
 from retally.protocol.audit_points import drawn_points
 from retally.protocol.case import AnswerRequest
@@ -25,6 +27,17 @@ VERIFIER = SigningKey(keccak(b"verifier"))
 @pytest.fixture
 async def world(tmp_path: Path) -> World:
     return await open_world(tmp_path)
+
+
+class EmptyAccounts(FakeCollect):
+    """An Escrow in which some lanes' payers have nothing left."""
+
+    def __init__(self, lanes: set[int]) -> None:
+        super().__init__()
+        self.lanes = lanes
+
+    async def collect(self, items: Sequence[CollectItem], root: bytes) -> None:
+        self.mine([item for item in items if item.voucher.lane not in self.lanes], root)
 
 
 async def serve(world: World, customer: Customer, cumulative: int = 10**6, **request: Any) -> int:
@@ -81,6 +94,29 @@ class TestCollect:
         assert (await world.node.settlement.settle_now()).paid == 50
         world.collect.funds = 10**9
         assert (await world.node.settlement.settle_now()).paid == cost - 50
+        await world.close()
+
+    async def test_channels_that_cannot_pay_do_not_keep_the_others_waiting(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("retally_node.settlement.MAX_ITEMS", 2)
+        world = await open_world(tmp_path, EmptyAccounts({1, 2, 3}))
+        costs = [await serve(world, Customer(lane=lane)) for lane in range(1, 7)]
+        outcome = await world.node.settlement.settle_now()
+        assert outcome.paid == sum(costs[3:])
+        assert (await world.node.settlement.settle_now()).paid == 0
+        await world.close()
+
+    async def test_a_commit_that_a_reorganisation_took_back_leaves_no_gap(self, world: World) -> None:
+        customer = Customer()
+        cost = await serve(world, customer)
+        await world.node.settlement.settle_now()
+        world.collect.paid.clear()
+        cost += await serve(world, customer)
+        await world.node.settlement.settle_now()
+        root = world.collect.mined[-1].collected.commit.receipts_root
+        assert len(world.node.ledger.commits.leaves(root)) == 2
+        assert world.collect.paid[customer.channel.key] == cost
         await world.close()
 
     async def test_books_follow_the_chain_after_a_restart(self, world: World, tmp_path: Path) -> None:
