@@ -10,7 +10,6 @@ import {IEscrow} from "./interfaces/IEscrow.sol";
 import {IRandomness} from "./interfaces/IRandomness.sol";
 import {IRegistry} from "./interfaces/IRegistry.sol";
 import {IStaking} from "./interfaces/IStaking.sol";
-import {Offence} from "./types/Offence.sol";
 import {OPERATOR} from "./types/Role.sol";
 
 /// @notice See ICourt.
@@ -217,15 +216,15 @@ contract Court is CaseLocks {
             order.refunds[i] = shown[i].fee;
             needed += shown[i].fee;
         }
+        uint96 stake = STAKING.slashable(c.owner, OPERATOR);
         if (_isFirstSlash(c)) {
-            order.severity = STAKING.severityOf(c.owner, OPERATOR, Offence.Mismatch);
+            order.severity = _severity(c, stake > needed ? stake - needed : 0);
             order.challenger = c.challenger;
             order.challengerShare = _parameters.challengerCap;
             order.jurors = jurors;
             order.jurorShare = _parameters.jurorCap;
         }
         needed += order.severity;
-        uint96 stake = STAKING.slashable(c.owner, OPERATOR);
         if (needed > stake) {
             uint256 held = ESCROW.heldOf(c.owner);
             uint256 short = needed - stake;

@@ -48,6 +48,15 @@ abstract contract CaseLocks is Juries {
         STAKING.unlock(c.owner, OPERATOR, amount);
     }
 
+    /// @dev What a mismatch costs: of the stake as it is now or, where `room` beside the refunds allows, what the first
+    /// case of the epoch locked: an owner that withdrew all the rest meanwhile has not made its offence cheaper.
+    function _severity(Case storage c, uint256 room) internal view returns (uint96 severity) {
+        severity = STAKING.severityOf(c.owner, OPERATOR, Offence.Mismatch);
+        uint96 locked = _shared[c.owner][c.epoch].amount;
+        if (room < locked) locked = uint96(room);
+        if (severity < locked) severity = locked;
+    }
+
     /// @dev Whether this is the first slash for the epoch; from now on it was.
     function _isFirstSlash(Case storage c) internal returns (bool first) {
         SharedLock storage shared = _shared[c.owner][c.epoch];
