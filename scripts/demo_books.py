@@ -55,15 +55,19 @@ class Books:
         commits = [collected_of(event) for event in self.named("Collected")]
         return sum(c.paid for c in commits if owner in (None, c.commit.owner))
 
-    def audits(self, owners: Iterable[str] | None = None) -> dict[str, int]:
-        """How many drawn points ended in which verdict."""
-        of = {event.args["commitId"]: event.args["owner"] for event in self.named("Collected")}
+    def audits(self, owners: Iterable[str] | None = None, without_payer: str | None = None) -> dict[str, int]:
+        """How many drawn points ended in which verdict; `without_payer` leaves one payer's jobs out."""
+        commits = {c.commit.id: c for c in map(collected_of, self.named("Collected"))}
+        drawn = self.drawn()
         wanted = None if owners is None else set(owners)
         count: Counter[str] = Counter(dict.fromkeys(_VERDICTS.values(), 0))
         for event in self.named("VerdictsRevealed"):
-            if wanted is None or of[event.args["commitId"]] in wanted:
-                packed = event.args["verdicts"]
-                count.update(_VERDICTS[packed[i]] for i in range(0, len(packed), _VERDICT_BYTES))
+            commit, packed = commits[event.args["commitId"]], event.args["verdicts"]
+            if wanted is not None and commit.commit.owner not in wanted:
+                continue
+            for i, point in enumerate(drawn[commit.commit.id]):
+                if commit.ranges[point.range_index].payer != without_payer:
+                    count[_VERDICTS[packed[i * _VERDICT_BYTES]]] += 1
         return dict(count)
 
     def drawn(self) -> dict[int, list[AuditPoint]]:

@@ -10,7 +10,7 @@ from eth_abi.abi import decode, encode
 
 from retally.chain.contract import Contract, ContractCall
 from retally.protocol.case import Shown
-from retally.protocol.encoding import Address, Bytes32, keccak
+from retally.protocol.encoding import Address, Bytes32, checksum_address, keccak
 
 _SHOWN = "(uint64,bytes32,address,uint96)[]"
 
@@ -78,7 +78,8 @@ def vote_hash(case_id: int, round_: int, juror: Address, verdict: int, log_e: in
 def decode_shown(data: bytes) -> tuple[Shown, ...]:
     """The entries of a case, as `CaseOpened` carries them."""
     (rows,) = decode([_SHOWN], data)
-    return tuple(Shown(*row) for row in rows)
+    # The decoder writes addresses in lower case; everywhere else they are checksummed (R-4).
+    return tuple(Shown(commit, Bytes32(digest), checksum_address(payer), fee) for commit, digest, payer, fee in rows)
 
 
 class Court(Contract):
