@@ -81,7 +81,7 @@ class World:
 
     async def settled(self) -> bool:
         """Whether every node got its vouchers."""
-        return await self.router.sender.drain(3.0)
+        return await self.router.sender.drain(10.0)
 
 
 def check_error(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
