@@ -151,7 +151,7 @@ def create_venv() -> None:
 
 def version_of(python: Path) -> str:
     """What an interpreter says of itself, nothing when it does not run."""
-    command = [python, "-c", "import sys; print(sys.version)"]
+    command = [str(python), "-c", "import sys; print(sys.version)"]
     try:
         return subprocess.run(command, capture_output=True, text=True).stdout.removesuffix("\n")
     except OSError:
