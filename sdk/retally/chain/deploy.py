@@ -101,6 +101,12 @@ def default_parameters() -> dict[str, dict[str, int]]:
             "establishedSharePpm": 30_000,
         },
         "Escrow": {"thawPeriod": 3 * _DAY, "exposureWindow": 7 * _DAY, "heldPeriod": 21 * _DAY, "seedDelay": 4},
+        **_court_parameters(),
+    }
+
+
+def _court_parameters() -> dict[str, dict[str, int]]:
+    return {
         "Audits": {"tipPpm": 100_000, "dutySeconds": _DAY, "revealSeconds": _DAY},
         "Faults": {
             "challengerCap": 1_000 * _DOLLAR,
@@ -250,15 +256,21 @@ def deploy(
     _hand_over(deployer, at, registered)
     if asset is None:
         at["DevAsset"] = at["Asset"]
+    return _deployment_file(chain_id, deployed_block, at, chosen, registered)
+
+
+def _deployment_file(
+    chain_id: int, block: int, at: Mapping[str, ChecksumAddress], parameters: Parameters, catalogue: Catalogue
+) -> dict[str, Any]:
     return {
         "chainId": chain_id,
-        "deployedBlock": deployed_block,
+        "deployedBlock": block,
         "contracts": dict(sorted(at.items())),
-        "parameters": {name: dict(values) for name, values in chosen.items()},
+        "parameters": {name: dict(values) for name, values in parameters.items()},
         "models": [
-            {"modelId": m.model_id, "unit": str(m.unit), "name": m.name, "uri": m.uri} for m in registered.models
+            {"modelId": m.model_id, "unit": str(m.unit), "name": m.name, "uri": m.uri} for m in catalogue.models
         ],
-        "profiles": [{"profileId": p.profile_id, "uri": p.uri} for p in registered.profiles],
+        "profiles": [{"profileId": p.profile_id, "uri": p.uri} for p in catalogue.profiles],
         "calibrations": [
             {
                 "calibrationHash": c.calibration_hash,
@@ -267,7 +279,7 @@ def deploy(
                 "verifierProfile": c.verifier_profile,
                 "uri": c.uri,
             }
-            for c in registered.calibrations
+            for c in catalogue.calibrations
         ],
     }
 
