@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,22 +28,20 @@ def money_table(
     books: Books, cases: Sequence[CaseStory], name: Callable[[str], str]
 ) -> tuple[str, tuple[str, ...], Rows]:
     """Title, columns and rows of the flows that the contracts announced."""
-    rows: Rows = []
+    flows: Counter[tuple[str, str, str]] = Counter()
     for event in books.named("Collected"):
         collect = collected_of(event)
-        owner = name(collect.commit.owner)
-        rows.append(("payers", owner, "collected for receipts", money(collect.paid - collect.audit_share)))
-        rows.append(("payers", "audit pool", f"audit share of {owner}", money(collect.audit_share)))
-    paid = sum(event.args["amount"] for event in books.named("AuditPaid"))
-    rows.append(("audit pool", "verifier", "audits and seeds", money(paid)))
+        flows["payers", name(collect.commit.owner), "collected for receipts"] += collect.paid - collect.audit_share
+        flows["payers", "audit pool", "audit share of it"] += collect.audit_share
+    for event in books.named("AuditPaid"):
+        flows["audit pool", name(event.args["to"]), "audits and seeds"] += event.args["amount"]
     for case in cases:
-        if case.executed is None:
-            continue
-        flows = case.executed.args
-        accused = name(case.owner)
-        rows.append((accused, "payers", f"refund of {len(case.shown)} shown jobs", money(flows["refunded"])))
-        rows.append((accused, "challenger, jurors", "rewards out of the severity", money(flows["rewards"])))
-        rows.append((accused, "nobody", "burned", money(flows["burned"])))
+        if case.executed is not None:
+            end, accused = case.executed.args, name(case.owner)
+            flows[accused, "payers", f"refund of {len(case.shown)} shown jobs"] += end["refunded"]
+            flows[accused, "court", "challenger and jurors"] += end["rewards"]
+            flows[accused, "nobody", "burned"] += end["burned"]
+    rows = [(*flow, money(amount)) for flow, amount in flows.items()]
     return "Who paid whom", ("from", "to", "for", "amount"), rows
 
 

@@ -39,11 +39,14 @@ class OtherSampler(_Wrapper):
 
 
 class HiddenPrompt(_Wrapper):
-    """Puts a system prompt before the payer's prompt and claims the payer's prompt alone."""
+    """Slips a system message into the payer's conversation and claims the payer's prompt alone."""
 
-    def __init__(self, inner: Engine, hidden_ids: Sequence[int]) -> None:
+    def __init__(self, inner: Engine, before: int, hidden_ids: Sequence[int]) -> None:
+        """`before` ids of each prompt (the start of a sequence) stay in front of the hidden ones."""
         super().__init__(inner)
+        self._before = before
         self._hidden_ids = list(hidden_ids)
 
     def generate(self, prompt_ids: Sequence[int], sampling: EngineSampling) -> AsyncIterator[EngineChunk]:
-        return self._inner.generate([*self._hidden_ids, *prompt_ids], sampling)
+        start, rest = prompt_ids[: self._before], prompt_ids[self._before :]
+        return self._inner.generate([*start, *self._hidden_ids, *rest], sampling)
