@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from eth_abi.abi import encode
 
 from retally.chain.abi import CONTRACTS, load_abi
 from retally.chain.audits import PointVerdict, pack_verdicts, unpack_verdicts, verdicts_hash
@@ -20,6 +21,7 @@ from retally.chain.rpc import Rpc
 from retally.chain.staking import Offence, Role
 from retally.chain.transactions import TxSender, _Pending
 from retally.errors import BadRequest, ChainUnreachable, NotFound, TransactionFailed
+from retally.protocol.case import Shown
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import ZERO_ADDRESS, keccak
 from retally.protocol.voucher import ChannelId, SignerAuth, Voucher
@@ -163,3 +165,8 @@ class TestHashes:
     async def test_votes_hash_what_the_court_hashes(self) -> None:
         assert vote_hash(1, 0, ZERO_ADDRESS, 2, -3, bytes(32)) != vote_hash(1, 0, ZERO_ADDRESS, 2, 3, bytes(32))
         assert decode_shown(bytes(31) + b"\x20" + bytes(32)) == ()
+
+    async def test_shown_entries_are_read_as_they_were_given(self) -> None:
+        shown = Shown(3, keccak(b"receipt"), SigningKey(keccak(b"payer")).address, 472)
+        data = encode(["(uint64,bytes32,address,uint96)[]"], [[shown.to_abi()]])
+        assert decode_shown(data) == (shown,)
