@@ -11,17 +11,21 @@ from retally.errors import (
     DeadlinePassed,
     InvalidSignature,
     OfferExpired,
+    PayloadTooLarge,
     UnknownModel,
     UnsupportedParameter,
     VoucherMismatch,
 )
 from retally.protocol.eip712 import check_signed_by
 from retally.protocol.encoding import ZERO_ADDRESS, ZERO_BYTES32
-from retally.protocol.job import params_hash, prompt_hash
+from retally.protocol.job import canonical_json, params_hash, prompt_hash
 from retally.protocol.merkle import ids_root
 from retally.protocol.pricing import check_prices
 from retally.protocol.voucher import Reservation
 from retally_node.candidate import AdmissionRules, Candidate
+
+#: Nodes of chains pass on transactions of up to 128 KiB; the rest is for receipt, request and path.
+MAX_POSTED_BYTES = 112 * 1024
 
 PaperCheck = Callable[[Candidate, AdmissionRules], None]
 
@@ -62,6 +66,14 @@ def check_params_hash(candidate: Candidate, rules: AdmissionRules) -> None:
         raise BadRequest("the params are not the ones the request signs", param="params", code="params_mismatch")
 
 
+def check_postable(candidate: Candidate, rules: AdmissionRules) -> None:
+    """What the hashes stand for fits one transaction: challenged on chain, the node must be able to post it."""
+    submission = candidate.submission
+    size = len(canonical_json(dict(submission.prompt))) + len(canonical_json(submission.params.to_json()))
+    if size > MAX_POSTED_BYTES and candidate.request.audit_consent:
+        raise PayloadTooLarge(MAX_POSTED_BYTES)
+
+
 def check_max_output(candidate: Candidate, rules: AdmissionRules) -> None:
     """The parameters ask for no more tokens than the request allows."""
     asked, allowed = candidate.submission.params.max_tokens, candidate.request.max_output
@@ -95,6 +107,13 @@ def check_offer_valid(candidate: Candidate, rules: AdmissionRules) -> None:
     """The offer has not run out."""
     if candidate.now > candidate.offer.valid_until:
         raise OfferExpired(candidate.offer.valid_until, candidate.now)
+
+
+def check_offer_current(candidate: Candidate, rules: AdmissionRules) -> None:
+    """The offer is for what is served now: a receipt that names another model or profile than its offer is a fault."""
+    offer = candidate.offer
+    if (offer.node, offer.model_id, offer.profile_id) != (rules.node, rules.model_id, rules.profile_id):
+        raise OfferExpired(offer.valid_until, candidate.now)
 
 
 def check_price_limits(candidate: Candidate, rules: AdmissionRules) -> None:
@@ -222,8 +241,10 @@ PAPER_CHECKS: tuple[PaperCheck, ...] = (
     check_assignment_signatures,
     check_choices,
     check_offer_valid,
+    check_offer_current,
     check_price_limits,
     check_context,
+    check_postable,
     check_prefixes,
     check_max_fee,
     check_audit_consent,

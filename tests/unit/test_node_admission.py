@@ -13,6 +13,7 @@ from tests.fakes_node import NODE_KEY, START, Customer, World, open_world
 from retally.errors import RetallyError
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import ZERO_ADDRESS, keccak
+from retally.protocol.job import JobParams
 from retally.protocol.offer import Offer
 from retally.protocol.voucher import Reservation
 from retally.protocol.wire import JobSubmission
@@ -103,9 +104,17 @@ def empty_prompt(bench: Bench, submission: JobSubmission) -> JobSubmission:
     return bent_prompt(bench, submission, None)
 
 
+def bulky_prompt(bench: Bench, submission: JobSubmission) -> JobSubmission:
+    # A field that the template does not show: few tokens, many bytes.
+    message = {"role": "user", "content": "x", "name": "y" * 115_000}
+    return rehashed(bench, submission, {"messages": [message]}, submission.params)
+
+
 def bent_prompt(bench: Bench, submission: JobSubmission, text: str | None) -> JobSubmission:
-    prompt = {"prompt": text or ""}
-    params = replace(submission.params, endpoint="text")
+    return rehashed(bench, submission, {"prompt": text or ""}, replace(submission.params, endpoint="text"))
+
+
+def rehashed(bench: Bench, submission: JobSubmission, prompt: dict[str, Any], params: JobParams) -> JobSubmission:
     request = bench.customer.request(prompt, params)
     signature = bench.customer.key.sign(request.digest(bench.customer.domain))
     bent = replace(submission, request=request, request_signature=signature, prompt=prompt, params=params)
@@ -143,6 +152,7 @@ REFUSALS: dict[str, tuple[Bend, int, str]] = {
         "unsupported_parameter",
     ),
     "prompt too long": (long_prompt, 400, "context_length_exceeded"),
+    "prompt too large to post on chain": (bulky_prompt, 413, "payload_too_large"),
     "prompt empty": (empty_prompt, 400, "bad_request"),
     "unknown offer": (lambda b, s: b.assigned(s, offer_hash=keccak(b"none")), 400, "offer_unknown"),
     "offer expired": (stale_offer, 400, "offer_expired"),
@@ -237,40 +247,6 @@ class TestDuplicates:
         with pytest.raises(RetallyError) as caught:
             await world.node.admission.admit(submission)
         assert (caught.value.status, caught.value.code) == (409, "duplicate_job")
-        await world.close()
-
-    @pytest.mark.parametrize(("first", "then"), [(5, 0), (0, 5)])
-    async def test_no_second_segment_of_a_choice_while_one_is_open(self, world: World, first: int, then: int) -> None:
-        # Both would sign receipts, and ones that overlap are a fault; lanes do not keep them apart.
-        customer, other = Customer(), Customer(lane=8)
-        offer = (await world.node.offers.current()).offer
-        submission = await customer.submission(world.node)
-        voucher, voucher_signature = other.voucher(10**8)
-        elsewhere = replace(submission, lane=8, voucher=voucher, voucher_signature=voucher_signature)
-
-        def at(begun: JobSubmission, output_from: int) -> JobSubmission:
-            prefix = tuple(range(1, output_from + 1))
-            return replace(begun, assignments=(customer.assign(begun.request, offer, prefix),))
-
-        await world.node.admission.admit(at(submission, first))
-        with pytest.raises(RetallyError) as caught:
-            await world.node.admission.admit(at(elsewhere, then))
-        assert (caught.value.status, caught.value.code) == (409, "choice_open")
-        assert len(world.node.ledger.jobs.open_segments()) == 1
-        await world.close()
-
-    async def test_another_choice_from_0_alone_does_not_get_its_prompt_for_free(self, world: World) -> None:
-        customer = Customer()
-        offer = (await world.node.offers.current()).offer
-        submission = await customer.submission(world.node, n=2)
-        item = customer.assign(submission.request, offer, choice=1, segment=1)
-        with pytest.raises(RetallyError) as caught:
-            await world.node.admission.admit(replace(submission, assignments=(item,)))
-        assert (caught.value.status, caught.value.code) == (409, "prompt_unpaid")
-        paying = customer.assign(submission.request, offer, (1, 2, 3), choice=0)
-        assert isinstance(
-            await world.node.admission.admit(replace(submission, assignments=(paying, item))), AdmittedJob
-        )
         await world.close()
 
     async def test_unpaid_channel_is_refused_until_paid(self, world: World) -> None:
