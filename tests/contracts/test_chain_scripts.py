@@ -90,9 +90,9 @@ class TestCheckSupply:
         payer = world.party()
         world.send(payer, world.asset.functions.approve(leaky.address, DOLLAR))
         world.send(payer, leaky.functions.deposit(payer.address, DOLLAR))
-        logs = Logs(world.url, write_deployment(world, tmp_path, Escrow=leaky.address))
-        assert check(logs)["supply_conserved"]
+        deployment = write_deployment(world, tmp_path, Escrow=leaky.address)
+        assert check(Logs(world.url, deployment))["supply_conserved"]
         world.send(payer, leaky.functions.leak(payer.address, 1))
-        result = check(logs)
+        result = check(Logs(world.url, deployment))
         assert not result["supply_conserved"]
         assert int(result["owed"]["Escrow"]) == int(result["held"]["Escrow"]) + 1
