@@ -50,6 +50,15 @@ class TestRender:
         with pytest.raises(BadRequest, match="unknown role"):
             chat.render({"messages": [{"role": "wizard", "content": "x"}]}, DAY)
 
+    @pytest.mark.parametrize(
+        "prompt",
+        [{}, {"messages": [5]}, {"messages": 5}, {"prompt": 5}, {"promptIds": ["x"]}, {"promptIds": None}],
+        ids=str,
+    )
+    def test_refuses_what_is_no_prompt(self, chat: ChatFormat, prompt: dict[str, object]) -> None:
+        with pytest.raises(BadRequest):
+            chat.render(prompt, "2026-11-21")
+
     def test_a_template_sees_the_pinned_date_and_no_secrets(self, tmp_path: Path) -> None:
         for name in ("tokenizer.json", "config.json"):
             (tmp_path / name).write_bytes((MODEL / name).read_bytes())

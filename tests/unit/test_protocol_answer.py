@@ -177,6 +177,14 @@ class TestFindDeviation:
     def test_finds_none_in_an_honest_answer(self) -> None:
         assert find_deviation(make_bundle(), render, EOS) is None
         assert judge_without_replay(make_bundle(), render, EOS) is None
+
+    def test_a_prompt_that_cannot_be_rendered_proves_nothing_and_breaks_nothing(self) -> None:
+        def refuse(prompt: Mapping[str, Any], template_date: str) -> list[int]:
+            raise BadRequest("no prompt")
+
+        judged = judge_without_replay(make_bundle(), refuse, EOS)
+        assert judged is not None
+        assert (judged.evidence.log_e, judged.evidence.calibrated, judged.deviation) == (0.0, False, None)
         assert ids_to_score(make_bundle()) == ([*PROMPT_IDS, *OUTPUT_IDS], len(PROMPT_IDS))
 
     @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from retally.protocol.case import CommitRecord
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Bytes32, keccak
 from retally_verifier.keys import load_key
+from retally_verifier.loops import Loops
 from retally_verifier.open_case import _strongest
 from retally_verifier.records import (
     CaseRecord,
@@ -144,10 +145,34 @@ class TestScoredRows:
         rows = ScoredRows.from_wire(self.WIRE, 2, 2)
         assert rows.top_ids.tolist() == [[3, 4], [5, 6]]
 
+    def test_refuses_a_score_that_is_no_number(self) -> None:
+        rows = [[-0.5, -1.0], [float("nan"), -1.0], [-0.5, -1.0]]
+        with pytest.raises(BadRequest):
+            ScoredRows.from_wire({**self.WIRE, "topLogprobs": rows}, 1, 3)
+
     @pytest.mark.parametrize(("start", "count"), [(0, 3), (2, 3), (1, 2)])
     def test_refuses_rows_that_do_not_fit(self, start: int, count: int) -> None:
         with pytest.raises(BadRequest):
             ScoredRows.from_wire(self.WIRE, start, count)
+
+
+class TestLoops:
+    async def test_a_bug_in_one_step_ends_neither_the_round_nor_the_next(self) -> None:
+        done: list[str] = []
+
+        async def broken() -> None:
+            raise KeyError("what nobody foresaw")
+
+        async def working() -> None:
+            done.append("step")
+
+        loops = Loops(0.01)
+        loops.add("broken", broken)
+        loops.add("working", working)
+        await loops.run_once()
+        await loops.run_once()
+        assert done == ["step", "step"]
+        assert list(loops.problems()) == ["broken"]
 
 
 class TestSettings:

@@ -55,8 +55,15 @@ class CommitAuditor:
         """Fixes seeds that can be fixed, and audits what is seeded."""
         for commit in self._store.commits(CommitState.SEEN):
             await self._fix_seed(commit)
+        failed: Exception | None = None
         for commit in self._store.commits(CommitState.SEEDED):
-            await self._audit(commit)
+            try:
+                await self._audit(commit)
+            except Exception as error:  # one commit that can't be audited must not shield those after it
+                log.exception("commit %d can't be audited", commit.record.id)
+                failed = error
+        if failed is not None:
+            raise failed
 
     async def _fix_seed(self, commit: AuditedCommit) -> None:
         seed = await self._chain.audits.seed_of(commit.record.id)

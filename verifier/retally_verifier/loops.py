@@ -39,6 +39,9 @@ class Loops:
                 if self._problems.get(name) != str(error):
                     log.warning("%s: %s", name, error)
                 self._problems[name] = str(error)
+            except Exception as error:  # a bug in one step must not end the others; it is logged with its trace
+                log.exception("%s", name)
+                self._problems[name] = f"{type(error).__name__}: {error}"
             else:
                 self._problems.pop(name, None)
 

@@ -55,6 +55,8 @@ class ScoredRows:
         skip = start - int(wire["start"])
         ids = np.asarray(wire["topIds"], dtype=np.int32)
         logprobs = np.asarray(wire["topLogprobs"], dtype=np.float32)
+        if np.isnan(logprobs).any():
+            raise BadRequest("a score is no number", param="promptLogprobs")
         if skip < 0 or ids.shape != logprobs.shape or ids.ndim != 2 or len(ids) - skip != count:
             raise BadRequest("the scores do not fit the transcript", param="promptLogprobs")
         return cls(ids[skip:], logprobs[skip:])
@@ -110,9 +112,9 @@ class Replayer:
                 continue
             try:
                 evidence = await self._one(bundle, node, eos_ids)
-            except RetallyError as error:
-                log.warning("replay on %s failed: %s", node.node, error)
-                said.append({"node": node.node, "error": error.code})
+            except Exception as error:  # whatever a re-executor answers: it must not end the audits of others
+                log.warning("replay on %s failed: %s", node.node, error, exc_info=not isinstance(error, RetallyError))
+                said.append({"node": node.node, "error": getattr(error, "code", type(error).__name__)})
                 continue
             found[node.owner] = evidence
             said.append({"node": node.node, "owner": node.owner, "logE": evidence.log_e, **evidence.summary})

@@ -19,6 +19,10 @@ from retally.inference.stop_matcher import StopMatcher
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
+#: What templates and tokenizers raise over a prompt of the wrong shape, which strangers may sign and nodes commit.
+_MALFORMED = (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RecursionError)
+
+
 class ChatFormat:
     """A model's tokenizer and chat template."""
 
@@ -45,11 +49,14 @@ class ChatFormat:
 
     def render(self, prompt: Mapping[str, Any], template_date: str) -> list[int]:
         """Return the prompt's token ids; the template sees the pinned date, never the clock."""
-        if "promptIds" in prompt:
-            return self._checked_ids(prompt["promptIds"])
-        if "prompt" in prompt:
-            return list(self._tokenizer.encode(prompt["prompt"]).ids)
-        return self._rendered_chat(prompt, template_date)
+        try:
+            if "promptIds" in prompt:
+                return self._checked_ids(prompt["promptIds"])
+            if "prompt" in prompt:
+                return list(self._tokenizer.encode(prompt["prompt"]).ids)
+            return self._rendered_chat(prompt, template_date)
+        except _MALFORMED as error:
+            raise BadRequest(f"no prompt: {type(error).__name__}: {error}", param="prompt") from error
 
     def detokenizer(self) -> Detokenizer:
         """Return a fresh incremental detokenizer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from retally.errors import BadRequest
 from retally.protocol.answer import Deviation, Renderer, find_deviation
 from retally.protocol.audit_points import AuditPoint
 from retally.protocol.calibration import Calibration
@@ -29,7 +30,11 @@ def ids_to_score(bundle: AnswerBundle) -> tuple[list[int], int]:
 
 def judge_without_replay(bundle: AnswerBundle, render: Renderer, eos_ids: Collection[int]) -> Judgement | None:
     """The judgement of an answer that needs no replay; None if it does."""
-    deviation = find_deviation(bundle, render, eos_ids)
+    try:
+        deviation = find_deviation(bundle, render, eos_ids)
+    except BadRequest as error:
+        # No honest node admits a prompt that can't be rendered; but what can't be rebuilt proves nothing either.
+        return Judgement(JobLogE(0.0, False, {"prompt": error.message}))
     if deviation is not None:
         return Judgement(JobLogE(JOB_CLIP, True, {"deviation": deviation.rule}), deviation)
     if not bundle.request.audit_consent or not bundle.output_ids:
