@@ -47,6 +47,7 @@ class StoryOptions:
     seed: int
     cheats: tuple[str, ...]
     jobs: int
+    engine_url: str | None = None
 
 
 class Story:
@@ -91,7 +92,12 @@ class Story:
         if not self._options.cheats:
             nodes.append(NodeSpec(name="node4"))
         return NetworkOptions(
-            home=self._options.home, seed=self._options.seed, engines=engines, nodes=tuple(nodes), log_level="WARNING"
+            home=self._options.home,
+            seed=self._options.seed,
+            engines=engines,
+            engine_urls={"honest": self._options.engine_url} if self._options.engine_url else {},
+            nodes=tuple(nodes),
+            log_level="WARNING",
         )
 
     def _cheating_node(self, name: str, cheat: str) -> NodeSpec:
@@ -215,6 +221,7 @@ class Story:
         self._narrator.act("Who paid whom")
         books = await self._books()
         self._narrator.table(*money_table(books, cases, self._owner))
+        self._narrator.say("checking supply and audit points with scripts that share no code with the services")
         net = self._net
         supply = await run_check_script("check_supply.py", net.rpc_url, net.deployment_path)
         points = await run_check_script("recompute_audit_points.py", net.rpc_url, net.deployment_path)

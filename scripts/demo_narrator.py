@@ -34,13 +34,12 @@ class Narrator:
         """A piece of a streamed answer, as it arrives."""
         self._console.print(text, end="", markup=False, style="cyan")
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A small table; the last column is an amount."""
-        table = Table(title=title, title_justify="left")
+        table = Table()
         for column in columns[:-1]:
             table.add_column(column)
         table.add_column(columns[-1], justify="right")
         for row in rows:
             table.add_row(*row)
-        self._console.print()
         self._console.print(table)

@@ -24,10 +24,8 @@ def money(amount: int) -> str:
     return f"{amount / 10**ASSET_DECIMALS:,.6f} rUSD"
 
 
-def money_table(
-    books: Books, cases: Sequence[CaseStory], name: Callable[[str], str]
-) -> tuple[str, tuple[str, ...], Rows]:
-    """Title, columns and rows of the flows that the contracts announced."""
+def money_table(books: Books, cases: Sequence[CaseStory], name: Callable[[str], str]) -> tuple[tuple[str, ...], Rows]:
+    """Columns and rows of the flows that the contracts announced."""
     flows: Counter[tuple[str, str, str]] = Counter()
     for event in books.named("Collected"):
         collect = collected_of(event)
@@ -42,7 +40,7 @@ def money_table(
             flows[accused, "court", "challenger and jurors"] += end["rewards"]
             flows[accused, "nobody", "burned"] += end["burned"]
     rows = [(*flow, money(amount)) for flow, amount in flows.items()]
-    return "Who paid whom", ("from", "to", "for", "amount"), rows
+    return ("from", "to", "for", "amount"), rows
 
 
 async def run_check_script(name: str, rpc_url: str, deployment: Path) -> dict[str, Any]:
@@ -74,22 +72,12 @@ def check_books(
     honest = books.audits(honest_owners, without_payer=verifier)
     audits = books.audits(without_payer=verifier)
     executed = [case.executed.args for case in cases if case.executed]
-    refunded = sum(flows["refunded"] for flows in executed)
-    owed = sum(case.paid_for_shown for case in cases)
-    failures = []
-    if honest["mismatch"] or honest["inconclusive"] or not honest["match"]:
-        failures.append(f"audits of honest nodes were {honest}, not all match")
-    if any(case.owner in honest_owners for case in cases):
-        failures.append("an honest owner was brought to court")
-    if cases and (refunded != owed or not all(flows["slashed"] > 0 for flows in executed)):
-        failures.append(f"slashed {[f['slashed'] for f in executed]}, refunded {refunded}, paid for shown jobs {owed}")
-    if any(case.verdict != "mismatch" for case in cases):
-        failures.append(f"verdicts: {[case.verdict for case in cases]}")
+    # The network still runs: what was committed after these books were read is not compared.
+    drawn = books.drawn()
+    agree = own_points(books) == {point for point in third_party_points(points) if point[0] in drawn}
+    failures = [*honest_failures(honest, cases, honest_owners), *case_failures(cases)]
     if not supply["supply_conserved"]:
         failures.append(f"the asset is not conserved: {supply}")
-    own = own_points(books)
-    # The network still runs: what was committed after these books were read is not compared.
-    agree = own == {point for point in third_party_points(points) if point[0] in books.drawn()}
     if not agree:
         failures.append("a third party's audit points differ from the protocol's")
     return {
@@ -102,11 +90,34 @@ def check_books(
             "cases": len(cases),
         },
         "slashed": sum(flows["slashed"] for flows in executed),
-        "refunded": refunded,
+        "refunded": sum(flows["refunded"] for flows in executed),
         "supply_conserved": supply["supply_conserved"],
         "audit_points_agree": agree,
         "failures": failures,
     }
+
+
+def honest_failures(audits: dict[str, int], cases: Sequence[CaseStory], owners: Sequence[str]) -> list[str]:
+    """What must not happen to honest owners."""
+    failures = []
+    if audits["mismatch"] or audits["inconclusive"] or not audits["match"]:
+        failures.append(f"audits of honest nodes were {audits}, not all match")
+    if any(case.owner in owners for case in cases):
+        failures.append("an honest owner was brought to court")
+    return failures
+
+
+def case_failures(cases: Sequence[CaseStory]) -> list[str]:
+    """What each case must end in: mismatch, a slash, and on top of it the fees of the shown jobs for their payers."""
+    failures = []
+    for case in cases:
+        flows = case.executed.args if case.executed else {"slashed": 0, "refunded": 0}
+        if case.verdict != "mismatch" or flows["slashed"] <= 0 or flows["refunded"] != case.paid_for_shown:
+            failures.append(
+                f"case {case.case_id}: {case.verdict}, slashed {flows['slashed']}, refunded {flows['refunded']}"
+                f" of {case.paid_for_shown} paid for the shown jobs"
+            )
+    return failures
 
 
 def own_points(books: Books) -> set[tuple[int, str, int]]:

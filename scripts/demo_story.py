@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=7, help="fixes keys, prompts and client seeds")
     parser.add_argument("--jobs", type=int, default=28, help="completions in a round of traffic")
+    parser.add_argument("--engine-url", default=None, help="an engine that already serves the devnet's model")
     parser.add_argument("--json", action="store_true", help="nothing but the JSON object on standard output")
     parser.add_argument("--keep", type=Path, default=None, help="keep keys, settings and logs in this folder")
     parser.add_argument("--setup-started", type=float, default=None, help=argparse.SUPPRESS)
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     narrator = Narrator(quiet=options.json)
     with tempfile.TemporaryDirectory(prefix="retally-demo-") as scratch, PeakMemory() as memory:
         home = options.keep or Path(scratch)
-        story = Story(StoryOptions(home=home, seed=options.seed, cheats=cheats, jobs=options.jobs), narrator)
+        story = Story(StoryOptions(home, options.seed, cheats, options.jobs, options.engine_url), narrator)
         try:
             report = asyncio.run(story.tell())
         except KeyboardInterrupt:
