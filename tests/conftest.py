@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,13 @@ def model_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def engine_url(session_folder: Path, model_dir: Path) -> Iterator[str]:
-    """A real vLLM server with the devnet's model and retally's sampler."""
+    """A real vLLM server with the devnet's model and retally's sampler.
+
+    RETALLY_TEST_ENGINE_URL names one that runs already, which saves its start while one works on a single test.
+    """
+    if running := os.environ.get("RETALLY_TEST_ENGINE_URL"):
+        yield running
+        return
     server = EngineServer(
         model_dir,
         session_folder / "engine",
