@@ -94,8 +94,8 @@ class AcceptJob:
             deadline=now + self.request_lifetime_seconds,
             domain=self.domain,
         )
-        await self.means.settle.recover(session)
-        await self.credit.hold(session.payer, session.signer, signed.job_id.hex(), signed.request.max_fee)
+        lane = await self.means.settle.recover(session)
+        await self.credit.hold(session.payer, session.signer, signed.job_id.hex(), signed.request.max_fee, lane=lane)
         return self._job(ask, signed, session, candidates, tokens, request_id)
 
     async def _signed(self, ask: Ask, caller: SignedJob, request_id: str) -> ServeJob:

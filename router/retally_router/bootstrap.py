@@ -119,7 +119,9 @@ def _parts(settings: RouterSettings, outside: Outside) -> _Parts:
     lanes = Lanes(redis, count=settings.lanes, holder=process_name(boot), lease_seconds=lease)
     credit = Credit(redis, standings.standing)
     channels, directory = Channels(api, log, credit, domain), _directory(settings, outside)
-    settle = SettleJobs(api, log, channels, sender, lanes, clock, domain, find=directory.find, recover_seconds=lease)
+    settle = SettleJobs(
+        api, log, channels, credit, sender, lanes, clock, domain, find=directory.find, recover_seconds=lease
+    )
     return _Parts(
         standings=standings,
         metrics=Metrics(),

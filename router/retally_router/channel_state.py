@@ -59,6 +59,7 @@ class ChannelAccount:
     wanted: int = 0
     pending: dict[int, int] = field(default_factory=dict)
     open: dict[SegmentKey, OpenSegment] = field(default_factory=dict)
+    reopened: set[SegmentKey] = field(default_factory=set)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -95,14 +96,23 @@ class ChannelAccount:
         self.wanted = max(self.wanted, min(self.claimed, self.own_due + self.slack))
         return self.wanted >= due
 
+    def reopen(self, segments: Mapping[SegmentKey, OpenSegment]) -> None:
+        """Opens what is on record as open; a crash may have come between counting a receipt and saying so."""
+        self.open.update(segments)
+        self.reopened.update(segments)
+
     def close(self, segment: SegmentKey, receipt: JobReceipt) -> None:
         """Moves the money line by a checked receipt; receipts of parallel streams may come out of order."""
         if segment not in self.open:
             return
-        if receipt.fee:
+        if receipt.fee and not (segment in self.reopened and self._is_counted(receipt)):
             self._place(receipt.cum_from, receipt.cum_to)
         del self.open[segment]
+        self.reopened.discard(segment)
         self.note_due(receipt.cum_to if receipt.fee else 0)
+
+    def _is_counted(self, receipt: JobReceipt) -> bool:
+        return receipt.cum_to <= self.closed or self.pending.get(receipt.cum_from) == receipt.cum_to
 
     def _place(self, start: int, to: int) -> None:
         if start < self.closed or any(start < other_to and other < to for other, other_to in self.pending.items()):

@@ -6,6 +6,8 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 
+from redis.exceptions import RedisError
+
 from retally.errors import InvalidSignature, NodeUnavailable
 from retally.protocol.eip712 import Domain, check_signed_by
 from retally.protocol.receipt import ReceiptLeaf
@@ -56,13 +58,21 @@ class Channels:
     async def close_segment(self, account: ChannelAccount, leaf: ReceiptLeaf, segment: int) -> None:
         """Moves the money line by a checked receipt and puts it on record."""
         receipt = leaf.receipt
+        key = (receipt.job_id, receipt.choice, segment)
         async with account.lock:
-            account.close((receipt.job_id, receipt.choice, segment), receipt)
-            await self._log.add_receipt(leaf, account)
+            known = account.open.get(key)
+            account.close(key, receipt)
+            try:
+                await self._log.add_receipt(leaf, account)
+            except RedisError:
+                # Counted here but not on record: the segment stays open until it is.
+                if known is not None:
+                    account.reopen({key: known})
+                raise
 
     async def _load(self, session: Session, channel: ChannelId, endpoint: str) -> ChannelAccount:
         account = ChannelAccount(channel, session.signing_key, self._domain, endpoint, self._credit.promise)
-        account.promised, account.closed = await self._log.totals(account)
+        account.promised, account.closed, account.pending = await self._log.totals(account)
         shown = await self._api.channel(endpoint, channel.payer, channel.signer, channel.lane)
         state = ChannelState.from_wire(shown)
         self._check_best(channel, state)
@@ -87,7 +97,7 @@ class Channels:
         channel = account.channel
         for record in await self._log.open_jobs(channel.payer, channel.signer):
             if record.node == channel.node and record.lane == channel.lane:
-                account.open.update(segments_of(record.placed(self._domain), record.segments))
+                account.reopen(segments_of(record.placed(self._domain), record.segments))
 
     def _check_closed(self, account: ChannelAccount, state: ChannelState) -> None:
         if state.last_cum_to <= account.promised:

@@ -22,7 +22,7 @@ HOLD_SECONDS = 3600
 _HOLD = """
 local key, job, amount, signer = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local balance, used, cap = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local now, expiry = tonumber(ARGV[7]), ARGV[8]
+local now, expiry, lane = tonumber(ARGV[7]), ARGV[8], ARGV[9]
 redis.call('HSET', key, 'used:' .. signer, ARGV[5])
 local all, promised, spent, held, mine = redis.call('HGETALL', key), {}, {}, 0, 0
 for i = 1, #all, 2 do
@@ -30,7 +30,7 @@ for i = 1, #all, 2 do
   if kind == 'promised' then promised[name] = tonumber(all[i + 1])
   elseif kind == 'used' then spent[name] = tonumber(all[i + 1])
   elseif kind == 'hold' and name ~= job then
-    local a, s, e = string.match(all[i + 1], '^(%d+)|(%w+)|(%d+)$')
+    local a, s, e = string.match(all[i + 1], '^(%d+)|(%w+)|(%d+)|%d+$')
     if tonumber(e) < now then redis.call('HDEL', key, all[i])
     else
       held = held + tonumber(a)
@@ -43,7 +43,7 @@ for name, value in pairs(promised) do outstanding = outstanding + math.max(0, va
 local capped = math.max(used, promised[signer] or 0) + mine
 if capped + amount > cap then return {'cap', string.format('%.0f', math.max(0, cap - capped))} end
 if outstanding + amount > balance then return {'funds', string.format('%.0f', math.max(0, balance - outstanding))} end
-redis.call('HSET', key, 'hold:' .. job, ARGV[2] .. '|' .. signer .. '|' .. expiry)
+redis.call('HSET', key, 'hold:' .. job, table.concat({ARGV[2], signer, expiry, lane}, '|'))
 return {'ok', '0'}
 """
 
@@ -74,13 +74,13 @@ class Credit:
         self._redis = redis
         self._standing = standing
 
-    async def hold(self, payer: Address, signer: Address, job: str, amount: int) -> None:
-        """Sets the job's largest fee aside; raises with what is missing."""
-        reason, left = await self._try(payer, signer, job, amount, fresh=False)
+    async def hold(self, payer: Address, signer: Address, job: str, amount: int, *, lane: int = 0) -> None:
+        """Sets the job's largest fee aside; raises with what is missing. The lane names the process that holds."""
+        reason, left = await self._try(payer, signer, job, amount, lane, fresh=False)
         if reason != "ok":
             # Collections of the payer's other signers may only look outstanding: read the chain again, once.
             await self._refresh(payer)
-            reason, left = await self._try(payer, signer, job, amount, fresh=True)
+            reason, left = await self._try(payer, signer, job, amount, lane, fresh=True)
         if reason == "cap":
             raise CapExceeded(amount, left)
         if reason == "funds":
@@ -90,6 +90,16 @@ class Credit:
         """Ends the hold of a job; what was promised for it stays counted."""
         await self._redis.hdel(credit_key(payer), f"hold:{job}")
 
+    async def holds(self, payer: Address, signer: Address) -> list[tuple[str, int]]:
+        """The signer's jobs that hold something, each with the lane of the process that holds it."""
+        found = []
+        for field, value in (await self._redis.hgetall(credit_key(payer))).items():
+            kind, _, job = field.decode().partition(":")
+            if kind == "hold":
+                _, holder, _, lane = value.decode().split("|")
+                found += [(job, int(lane))] if holder == signer else []
+        return found
+
     async def promise(self, channel: ChannelId, cumulative: int) -> int:
         """Records the highest total promised on a channel; answers the highest so far."""
         if cumulative > LARGEST:
@@ -97,13 +107,15 @@ class Credit:
         keys = (channel_key_of(channel), credit_key(channel.payer))
         return int(await self._redis.eval(_PROMISE, 2, *keys, cumulative, channel.signer))
 
-    async def _try(self, payer: Address, signer: Address, job: str, amount: int, *, fresh: bool) -> tuple[str, int]:
+    async def _try(
+        self, payer: Address, signer: Address, job: str, amount: int, lane: int, *, fresh: bool
+    ) -> tuple[str, int]:
         standing = await self._standing(payer, signer, fresh)
         if not standing.authorised:
             raise SignerExpired(signer, standing.expiry)
         now = int(time.time())
         numbers = [min(standing.balance, LARGEST), min(standing.used, LARGEST), min(standing.cap, LARGEST)]
-        args = [job, min(amount, LARGEST), signer, *numbers, now, now + HOLD_SECONDS]
+        args = [job, min(amount, LARGEST), signer, *numbers, now, now + HOLD_SECONDS, lane]
         reason, left = await self._redis.eval(_HOLD, 1, credit_key(payer), *args)
         return reason.decode(), int(left)
 

@@ -99,7 +99,8 @@ class JobLog:
             pipe.hset(key, f"{receipt.choice}:{receipt.output_from}:{receipt.node}", msgspec.json.encode(value))
             pipe.expire(key, KEEP_SECONDS)
             if account is not None:
-                pipe.hset(channel_key_of(account.channel), "closed", account.closed)
+                line = {"closed": account.closed, "pending": msgspec.json.encode(account.pending)}
+                pipe.hset(channel_key_of(account.channel), mapping=line)
             await pipe.execute()
 
     async def add_fault(self, placed: Placed, what: str, frame: Mapping[str, Any]) -> None:
@@ -129,10 +130,11 @@ class JobLog:
         records = [msgspec.json.decode(raw, type=JobRecord) for raw in found]
         return [record for record in records if record.request["signer"] == signer]
 
-    async def totals(self, account: ChannelAccount) -> tuple[int, int]:
-        """What Redis knows of a channel: promised and closed."""
-        promised, closed = await self._redis.hmget(channel_key_of(account.channel), "promised", "closed")
-        return int(promised or 0), int(closed or 0)
+    async def totals(self, account: ChannelAccount) -> tuple[int, int, dict[int, int]]:
+        """What Redis knows of a channel: promised, closed, and receipts beyond a gap."""
+        key = channel_key_of(account.channel)
+        promised, closed, pending = await self._redis.hmget(key, "promised", "closed", "pending")
+        return int(promised or 0), int(closed or 0), msgspec.json.decode(pending or b"{}", type=dict[int, int])
 
     async def find(self, job_id: Bytes32) -> dict[str, Any]:
         """A job's receipts; raises NotFound."""

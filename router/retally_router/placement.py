@@ -56,6 +56,12 @@ class Placement:
     cutter: FrameCutter = field(default_factory=FrameCutter)
     held: list[Frame] = field(default_factory=list)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a receipt of this node is missing in the router's books."""
+        segments = [(self.placed.job_id, choice, segment) for choice, segment, _ in self.record.segments]
+        return self.account is not None and any(key in self.account.open for key in segments)
+
     async def next(self) -> list[Frame]:
         """The node's next frames; none after its [DONE]. Raises what the node says went wrong."""
         if self.held:

@@ -112,11 +112,11 @@ class Placer:
 
     async def _place_paid(self, order: _Order, account: ChannelAccount) -> Placement:
         segments = segments_of(order.placed, order.record.segments)
-        await self._log.begin(order.record)
-        async with account.lock:
-            total = account.admit(segments)
-            voucher = await account.voucher(total)
         try:
+            await self._log.begin(order.record)
+            async with account.lock:
+                total = account.admit(segments)
+                voucher = await account.voucher(total)
             return await self._submit_paid(order, account, voucher)
         except NodeRefused:
             for key in segments:

@@ -124,8 +124,12 @@ class ServeJob:
             if isinstance(self.job.caller, Session):
                 await self.means.credit.release(self.job.request.payer, self.job.job_id.hex())
         except RedisError as error:
-            # The answer is out already; the hold ends by itself, and an open job is taken up again later.
+            # The answer is out already: its books are tidied up in the background.
             log.warning("job_not_tidied", job=self.job.job_id.hex(), error=str(error))
+            if placement is not None and placement.account is not None:
+                self.means.settle.later(placement.placed, placement.account, placement.record)
+            if isinstance(self.job.caller, Session):
+                self.means.settle.release_later(self.job.request.payer, self.job.job_id.hex())
 
     @property
     def receipts(self) -> list[ReceiptLeaf]:
@@ -260,7 +264,7 @@ class ServeJob:
 
     async def _end_placement(self, placement: Placement) -> None:
         node, account = placement.placed.node.node, placement.account
-        if not failover.unfinished(self.choices):
+        if not failover.unfinished(self.choices) and not placement.is_open:
             tokens = sum(len(choice.ids) for choice in self.choices)
             seconds = time.monotonic() - (self.first_at or self.began_at)
             self.means.watch.succeeded(node, tokens // len(self.choices), seconds)

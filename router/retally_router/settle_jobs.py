@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 
 import structlog
 from redis.exceptions import RedisError
 
 from retally.errors import RetallyError
-from retally.protocol.eip712 import Domain
+from retally.protocol.eip712 import Address, Domain
 from retally_router.channel_state import ChannelAccount
 from retally_router.channels import Channels
 from retally_router.check_frames import Placed, read_receipt
+from retally_router.credit import Credit
 from retally_router.directory import Listed
 from retally_router.job_log import JobLog, JobRecord
 from retally_router.keys import Session
@@ -40,6 +41,7 @@ class SettleJobs:
         api: NodeApi,
         log_: JobLog,
         channels: Channels,
+        credit: Credit,
         sender: VoucherSender,
         lanes: Lanes,
         clock: Clock,
@@ -51,6 +53,7 @@ class SettleJobs:
         self._api = api
         self._log = log_
         self._channels = channels
+        self._credit = credit
         self._sender = sender
         self._lanes = lanes
         self._clock = clock
@@ -60,27 +63,53 @@ class SettleJobs:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._recovering: dict[str, asyncio.Task[None]] = {}
         self._recovered_at: dict[str, float] = {}
+        self._recovered: set[str] = set()
 
     def later(self, placed: Placed, account: ChannelAccount, record: JobRecord) -> None:
         """Sees to one job in the background."""
         self._start(record.field, self._settle(placed, account, record))
 
-    async def recover(self, session: Session) -> None:
-        """Takes up what earlier processes left open for this signer: all at first, then what dead replicas left."""
-        known = self._recovering.get(session.signer)
-        now = asyncio.get_running_loop().time()
-        if known is None or (known.done() and now > self._recovered_at[session.signer] + self._recover_seconds):
-            self._recovered_at[session.signer] = now
-            known = asyncio.create_task(self._recover(session, first=known is None))
-            self._recovering[session.signer] = known
-        await asyncio.shield(known)
+    def release_later(self, payer: Address, job: str) -> None:
+        """Ends a hold as soon as Redis answers again."""
+        self._start(f"hold:{job}", _persist(lambda: self._credit.release(payer, job)))
 
-    async def _recover(self, session: Session, *, first: bool) -> None:
-        for record in await self._log.open_jobs(session.payer, session.signer):
-            # Later than the first time, what is open on our own lane is running right now.
-            foreign = record.lane != self._lanes.current
-            if (first or foreign) and await self._lanes.adopt(record.lane):
+    async def recover(self, session: Session) -> int:
+        """Takes up what earlier processes left open for this signer: all at first, then what dead replicas left.
+
+        Answers the lane of this process.
+        """
+        signer, now = session.signer, asyncio.get_running_loop().time()
+        known = self._recovering.get(signer)
+        if known is None or (known.done() and now > self._recovered_at[signer] + self._recover_seconds):
+            self._recovered_at[signer] = now
+            known = asyncio.create_task(self._recover(session))
+            self._recovering[signer] = known
+        await asyncio.shield(known)
+        return self._lanes.current
+
+    async def _recover(self, session: Session) -> None:
+        first = session.signer not in self._recovered
+        try:
+            await self._take_over(session, first=first)
+        except RedisError:
+            # Nothing may run on our lane before its past is known: the next job tries again.
+            self._recovering.pop(session.signer, None)
+            raise
+        self._recovered.add(session.signer)
+
+    async def _take_over(self, session: Session, *, first: bool) -> None:
+        records = await self._log.open_jobs(session.payer, session.signer)
+        for record in records:
+            if await self._may_take(record.lane, first=first):
                 self._start(f"open:{record.field}", self._take_up(session, record.placed(self._domain), record))
+        opened = {record.job_id[2:] for record in records}
+        for job, lane in await self._credit.holds(session.payer, session.signer):
+            if job not in opened and await self._may_take(lane, first=first):
+                await self._credit.release(session.payer, job)
+
+    async def _may_take(self, lane: int, *, first: bool) -> bool:
+        # Later than the first time, what is open on our own lane is running right now.
+        return (first or lane != self._lanes.current) and await self._lanes.adopt(lane)
 
     def _start(self, name: str, work: Coroutine[None, None, None]) -> None:
         if name in self._tasks:
@@ -110,7 +139,8 @@ class SettleJobs:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, LAST_DELAY_SECONDS)
                 continue
-            self.later(placed, account, record)
+            await self._settle(placed, account, record)
+            await _persist(lambda: self._credit.release(session.payer, record.job_id[2:]))
             return
 
     async def _settle(self, placed: Placed, account: ChannelAccount, record: JobRecord) -> None:
@@ -150,8 +180,19 @@ class SettleJobs:
     async def _end(self, account: ChannelAccount, record: JobRecord) -> None:
         for key in self._keys(record):
             account.open.pop(key, None)
-        await self._log.forget(record)
+        await _persist(lambda: self._log.forget(record))
 
     def _keys(self, record: JobRecord) -> list[tuple[bytes, int, int]]:
         job_id = bytes.fromhex(record.job_id[2:])
         return [(job_id, choice, segment) for choice, segment, _ in record.segments]
+
+
+async def _persist(write: Callable[[], Awaitable[None]]) -> None:
+    delay = FIRST_DELAY_SECONDS
+    while True:
+        try:
+            return await write()
+        except RedisError as error:
+            log.info("redis_write_repeated", error=str(error), retry_seconds=delay)
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, LAST_DELAY_SECONDS)
