@@ -76,9 +76,8 @@ async def stream(world: World, customer: Customer, witness: Witness) -> None:
         running.delivered(frame)
         if frame.chunk is not None:
             channel = world.node.book.get(customer.channel)
-            if channel.accept(*customer.voucher(frame.chunk.chunk.due)):
-                await world.node.ledger.money.record_voucher(channel)
-                witness.saw("voucher", [customer.lane, frame.chunk.chunk.due])
+            await world.node.ledger.money.keep_voucher(channel, *customer.voucher(frame.chunk.chunk.due))
+            witness.saw("voucher", [customer.lane, frame.chunk.chunk.due])
     await running.closed()
 
 

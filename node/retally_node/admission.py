@@ -136,8 +136,7 @@ class Admission:
         submission = candidate.submission
         if submission.reservation is not None and submission.reservation_signature is not None:
             await self._ledger.money.record_reservation(submission.reservation, submission.reservation_signature)
-        if channel.accept(submission.voucher, submission.voucher_signature):
-            await self._ledger.money.record_voucher(channel)
+        await self._ledger.money.keep_voucher(channel, submission.voucher, submission.voucher_signature)
 
     def _check_capacity(self, candidate: Candidate) -> None:
         if not self._room.has_room(len(candidate.submission.assignments)):

@@ -114,8 +114,7 @@ async def _take_voucher(node: Node, item: object) -> dict[str, Any]:
     if channel is None:
         # An unknown channel owes nothing: keeping strangers' promises would only fill the disk.
         raise NotFound("this node has no such channel; submit a job first")
-    if channel.accept(voucher, signature):
-        await node.ledger.money.record_voucher(channel)
+    await node.ledger.money.keep_voucher(channel, voucher, signature)
     return channel.state().to_wire()
 
 

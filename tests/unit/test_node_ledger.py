@@ -61,15 +61,24 @@ class TestBooks:
         ledger = Ledger(path)
         low, high = Channel(customer.channel), Channel(customer.channel)
         voucher, signature = customer.voucher(2**90)
-        assert high.accept(voucher, signature)
-        await ledger.money.record_voucher(high)
-        low.accept(*customer.voucher(5))
-        await ledger.money.record_voucher(low)
+        await ledger.money.keep_voucher(high, voucher, signature)
+        await ledger.money.keep_voucher(low, *customer.voucher(5))
         ledger.close()
         again = Ledger(path)
         (channel,) = again.money.channels(NODE_KEY.address)
         assert (channel.id, channel.best, channel.best_signature) == (customer.channel, 2**90, signature)
         again.close()
+
+    async def test_nobody_counts_on_a_voucher_before_it_is_on_disk(self, path: Path) -> None:
+        customer = Customer()
+        ledger = Ledger(path)
+        channel = Channel(customer.channel)
+        writing = asyncio.create_task(ledger.money.keep_voucher(channel, *customer.voucher(70)))
+        await asyncio.sleep(0)
+        assert channel.best == 0
+        await writing
+        assert channel.best == 70
+        ledger.close()
 
     async def test_votes_keep_their_first_salt(self, path: Path) -> None:
         ledger = Ledger(path)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from retally.protocol.encoding import Address
 from retally.protocol.offer import Offer
-from retally.protocol.voucher import ChannelId, Reservation
+from retally.protocol.voucher import ChannelId, Reservation, Voucher
 from retally_node.channels import Channel
 from retally_node.ledger.database import Database
 from retally_node.ledger.schema import amount_to_blob, blob_to_amount
@@ -55,9 +55,12 @@ class MoneyLedger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def record_voucher(self, channel: Channel) -> None:
-        """Write the channel's best voucher before acting on it."""
-        await self._database.write("voucher", save_channel(channel))
+    async def keep_voucher(self, channel: Channel, voucher: Voucher, signature: bytes) -> None:
+        """Write a voucher that promises more, and only then count on it or show it to anybody."""
+        if voucher.cumulative > channel.best:
+            kept = replace(channel, best=voucher.cumulative, best_signature=signature)
+            await self._database.write("voucher", save_channel(kept))
+            channel.accept(voucher, signature)
 
     def channels(self, node: Address) -> list[Channel]:
         """All channels as they stand on disk."""
