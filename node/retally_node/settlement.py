@@ -72,6 +72,9 @@ def plan_collect(channels: Sequence[Channel], ledger: Ledger, tried: Container[b
         if payable <= channel.collected or channel.best_signature is None or channel.id.key in tried:
             continue
         line = [r for r in ledger.jobs.billed_after(channel.id.key, channel.collected) if r.receipt.cum_from < payable]
+        if not line:
+            # The receipt is counted already and on its way to disk: it waits for the next time.
+            continue
         channel_id = channel.id
         voucher = Voucher(channel_id.payer, channel_id.signer, channel_id.node, channel_id.lane, channel.best)
         items.append(CollectItem(voucher, line[-1].receipt.cum_to, channel.best_signature))

@@ -88,6 +88,15 @@ class TestCollect:
         assert all(record.receipt.fee > 0 for record in plan.receipts)
         await world.close()
 
+    async def test_a_receipt_on_its_way_to_disk_waits(self, world: World) -> None:
+        customer = Customer()
+        cost = await serve(world, customer)
+        channel = world.node.book.get(customer.channel)
+        channel.last_cum += 10
+        assert (await world.node.settlement.settle_now()).paid == cost
+        assert (await world.node.settlement.settle_now()).paid == 0
+        await world.close()
+
     async def test_dry_funds_end_the_round(self, tmp_path: Path) -> None:
         world = await open_world(tmp_path, FakeCollect(funds=50))
         cost = await serve(world, Customer())

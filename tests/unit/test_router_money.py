@@ -125,6 +125,21 @@ class TestChannelAccount:
         line.close((JOB, 0, 0), receipt(0, 150))
         assert line.closed == 150
 
+    @pytest.mark.parametrize(("closed", "pending"), [(150, {}), (200, {}), (0, {100: 150})])
+    def test_a_receipt_counted_before_a_crash_counts_once(self, closed: int, pending: dict[int, int]) -> None:
+        line = account()
+        line.closed, line.pending = closed, dict(pending)
+        line.reopen({(JOB, 0, 0): segment(100, 50)})
+        line.close((JOB, 0, 0), receipt(100, 150))
+        assert (line.closed, line.pending, line.open) == (closed, pending, {})
+
+    def test_a_reopened_segment_may_not_overlap_what_was_counted(self) -> None:
+        line = account()
+        line.closed = 120
+        line.reopen({(JOB, 0, 0): segment(100, 50)})
+        with pytest.raises(InvalidReceipt, match="R-20"):
+            line.close((JOB, 0, 0), receipt(100, 150))
+
     async def test_signs_for_its_own_channel(self) -> None:
         voucher, signature = await account().voucher(77)
         assert (voucher.channel, voucher.cumulative) == (CHANNEL, 77)

@@ -60,6 +60,34 @@ class TestRestart:
             assert again is not account
             assert again.promised >= account.promised
 
+    async def test_forgets_what_an_earlier_life_had_counted_but_not_forgotten(self, redis_url: str) -> None:
+        nodes = [FakeNode("a", seconds_per_token=0.01)]
+        async with router_world(redis_url, nodes) as world:
+            key, payer = world.api_key, world.payer.address
+            opened, credit = f"retally:{{{payer}}}:open", f"retally:{{{payer}}}:credit"
+            body = chat(stream=True, max_tokens=30)
+            async with world.http.stream("POST", "/v1/chat/completions", json=body, headers=world.auth) as answer:
+                parts = answer.aiter_bytes()
+                await anext(parts)
+                left, held = await world.redis.hgetall(opened), await world.redis.hgetall(credit)
+                async for _ in parts:
+                    continue
+            assert await world.settled()
+            await world.redis.hset(opened, mapping=left)
+            holds = {name: value for name, value in held.items() if name.startswith(b"hold:")}
+            (value,) = holds.values()
+            await world.redis.hset(credit, mapping={**holds, b"hold:" + b"ab" * 32: value})
+        async with router_world(redis_url, nodes, keep=True) as world:
+            world.api_key = key
+            assert (await world.ask(seed=5)).status_code == 200
+            assert await world.settled()
+            (account,) = world.router.channels.accounts()
+            await until(lambda: not account.open)
+            await asyncio.sleep(0.3)
+            assert await world.redis.hlen(opened) == 0
+            assert [name for name in await world.redis.hkeys(credit) if name.startswith(b"hold:")] == []
+            assert account.closed == nodes[0].lines[account.channel.key].cum_to
+
     async def test_settles_what_an_earlier_life_left_open(self, redis_url: str) -> None:
         nodes = [FakeNode("a", seconds_per_token=0.02)]
         async with router_world(redis_url, nodes) as world:
