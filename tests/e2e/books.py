@@ -17,6 +17,7 @@ import redis.asyncio
 from chain_logs import Logs
 from check_supply import check as check_supply
 from retally.chain.connection import Chain
+from retally.chain.events import EventReader
 from retally.devnet.network import Network, RunningNode
 from retally.protocol.encoding import Address
 from retally.protocol.receipt import JobReceipt
@@ -111,6 +112,16 @@ def check_escrow(network: Network) -> None:
     """Escrow and Staking hold what they owe, by the logs alone."""
     found = check_supply(Logs(network.rpc_url, network.deployment_path))
     assert found["supply_conserved"], found
+
+
+async def read_verdicts(chain: Chain) -> dict[int, list[bytes]]:
+    """The verdicts revealed on each commit."""
+    events = await EventReader(chain, ("Audits",)).read(chain.deployment.deployed_block, await chain.block_number())
+    found: dict[int, list[bytes]] = defaultdict(list)
+    for event in events:
+        if event.name == "VerdictsRevealed":
+            found[event.args["commitId"]].append(event.args["verdicts"])
+    return found
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,18 @@ from tests.e2e.books import (
     check_tiling,
     read_books,
     read_router,
+    read_verdicts,
     shown_best,
 )
 
+from chain_logs import Logs
+from recompute_audit_points import recompute
+from retally.chain.audits import unpack_verdicts
 from retally.devnet.network import Network
 from retally.devnet.options import NetworkOptions
 from retally.devnet.processes import Service
 from retally.devnet.readiness import wait_answers
+from retally.protocol.case import VerdictKind
 from retally.protocol.pricing import PER
 from retally.protocol.voucher import ChannelId
 
@@ -38,6 +43,7 @@ KILLS = 10
 STREAMS = 4
 LATEST_SECONDS = 1.5
 REST_SECONDS = 60
+AUDIT_SECONDS = 90
 SLACK_TOKENS = 64
 QUESTIONS = ("What is a generator?", "How do I read a file?", "What does zip do?", "What is a lambda?")
 
@@ -145,6 +151,13 @@ async def kill_once(network: Network, kind: str, chance: random.Random) -> None:
     await wait_answers(url, service)
 
 
+async def settle_once(network: Network, chance: random.Random) -> None:
+    """Let a node collect at a random moment, so that collecting and auditing are hit too."""
+    await asyncio.sleep(chance.uniform(0, LATEST_SECONDS))
+    with suppress(httpx.TransportError):
+        await network.settle(chance.choice(network.nodes))
+
+
 async def come_to_rest(network: Network, client: openai.AsyncOpenAI, answers: Answers) -> None:
     """Ask until an answer is whole, then wait until nothing of the payer is open and everything is paid."""
     deadline = time.monotonic() + REST_SECONDS
@@ -197,18 +210,20 @@ async def test_ten_kills_lose_nothing(
 ) -> None:
     assert network.chain is not None
     chances = {kind: random.Random(f"{SEED}:{kind}") for kind in kinds}
+    collecting = random.Random(f"{SEED}:collect")
     acknowledged = Acknowledged(network)
     following = asyncio.create_task(acknowledged.follow())
     for number in range(KILLS):
         asked = [ask(client, network.model, number * STREAMS + stream, answers) for stream in range(STREAMS)]
         kills = [kill_once(network, kind, chance) for kind, chance in chances.items()]
-        await asyncio.gather(*kills, *asked)
+        await asyncio.gather(*kills, settle_once(network, collecting), *asked)
     await come_to_rest(network, client, answers)
     following.cancel()
     with suppress(asyncio.CancelledError):
         await following
     assert acknowledged.best
     assert answers.truncated == []
+    assert answers.whole
 
     before = [read_books(network, node) for node in network.nodes]
     await network.settle_all()
@@ -220,3 +235,25 @@ async def test_ten_kills_lose_nothing(
     assert {job: tokens for job, tokens in answers.whole.items() if billed.get(job, 0) > tokens} == {}
     await check_router(network)
     check_escrow(network)
+
+
+async def test_every_commit_is_audited_once_and_clean(network: Network) -> None:
+    assert network.chain is not None
+    deadline = time.monotonic() + AUDIT_SECONDS
+    while left := await unaudited(network):
+        assert time.monotonic() < deadline, f"no verdicts on {left}"
+        await asyncio.sleep(1)
+    verdicts = await read_verdicts(network.chain)
+    assert verdicts
+    assert all(len(reveals) == 1 for reveals in verdicts.values())
+    kinds = {kind for (packed,) in verdicts.values() for kind, _ in unpack_verdicts(packed)}
+    assert VerdictKind.MISMATCH not in kinds
+
+
+async def unaudited(network: Network) -> set[int]:
+    """Commits with drawn points that no verdict is on, or whose seed nobody fixed."""
+    assert network.chain is not None
+    logs = Logs(network.rpc_url, network.deployment_path)
+    commits = await asyncio.to_thread(recompute, logs, None)
+    drawn = {int(commit["commitId"]) for commit in commits if not commit["seed"] or commit["points"]}
+    return drawn - (await read_verdicts(network.chain)).keys()
