@@ -26,7 +26,7 @@ from retally_router.vouchers import VoucherSender, log_failure
 log = structlog.get_logger(__name__)
 
 FIRST_DELAY_SECONDS = 0.2
-LAST_DELAY_SECONDS = 60.0
+LAST_DELAY_SECONDS = 15.0
 # A node that does not know the job this long after it broke off never admitted it.
 UNKNOWN_TRIES = 6
 # Receipts committed later than this after the request's deadline lose their fee.
@@ -153,7 +153,10 @@ class SettleJobs:
                 if await self._fetch(placed, account, record):
                     break
             except (RetallyError, RedisError) as error:
-                unknown += 1 if isinstance(error, RetallyError) and error.status == 404 else 0
+                if isinstance(error, RetallyError) and error.status == 404:
+                    # It answers: what slowed us down while it was away no longer counts.
+                    delay = delay if unknown else FIRST_DELAY_SECONDS
+                    unknown += 1
                 log.info("job_unsettled", job=record.job_id, node=record.node, error=str(error))
         await self._end(account, record)
 

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import httpx
 import redis.asyncio
@@ -137,7 +138,7 @@ class RouterBooks:
 
 async def read_router(redis_url: str, payer: Address) -> RouterBooks:
     """A payer's numbers in Redis."""
-    store = redis.asyncio.Redis.from_url(redis_url, decode_responses=True)
+    store: Any = redis.asyncio.Redis.from_url(redis_url, decode_responses=True)
     try:
         credit = await store.hgetall(f"retally:{{{payer}}}:credit")
         promised, closed = {}, {}
