@@ -7,6 +7,7 @@ from typing import Any
 
 from retally.chain.connection import Chain
 from retally.chain.contract import ContractCall
+from retally.chain.credits import withdraw_credits
 from retally.chain.staking import Role
 from retally.chain.transactions import TxSender
 from retally.errors import BadRequest, InsufficientFunds
@@ -106,9 +107,7 @@ async def withdraw_earnings(operator: Operator) -> int:
     before = await chain.asset.balance_of(owner)
     if await chain.escrow.held_of(owner):
         await operator.sender.send(chain.escrow.release_held(owner))
-    for contract in (chain.escrow, chain.court, chain.staking, chain.silence):
-        if await contract.credit(owner):
-            await operator.sender.send(contract.withdraw_credit())
+    await withdraw_credits(chain, operator.sender)
     return await chain.asset.balance_of(owner) - before
 
 

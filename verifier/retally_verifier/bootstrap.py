@@ -14,6 +14,7 @@ import uvicorn
 from retally.chain.calibrations import Calibrations
 from retally.chain.connection import Chain
 from retally.chain.deployment import Deployment
+from retally.chain.recursion import bound_recursion
 from retally.chain.transactions import TxSender
 from retally.inference.chat_format import ChatFormat
 from retally.inference.model_files import ModelFiles
@@ -22,6 +23,7 @@ from retally.protocol.encoding import Bytes32
 from retally_verifier.api import create_app
 from retally_verifier.audit_commit import CommitAuditor
 from retally_verifier.challenge_silence import SilenceChallenger
+from retally_verifier.collect_pay import PayCollector
 from retally_verifier.fetch_answer import AnswerFetcher
 from retally_verifier.keys import load_key
 from retally_verifier.loops import Loops
@@ -56,6 +58,7 @@ def load_formats(model_dirs: tuple[Path, ...]) -> Mapping[Bytes32, ChatFormat]:
 @asynccontextmanager
 async def open_verifier(settings: VerifierSettings) -> AsyncIterator[Verifier]:
     """Builds a verifier and takes it down again."""
+    bound_recursion()
     deployment = Deployment.load(settings.deployment)
     key = load_key(settings, deployment.chain_id)
     client = NodeClient(settings.request_seconds)
@@ -86,6 +89,7 @@ async def open_verifier(settings: VerifierSettings) -> AsyncIterator[Verifier]:
             loops.add("report", VerdictReporter(chain, sender, store).step)
             loops.add("silence", SilenceChallenger(chain, sender, store).step)
             loops.add("cases", cases.step)
+            loops.add("pay", PayCollector(chain, sender, settings.withdraw_seconds).step)
             yield Verifier(settings, key, store, loops, cases)
     finally:
         await loops.close()

@@ -47,6 +47,8 @@ class VerifierSettings(BaseSettings):
         default=60, ge=0, description="how long a silent node is asked before it is challenged"
     )
 
+    withdraw_seconds: Seconds = Field(default=3600, description="how often pay and returned bonds are withdrawn")
+
     @model_validator(mode="after")
     def _one_key(self) -> Self:
         if (self.key_file is None) == (self.key is None):

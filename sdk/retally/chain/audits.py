@@ -71,13 +71,9 @@ class Audits(Contract):
         """The duty of a commit."""
         return Duty(*await self.view("dutyOf", commit_id))
 
-    async def current_seed_block(self, seed_block: int) -> int:
-        """The block that seeds a commit as of now."""
-        return int(await self.view("currentSeedBlock", seed_block))
-
-    async def count_drawn(self, commit: CommitRecord, ranges: bytes) -> int:
-        """How many points of a commit are drawn."""
-        return int(await self.view("countDrawn", commit.to_abi(), ranges))
+    async def owed_to(self, verifier: Address) -> int:
+        """What the pool could not pay a verifier yet."""
+        return int(await self.view("owedTo", verifier))
 
     def fix_seed(self, commit: CommitRecord) -> ContractCall:
         """Fixes the seed of a commit, for a tip."""

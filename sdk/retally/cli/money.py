@@ -76,10 +76,12 @@ def balance(ctx: typer.Context) -> None:
     session = Session(ctx)
 
     async def work() -> dict[str, Any]:
+        from retally.chain.credits import credit_of
+
         payer = session.address()
         async with session.chain() as chain:
             account = await chain.escrow.account(payer)
-            credit = await chain.escrow.credit(payer) + await chain.staking.credit(payer)
+            credit = await credit_of(chain, payer)
             return {
                 "address": payer,
                 "available": str(account.balance - account.thawing),
@@ -106,7 +108,7 @@ def withdraw(
     everything: Annotated[bool, typer.Option("--all", help="Start thawing all that is available.")] = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Stop thawing.")] = False,
 ) -> None:
-    """Take money out: first it thaws (3 days), then `retally withdraw` pays it out."""
+    """Take money out: first it thaws (3 days), then `retally withdraw` pays it out; credits wait for no thaw."""
     session = Session(ctx)
     if sum((amount is not None, everything, cancel)) > 1:
         raise BadRequest("an amount, --all and --cancel exclude each other", param="amount")
@@ -118,8 +120,13 @@ def withdraw(
             # `balance` includes what thaws: only the rest can start to.
             free = before.balance - before.thawing
             units = free if everything else 0 if amount is None else parse_amount(amount)
-            call, action = _withdrawal(chain, before, units, cancel)
-            sent = await sender_of(chain, session, key).send(call)
+            sender = sender_of(chain, session, key)
+            if cancel:
+                action, sent = "cancelled", await sender.send(chain.escrow.cancel_thaw())
+            elif units:
+                action, sent = "thawing", await sender.send(chain.escrow.thaw(units))
+            else:
+                action, sent = "withdrawn", await _pay_out(chain, sender, before)
             after = await chain.escrow.account(key.address)
             return {
                 "action": action,
@@ -135,14 +142,16 @@ def withdraw(
     emit(ctx, data, _withdrawn_text(data))
 
 
-def _withdrawal(chain: Any, account: Any, units: int, cancel: bool) -> tuple[Any, str]:
-    if cancel:
-        return chain.escrow.cancel_thaw(), "cancelled"
-    if units:
-        return chain.escrow.thaw(units), "thawing"
-    if not account.thawing:
+async def _pay_out(chain: Any, sender: Any, account: Any) -> Any:
+    """Credits, such as the refund of a case, and what has thawed; returns the last transaction."""
+    from retally.chain.credits import withdraw_credits
+
+    sent = await withdraw_credits(chain, sender)
+    if account.thawing and (not sent or account.thaw_end <= chain.clock.now()):
+        sent.append(await sender.send(chain.escrow.withdraw()))
+    if not sent:
         raise InsufficientFunds(1, 0)
-    return chain.escrow.withdraw(), "withdrawn"
+    return sent[-1]
 
 
 def _withdrawn_text(data: dict[str, Any]) -> str:
