@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from retally.chain.recursion import bound_recursion
 from retally.errors import BadRequest, NotFound, Unauthorized
 from retally.protocol.eip712 import check_signed_by
 from retally.protocol.encoding import parse_address, parse_bytes32, parse_object, parse_signature
@@ -25,6 +26,7 @@ MAX_VOUCHERS = 256
 
 def create_app(node: Node) -> FastAPI:
     """The app around a node."""
+    bound_recursion()
     app = FastAPI(title="retally node", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(HttpEdge, max_body_bytes=node.settings.max_body_bytes)
     install_error_handlers(app)

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from retally.chain.connection import Chain
 from retally.chain.deployment import Deployment
+from retally.chain.recursion import bound_recursion
 from retally.errors import BadRequest
 from retally.keystore import unlock_file
 from retally.protocol.eip712 import Domain, SigningKey
@@ -43,6 +44,7 @@ from retally_router.settle_jobs import SettleJobs
 from retally_router.vouchers import VoucherSender
 
 DEVNET_CHAIN_ID = 31337
+STORE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class _Parts:
 
 def build_router(settings: RouterSettings, outside: Outside, owned: tuple[Any, ...] = ()) -> Router:
     """The whole router; `owned` is started and closed with it."""
+    bound_recursion()
     parts = _parts(settings, outside)
     hot = HotPath(_accept(settings, outside, parts), parts.metrics, max_body_bytes=settings.max_body_bytes)
     market = MarketApi(
@@ -206,7 +209,7 @@ def build_app(settings: RouterSettings) -> Front:
     """The router over a real chain, a real Redis and real nodes."""
     deployment = Deployment.load(settings.deployment)
     chain = Chain(settings.rpc_url, deployment)
-    redis = Redis.from_url(settings.redis_url)
+    redis = Redis.from_url(settings.redis_url, socket_timeout=STORE_SECONDS, socket_connect_timeout=STORE_SECONDS)
     nodes = AiohttpNodeApi(
         connect_seconds=settings.connect_seconds,
         first_byte_seconds=settings.first_byte_seconds,
