@@ -83,14 +83,15 @@ class AcceptJob:
         candidates = self.selection.choose(self.directory.nodes(), need)
         candidates = [node for node in candidates if node.model_id == candidates[0].model_id]
         prices = highest(candidates)
-        tokens = min(ask.prompt_tokens_at_most, max(node.offer.max_context for node in candidates))
+        context = max(node.offer.max_context for node in candidates)
+        tokens = min(ask.prompt_tokens_at_most, context)
         signed = sign_request(
             ask,
             payer=session.payer,
             key=session.signing_key,
             model_id=candidates[0].model_id,
             prices=prices,
-            fee=largest_fee(ask, prices, tokens, self.means.max_continuations),
+            fee=largest_fee(ask, prices, tokens, context, self.means.max_continuations),
             deadline=now + self.request_lifetime_seconds,
             domain=self.domain,
         )

@@ -12,7 +12,7 @@ import msgspec
 
 from retally.errors import BadRequest, InvalidSignature, Unauthorized, VoucherMismatch
 from retally.protocol.eip712 import Address, Domain, check_signed_by, recover
-from retally.protocol.encoding import check_fields, check_integer, parse_object, parse_signature
+from retally.protocol.encoding import check_fields, check_integer, parse_bytes, parse_object, parse_signature
 from retally.protocol.job import JobRequest
 from retally.protocol.key_text import personal_digest
 from retally.protocol.voucher import Voucher
@@ -58,7 +58,7 @@ def read_signed_job(header: bytes) -> SignedJob:
     try:
         raw = urlsafe_b64decode(header + b"=" * (-len(header) % 4))
         value = msgspec.json.decode(raw)
-    except (binascii.Error, msgspec.DecodeError) as error:
+    except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         hint = "send base64url of the JSON object"
         raise Unauthorized("x-retally-authorization can't be read", code="invalid_authorization", hint=hint) from error
     body = parse_object("x-retally-authorization", value)
@@ -114,10 +114,7 @@ def check_personal(text: str, signature: bytes, payer: Address) -> None:
 def parse_wallet_signature(value: object) -> bytes:
     """64 bytes of EIP-2098, or the 65 bytes that most wallets give."""
     if isinstance(value, str) and len(value) == 132 and value.startswith("0x"):
-        try:
-            raw = bytes.fromhex(value[2:])
-        except ValueError as error:
-            raise BadRequest("signature must be 0x hex", param="signature") from error
+        raw = parse_bytes("signature", value, 65)
         parity = (raw[64] - 27) if raw[64] >= 27 else raw[64]
         if parity not in (0, 1):
             raise BadRequest("the signature's last byte must be 27 or 28", param="signature")

@@ -110,9 +110,9 @@ def tokens_at_most(prompt: Mapping[str, Any]) -> int:
     return raw + MESSAGE_TOKENS * len(prompt["messages"]) + TEMPLATE_TOKENS
 
 
-def largest_fee(ask: Ask, prices: Prices, prompt_tokens: int, continuations: int) -> int:
+def largest_fee(ask: Ask, prices: Prices, prompt_tokens: int, max_context: int, continuations: int) -> int:
     """The most that the job can cost over all choices and segments."""
-    output = ask.params.max_tokens
+    output = min(ask.params.max_tokens, max_context)
     return max_fee(prices, prompt_tokens=prompt_tokens, max_output=output, n=ask.n, continuations=continuations * ask.n)
 
 

@@ -14,6 +14,7 @@ from retally.protocol.encoding import (
     ZERO_BYTES32,
     check_integer,
     parse_address,
+    parse_bytes32,
     parse_integer,
     parse_object,
     to_hex,
@@ -28,6 +29,8 @@ from retally_router.ports import Clock, NodeApi
 from retally_router.quotes import Quotes
 from retally_router.selection import Need, Selection
 from retally_router.wishes import Wishes, read_wishes
+
+DEADLINE_DIGITS = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +141,8 @@ class MarketApi:
 
     async def node_receipts(self, node: str, job_id: str) -> Mapping[str, Any]:
         """What a node has receipts for, say after a stream that broke off."""
-        if len(job_id) != 66 or not job_id.startswith("0x") or not job_id[2:].isalnum():
-            raise BadRequest("jobId must be 0x hex of 32 bytes", param="jobId")
-        return await self.api.receipts(self._node(node).endpoint, job_id)
+        wanted = to_hex(parse_bytes32("jobId", job_id))
+        return await self.api.receipts(self._node(node).endpoint, wanted)
 
     def _need(self, body: Mapping[str, Any]) -> Need:
         model = body.get("model") or body.get("modelId")
@@ -188,7 +190,7 @@ class MarketApi:
 
     def _deadline_of(self, request: Request) -> int:
         text = request.headers.get("x-retally-deadline", "")
-        if not text.isdecimal() or int(text) >= 2**40:
+        if not text.isdecimal() or len(text) > DEADLINE_DIGITS or int(text) >= 2**40:
             raise BadRequest("x-retally-deadline must be a time in seconds", param="x-retally-deadline")
         deadline = int(text)
         self._check_deadline(deadline, self.clock.now())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from retally.errors import ContextExceeded, NodeUnavailable, PriceAboveMax, RetallyError, UnknownModel
-from retally.protocol.pricing import PER, Prices
+from retally.protocol.pricing import PER
 from retally_router.directory import Listed
 from retally_router.observed import Observed, Watch
 from retally_router.wishes import Wishes
@@ -67,7 +67,7 @@ def is_audited(node: Listed, need: Need) -> bool:
 
 def has_exposure(node: Listed, need: Need) -> bool:
     """What the node may collect soon has room for this job."""
-    return node.free_exposure >= price_of(node.offer.prices, need)
+    return node.free_exposure >= price_of(node, need)
 
 
 FILTERS: tuple[tuple[str, Filter], ...] = (
@@ -79,9 +79,10 @@ FILTERS: tuple[tuple[str, Filter], ...] = (
 )
 
 
-def price_of(prices: Prices, need: Need) -> int:
-    """What the job costs there at most."""
-    return (need.prompt_tokens * prices.price_in + need.n * need.output_tokens * prices.price_out) // PER
+def price_of(node: Listed, need: Need) -> int:
+    """What the job costs there at most: no answer outgrows the context."""
+    prices, output = node.offer.prices, min(need.output_tokens, node.offer.max_context)
+    return (need.prompt_tokens * prices.price_in + need.n * output * prices.price_out) // PER
 
 
 class Selection:
@@ -127,7 +128,7 @@ class Selection:
         seen = self._watch.of(node.node)
         value = self._value(need)
         seconds = predicted_seconds(node, seen, need)
-        money = price_of(node.offer.prices, need) + value * seconds
+        money = price_of(node, need) + value * seconds
         return money / max(seen.p_ok, 0.05) + (1.0 - seen.p_ok) * value * LOST_SECONDS
 
     def _value(self, need: Need) -> int:

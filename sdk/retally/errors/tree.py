@@ -40,30 +40,35 @@ class BadRequest(RetallyError):
     """The request is malformed or asks for something undefined."""
 
     code = "bad_request"
+    hint = "change the request as the message says"
 
 
 class Unauthorized(RetallyError):
     """The caller did not prove who it is."""
 
     code = "unauthorized"
+    hint = "check the key or signature that the request carries"
 
 
 class PaymentRequired(RetallyError):
     """The money for this request is not there."""
 
     code = "payment_required"
+    hint = "deposit more, or raise the signer's cap"
 
 
 class NotFound(RetallyError):
     """There is no such thing."""
 
     code = "not_found"
+    hint = "check the name or id"
 
 
 class Conflict(RetallyError):
     """The request contradicts what is already recorded."""
 
     code = "conflict"
+    hint = "fetch what is recorded, or send a new request"
 
 
 class PayloadTooLarge(RetallyError):

@@ -8,9 +8,24 @@ from typing import Any
 
 from retally.errors import BadRequest, UnsupportedParameter
 from retally.protocol.encoding import parse_ids
-from retally.protocol.params import ONE, JobParams, sorted_bias
+from retally.protocol.params import ONE, RANGES, JobParams, sorted_bias
 
 MAX_CHOICES = 128
+_LARGEST = 1_000_000
+_FRACTIONS = {
+    "temperature": "temperature",
+    "top_p": "topP",
+    "min_p": "minP",
+    "repetition_penalty": "repetitionPenalty",
+    "frequency_penalty": "frequencyPenalty",
+    "presence_penalty": "presencePenalty",
+}
+_INTEGERS = {
+    "max_tokens": "maxTokens",
+    "max_completion_tokens": "maxTokens",
+    "min_tokens": "minTokens",
+    "prompt_logprobs": "promptLogprobs",
+}
 
 # Deliberately not part of params: transport, routing, or diagnostics that change no token.
 _BESIDE = frozenset(
@@ -72,14 +87,22 @@ def _refuse_undefined(body: Mapping[str, Any]) -> None:
 
 
 def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise UnsupportedParameter(name, "must be a number")
+    # Compared before it becomes a float: an integer may be too large for one.
+    if not -_LARGEST <= value <= _LARGEST or not math.isfinite(value):
+        raise UnsupportedParameter(name, f"must lie between {-_LARGEST} and {_LARGEST}")
     return float(value)
 
 
 def _fraction(body: Mapping[str, Any], name: str, default: int) -> int:
     value = body.get(name)
-    return default if value is None else round(_number(name, value) * ONE)
+    if value is None:
+        return default
+    scaled, (low, high) = round(_number(name, value) * ONE), RANGES[_FRACTIONS[name]]
+    if not low <= scaled <= high:
+        raise UnsupportedParameter(name, f"must lie between {low / ONE:g} and {high / ONE:g}")
+    return scaled
 
 
 def _integer(body: Mapping[str, Any], name: str, default: int) -> int:
@@ -88,6 +111,9 @@ def _integer(body: Mapping[str, Any], name: str, default: int) -> int:
         return default
     if isinstance(value, bool) or not isinstance(value, int):
         raise UnsupportedParameter(name, "must be an integer")
+    low, high = RANGES[_INTEGERS[name]] if name in _INTEGERS else (value, value)
+    if not low <= value <= high:
+        raise UnsupportedParameter(name, f"must lie between {low} and {high}")
     return value
 
 
@@ -149,7 +175,7 @@ def _message(index: int, value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         raise BadRequest(f"{param} must be an object", param=param)
     role = value.get("role")
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise UnsupportedParameter(f"{param}.role", f"must be one of {', '.join(sorted(_ROLES))}")
     for name, item in value.items():
         if name not in ("role", "content") and item is not None:

@@ -17,7 +17,7 @@ MAX_LOGIT_BIAS = 1024
 MAX_PROMPT_LOGPROBS = 64
 MAX_TOP_K = 1 << 31
 
-_RANGES: dict[str, tuple[int, int]] = {
+RANGES: dict[str, tuple[int, int]] = {
     "temperature": (0, 2 * ONE),
     "topP": (1, ONE),
     "minP": (0, ONE),
@@ -29,8 +29,9 @@ _RANGES: dict[str, tuple[int, int]] = {
     "maxTokens": (1, (1 << 32) - 1),
     "promptLogprobs": (0, MAX_PROMPT_LOGPROBS),
 }
-_NAMES = frozenset(_RANGES) | {"logitBias", "stop", "endpoint", "templateDate"}
+_NAMES = frozenset(RANGES) | {"logitBias", "stop", "endpoint", "templateDate"}
 _BIAS_LIMIT = 100 * ONE
+_ID_DIGITS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ class JobParams:
 
     def __post_init__(self) -> None:
         for name, value in self._numbers().items():
-            low, high = _RANGES[name]
+            low, high = RANGES[name]
             check_integer(name, value, 64, signed=True)
             if not low <= value <= high:
                 raise UnsupportedParameter(name, f"must lie between {low} and {high}")
@@ -136,7 +137,7 @@ def sorted_bias(bias: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     """A logit bias by ascending token id; ids are canonical decimals."""
     pairs = []
     for token, value in bias.items():
-        if not token.isascii() or not token.isdigit() or str(int(token)) != token:
+        if len(token) > _ID_DIGITS or not token.isascii() or not token.isdigit() or str(int(token)) != token:
             raise UnsupportedParameter("logitBias", f"has {token[:20]!r} for a token id")
         pairs.append((int(token), value))
     return tuple(sorted(pairs))
