@@ -1,4 +1,4 @@
-"""A payer's own key at work: signs requests, vouchers and reservations, and keeps count of every promise."""
+"""A payer's own key at work: signs requests and vouchers, and keeps count of every promise."""
 
 from __future__ import annotations
 

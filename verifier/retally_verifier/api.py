@@ -48,7 +48,7 @@ def create_app(store: Store, loops: Loops, registry: CollectorRegistry) -> FastA
 
 
 def finding_to_wire(found: Finding) -> dict[str, Any]:
-    """A finding without its answer: prompts are shown to jurors alone."""
+    """A finding without its answer: prompts leave in the evidence file of a case alone."""
     return {
         "commitId": str(found.commit_id),
         "rangeIndex": found.range_index,
