@@ -18,10 +18,9 @@ from retally.protocol.encoding import Address, Bytes32
 from retally.protocol.evidence import NAT, JobEvidence, owner_verdict
 from retally.protocol.evidence_file import EvidenceFile, EvidencePoint, period_start, shown_points
 from retally.protocol.judgement import case_wealth, ids_to_score, judge_replay, judge_without_replay
+from retally.protocol.margins import TOP
 
 log = logging.getLogger(__name__)
-
-TOP = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,12 +124,6 @@ class Directory:
         await self._read_chain()
         await self._read_nodes()
 
-    async def reread(self, node: Address) -> None:
-        """Fetches one node's report again, say because its offer changed."""
-        for registered in self._registered:
-            if registered.node == node:
-                await self._read_node(registered)
-
     async def _follow(self) -> None:
         polls = 0
         while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,10 +74,6 @@ class JobMeter:
         for choice, ids in (part.get("ids") or {}).items():
             self._take_ids(int(choice), 0, ids, quantised.get(choice, ()))
         return [self._take_receipt(item["receipt"], item["signature"]) for item in part.get("receipts", ())]
-
-    def take_proof(self, receipts: Sequence[Mapping[str, Any]]) -> list[ReceiptLeaf]:
-        """Counts receipts that were fetched afterwards."""
-        return [self._take_receipt(item.get("receipt"), item.get("signature")) for item in receipts]
 
     def check_chunk(self, signed: SignedChunk) -> None:
         """The chunk is the node's own word on exactly what arrived."""

@@ -91,11 +91,6 @@ class SpendingGuard:
         """What this client spent, or holds for jobs that run."""
         return self._used
 
-    @property
-    def limited(self) -> bool:
-        """Whether any limit is set."""
-        return self.limit is not None or self.daily_limit is not None
-
     def hold(self, most: int) -> Hold:
         """Sets aside the most that a job may cost, or raises SpendingLimitExceeded."""
         with self._mutex:

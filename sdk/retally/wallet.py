@@ -66,10 +66,6 @@ class Wallet:
         """Signs a typed message under the wallet's domain."""
         return self._key.sign(message.digest(self.domain))
 
-    def sign_digest(self, digest: bytes) -> bytes:
-        """Signs a digest that is no typed message, such as a personal text."""
-        return self._key.sign(digest)
-
     def begin(
         self, node: Address, job_id: Bytes32, *, prepaid: Sequence[int], most: Sequence[int], deadline: int
     ) -> SignedVoucher:

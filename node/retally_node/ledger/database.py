@@ -57,10 +57,6 @@ class Database:
         # Shielded: a caller that is cancelled must not cancel what is already queued behind others' writes.
         return await asyncio.shield(asyncio.wrap_future(self._enqueue(name, change)))
 
-    def write_now(self, name: str, change: Change[T]) -> T:
-        """The same for callers without an event loop."""
-        return self._enqueue(name, change).result()
-
     def read(self, query: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
         """Rows of a query over what is durable."""
         return self._reader.execute(query, parameters).fetchall()

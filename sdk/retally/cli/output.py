@@ -10,7 +10,6 @@ Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not found · 4 money is mis
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,11 +119,6 @@ def table(*columns: str, title: str | None = None) -> Table:
     for column in columns:
         made.add_column(column, overflow="fold")
     return made
-
-
-def is_terminal() -> bool:
-    """Whether a person sits at the other end."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _escaped(text: str) -> str:

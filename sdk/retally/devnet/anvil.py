@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -79,26 +78,6 @@ class Anvil:
         if "error" in body:
             raise RpcRefused(method, body["error"])
         return body["result"]
-
-    async def send_raw(self, transaction: str) -> dict[str, Any]:
-        """Send a signed transaction and wait for its receipt."""
-        tx_hash = await self.call("eth_sendRawTransaction", transaction)
-        deadline = time.monotonic() + _READY_SECONDS
-        while time.monotonic() < deadline:
-            if receipt := await self.call("eth_getTransactionReceipt", tx_hash):
-                found: dict[str, Any] = receipt
-                return found
-            await asyncio.sleep(_POLL_SECONDS)
-        raise RpcRefused("eth_getTransactionReceipt", f"{tx_hash} was not mined")
-
-    async def revert_reason(self, transaction: Mapping[str, Any], sender: str) -> str:
-        """Why a call fails, in the chain's words."""
-        call = {"from": sender, "to": transaction["to"], "data": transaction["data"]}
-        try:
-            await self.call("eth_call", call, "latest")
-        except RpcRefused as refusal:
-            return str(refusal.error)
-        return "it passes now"
 
     async def now(self) -> int:
         """The latest block's timestamp."""

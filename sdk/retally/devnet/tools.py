@@ -34,16 +34,6 @@ def anvil_path() -> Path:
     return _chain_tool("anvil")
 
 
-def forge_path() -> Path:
-    """The Solidity test runner."""
-    return _chain_tool("forge")
-
-
-def solc_path() -> Path:
-    """The Solidity compiler: a few lines of node around the compiler that npm carries."""
-    return repo_root() / "scripts" / "locks" / "solc.js"
-
-
 def node_modules() -> Path:
     """The npm packages of the chain tools."""
     return repo_root() / ".cache" / "tools" / "node_modules"

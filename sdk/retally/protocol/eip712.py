@@ -185,16 +185,6 @@ class TypedMessage:
         check_fields(name, wire, cls._WIRE_NAMES)
         return cls(*[field.from_wire(wire[field.wire]) for field in cls._FIELDS])
 
-    @classmethod
-    def from_abi(cls, values: tuple[Any, ...]) -> Self:
-        """The message of an ABI-decoded struct."""
-        return cls(
-            *[
-                checksum_address(value) if field.type == "address" else value
-                for field, value in zip(cls._FIELDS, values, strict=True)
-            ]
-        )
-
     def to_abi(self) -> tuple[Any, ...]:
         """The tuple that a contract call takes for the struct."""
         return tuple(getattr(self, field.name) for field in self._FIELDS)

@@ -49,12 +49,6 @@ def margin_log_e(margins: Floats, table: MarginTable) -> float:
     return min(JOB_CLIP, _log_mean_exp(sums))
 
 
-def job_log_e(margins: Floats, calibration: Calibration, *, greedy: bool) -> float:
-    """log e of a job under a calibration; 0 where its kind of sampling was not calibrated."""
-    table = calibration.tables.get("greedy" if greedy else "seeded")
-    return 0.0 if table is None else margin_log_e(margins, table)
-
-
 def combine(log_es: Sequence[float]) -> float:
     """The evidence that all re-executors agree on: the least of them."""
     if not log_es:

@@ -20,7 +20,6 @@ TOP = 64
 MAX_VOCABULARY = 1 << 20
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 class ReplayScores(Protocol):
