@@ -20,13 +20,14 @@ from demo_report import check_books, money, money_table, run_check_script
 from retally import AsyncClient, Wallet, result_of
 from retally.chain.deployment import Deployment
 from retally.devnet.keys import derive_key
-from retally.devnet.network import Network
+from retally.devnet.network import Network, RunningNode
 from retally.devnet.options import NetworkOptions, NodeSpec
 from retally.devnet.processes import log_tail
 from retally.devnet.tools import devnet_model_dir, repo_root
 
 DAY = 86_400
 MAX_TOKENS = 160
+JOBS_OF_A_NODE = 6
 CONCURRENCY = 6
 ROUNDS = 3
 WAIT_SECONDS = 150.0
@@ -140,22 +141,13 @@ class Story:
     async def _trade(self) -> None:
         """Ordinary traffic of an OpenAI client with an API key, then a day passes and the nodes collect."""
         self._narrator.act("Traffic of a stock OpenAI client, a day passes, the nodes collect")
-        prompts = draw_prompts(self._options.seed + len(self._served), self._options.jobs)
-        gate = asyncio.Semaphore(CONCURRENCY)
+        prompts = draw_prompts(self._options.seed + self._served.total(), 2 * self._options.jobs)
+        before = self._served.copy()
         async with AsyncOpenAI(api_key=self._net.api_key, base_url=f"{self._net.router_url}/v1") as client:
-
-            async def ask(question: str, seed: int) -> None:
-                async with gate:
-                    answer = await client.chat.completions.create(
-                        model=self._net.model,
-                        messages=[{"role": "user", "content": question}],
-                        max_tokens=MAX_TOKENS,
-                        seed=seed,
-                    )
-                extra = (answer.model_extra or {})["retally"]
-                self._count(extra["node"], int(extra["cost"]))
-
-            await asyncio.gather(*(ask(question, seed) for question, seed in prompts))
+            await self._ask_all(client, [(prompt, None) for prompt in prompts[: self._options.jobs]])
+            # The router prefers fast nodes; a payer that wants to know them all asks the others by name.
+            slow = [n.address for n in self._net.nodes for _ in range(JOBS_OF_A_NODE - self._new_jobs(n, before))]
+            await self._ask_all(client, list(zip(prompts[self._options.jobs :], slow, strict=False)))
         shares = ", ".join(f"{self._name(node)} {count}" for node, count in sorted(self._served.items()))
         self._narrator.say(f"{sum(self._served.values())} answers so far ({shares}), {money(self._fees)} in all")
         await self._net.jump(DAY)
@@ -164,6 +156,27 @@ class Story:
         self._narrator.say(
             f"a day later {len(books.named('Collected'))} commits stand on chain: {money(books.collected_by())}"
         )
+
+    async def _ask_all(self, client: AsyncOpenAI, asked: list[tuple[tuple[str, int], str | None]]) -> None:
+        """Plain completions, some at a time; a node may be asked for by its address."""
+        gate = asyncio.Semaphore(CONCURRENCY)
+
+        async def ask(question: str, seed: int, node: str | None) -> None:
+            async with gate:
+                answer = await client.chat.completions.create(
+                    model=self._net.model,
+                    messages=[{"role": "user", "content": question}],
+                    max_tokens=MAX_TOKENS,
+                    seed=seed,
+                    extra_body={"provider": {"order": [node]}} if node else None,
+                )
+            extra = (answer.model_extra or {})["retally"]
+            self._count(extra["node"], int(extra["cost"]))
+
+        await asyncio.gather(*(ask(question, seed, node) for (question, seed), node in asked))
+
+    def _new_jobs(self, node: RunningNode, before: Counter[str]) -> int:
+        return self._served[node.address] - before[node.address]
 
     async def _convict(self) -> list[CaseStory]:
         """The verifier audits what was drawn and brings the cheats to court; more traffic if the proof needs it."""

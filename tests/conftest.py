@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,11 @@ from retally.devnet.options import NetworkOptions
 from retally.devnet.processes import end_marked
 from retally.devnet.redis_server import RedisServer
 from retally.devnet.tools import devnet_model_dir
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the programs that tests start, also where the shell started pytest with it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

@@ -212,9 +212,7 @@ async def open_node(settings: NodeSettings, engine: Engine | None = None) -> Asy
     deployment = Deployment.load(settings.deployment)
     key = load_key(settings, deployment.chain_id)
     files = ModelFiles.load(settings.model_dir)
-    changed = files.changed_files()
-    if changed:
-        raise BadRequest(f"files of the model differ from its manifest: {', '.join(changed)}")
+    files.check_unchanged()
     async with AsyncExitStack() as stack:
         process = None
         if engine is None:

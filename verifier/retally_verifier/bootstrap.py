@@ -52,7 +52,13 @@ class Verifier:
 
 def load_formats(model_dirs: tuple[Path, ...]) -> Mapping[Bytes32, ChatFormat]:
     """Renderer and tokenizer of each model, by model id."""
-    return {ModelFiles.load(folder).model_id: ChatFormat.load(folder) for folder in model_dirs}
+    formats = {}
+    for folder in model_dirs:
+        files = ModelFiles.load(folder)
+        # Another tokenizer or template would make every honest prompt a mismatch.
+        files.check_unchanged()
+        formats[files.model_id] = ChatFormat.load(folder)
+    return formats
 
 
 @asynccontextmanager

@@ -58,6 +58,14 @@ class ModelFiles:
         """The hash of the manifest."""
         return keccak(canonical_json(self.manifest))
 
+    def check_unchanged(self) -> None:
+        """Raise BadRequest unless every file is the one that the manifest names."""
+        if changed := self.changed_files():
+            raise BadRequest(
+                f"files of the model in {self.folder} differ from its manifest: {', '.join(changed)}",
+                hint="fetch the model's files again, or serve your own under a manifest of its own",
+            )
+
     def changed_files(self) -> list[str]:
         """Return the files that are missing or differ from the manifest."""
         paths = {name: self.folder / name for name in self.manifest["sha256"]}
