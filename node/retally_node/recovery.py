@@ -1,4 +1,4 @@
-"""After a crash: close every open segment at its last chunk that was vouched for."""
+"""After a crash: close every open segment at its last chunk that was vouched for and surely sent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ async def _close(work: SegmentWork, book: ChannelBook, segment: SegmentRecord) -
     chunks = work.ledger.jobs.chunks(segment.key)
     # What is due may fall as other segments close: all tokens up to the last vouched chunk, never some in between.
     reached = max((n for n, record in enumerate(chunks, 1) if record.chunk.due <= channel.best), default=0)
-    vouched = chunks[:reached]
+    # A promise may run ahead of what was seen, and the last chunk may have died on its way out: whoever goes on from
+    # before it bills its tokens.
+    vouched = chunks[: min(reached, len(chunks) - 1)] if chunks else []
     ids = [token for record in vouched for token in record.ids]
     fee = fee_round_down(
         offer[0].prices,

@@ -97,6 +97,18 @@ class TestClosing:
         assert record.receipt.output_to == 12
         await world.close()
 
+    async def test_after_a_crash_the_last_chunk_is_not_billed_however_much_was_promised(self, world: World) -> None:
+        customer = Customer()
+        job = await admitted(world, await customer.submission(world.node, cumulative=10**6))
+        (segment,) = job.segments
+        for n in range(2):
+            root = Bytes32(keccak(bytes([n])))
+            chunk = Chunk(Bytes32(segment.key.job_id), 0, 0, NODE_KEY.address, 0, 4 * n + 4, root, 300 + n)
+            await world.node.ledger.jobs.record_chunk(ChunkRecord(chunk, bytes(64), (1, 2, 3, 4), (1, 2, 3, 4)))
+        (record,) = await close_open_segments(world.node.server._work, world.node.book)
+        assert record.receipt.output_to == 4
+        await world.close()
+
     async def test_tokens_that_were_cut_off_on_their_way_out_are_not_billed(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
