@@ -18,6 +18,7 @@ from retally.inference.chat_format import ChatFormat
 from retally.inference.engine import Engine
 from retally.inference.model_files import ModelFiles
 from retally.inference.vllm_engine import VllmEngine
+from retally.keystore import service_key
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import ZERO_ADDRESS
 from retally.protocol.pricing import Prices
@@ -32,7 +33,6 @@ from retally_node.court_view import ChainCases, ChainCourt, HttpEvidence
 from retally_node.decode import Decoder
 from retally_node.engine_start import engine_process, ready_engine
 from retally_node.jury import CourtView, EvidenceSource, Jury
-from retally_node.keys import load_key
 from retally_node.ledger import Ledger
 from retally_node.loops import Loops
 from retally_node.metrics import Metrics
@@ -210,7 +210,7 @@ def _offers(
 async def open_node(settings: NodeSettings, engine: Engine | None = None) -> AsyncIterator[Node]:
     """A node on the real chain, around the given engine or the one its settings name."""
     deployment = Deployment.load(settings.deployment)
-    key = load_key(settings, deployment.chain_id)
+    key = service_key(settings, deployment.chain_id)
     files = ModelFiles.load(settings.model_dir)
     files.check_unchanged()
     async with AsyncExitStack() as stack:

@@ -20,8 +20,8 @@ from retally.cli.output import JsonGroup, emit, note, table
 from retally.cli.session import Session, run
 from retally.errors import BadRequest
 from retally.inference.model_files import ModelFiles
+from retally.keystore import service_key
 from retally_node import operate
-from retally_node.keys import load_key
 from retally_node.new_node import NewNode, make_node
 from retally_node.settings import NodeSettings, load_settings
 
@@ -78,7 +78,7 @@ def stake(
 
     async def work() -> dict[str, Any]:
         async with _operator(ctx, settings) as operator:
-            node = load_key(settings, operator.chain.deployment.chain_id)
+            node = service_key(settings, operator.chain.deployment.chain_id)
             if amount is not None:
                 note(ctx, f"staking {amount} …")
                 await operate.stake(operator, parse_amount(amount))
@@ -110,7 +110,7 @@ def status(ctx: typer.Context, config: Config) -> None:
 
     async def work() -> dict[str, Any]:
         async with _chain(settings) as chain:
-            node = load_key(settings, chain.deployment.chain_id).address
+            node = service_key(settings, chain.deployment.chain_id).address
             entry = await chain.registry.node(node)
             answer = await _ask(settings, node)
             return {
@@ -142,7 +142,7 @@ def earnings(
 
     async def look() -> dict[str, Any]:
         async with _chain(settings) as chain:
-            node = load_key(settings, chain.deployment.chain_id).address
+            node = service_key(settings, chain.deployment.chain_id).address
             return await operate.earnings(chain, await chain.registry.node_owner(node))
 
     async def pay() -> dict[str, Any]:

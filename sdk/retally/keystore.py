@@ -8,13 +8,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from retally.errors import BadRequest, NotFound, Unauthorized
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Address, checksum_address
 
+if TYPE_CHECKING:  # the command line opens keys without the settings' library
+    from pydantic import SecretStr
+
 SCRYPT_ITERATIONS = 1 << 17
+DEVELOPMENT_CHAIN = 31337
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,35 @@ class Keystore:
     def unlock(self, password: str, address: str | None = None) -> SigningKey:
         """Decrypts a key of this folder."""
         return unlock_file(self.find(address).path, password)
+
+
+class KeySettings(Protocol):
+    """Where a service's settings say its key is."""
+
+    @property
+    def key(self) -> SecretStr | None:
+        """The raw key, on the development chain alone."""
+
+    @property
+    def key_file(self) -> Path | None:
+        """A Web3 Secret Storage file."""
+
+    @property
+    def key_password_file(self) -> Path | None:
+        """Its password, without the line's end."""
+
+
+def service_key(settings: KeySettings, chain_id: int) -> SigningKey:
+    """The key that a service signs with."""
+    if settings.key is not None:
+        if chain_id != DEVELOPMENT_CHAIN:
+            raise BadRequest(
+                f"raw keys are for chain {DEVELOPMENT_CHAIN} only, this is {chain_id}", hint="use key_file"
+            )
+        return SigningKey.from_hex(settings.key.get_secret_value())
+    if settings.key_file is None or settings.key_password_file is None:
+        raise BadRequest("key_file needs key_password_file", param="key_file")
+    return unlock_file(settings.key_file, settings.key_password_file.read_text(encoding="utf-8").rstrip("\r\n"))
 
 
 def unlock_file(path: Path, password: str) -> SigningKey:

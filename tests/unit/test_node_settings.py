@@ -13,9 +13,9 @@ from tests.fakes import FakeEngine
 from tests.fakes_node import NODE_KEY, node_settings
 
 from retally.errors import RetallyError
+from retally.keystore import service_key
 from retally.protocol.eip712 import SigningKey
 from retally_node.engine_start import check_abilities
-from retally_node.keys import load_key
 from retally_node.new_node import NewNode, make_node
 from retally_node.settings import NodeSettings, load_settings
 
@@ -56,9 +56,9 @@ class TestSettings:
 class TestKeys:
     def test_raw_keys_are_for_the_development_chain(self, tmp_path: Path) -> None:
         settings = node_settings(tmp_path)
-        assert load_key(settings, 31337).address == NODE_KEY.address
+        assert service_key(settings, 31337).address == NODE_KEY.address
         with pytest.raises(RetallyError, match="31337 only"):
-            load_key(settings, 1)
+            service_key(settings, 1)
 
     def test_new_node_opens_its_own_key(self, tmp_path: Path) -> None:
         new = NewNode(
@@ -76,7 +76,7 @@ class TestKeys:
         config, address = make_node(new)
         settings = load_settings(config)
         assert settings.start_engine
-        assert load_key(settings, 1).address == address
+        assert service_key(settings, 1).address == address
         assert config.stat().st_mode & 0o077 == 0
         with pytest.raises(RetallyError, match="exists already"):
             make_node(new)
@@ -87,7 +87,7 @@ class TestKeys:
         key_file.write_text(json.dumps(Account.encrypt(SigningKey.generate().secret, "right", iterations=2)))
         settings = node_settings(tmp_path, key=None, key_file=key_file, key_password_file=tmp_path / "password")
         with pytest.raises(RetallyError, match="wrong password"):
-            load_key(settings, 1)
+            service_key(settings, 1)
 
 
 class TestEngineAbilities:

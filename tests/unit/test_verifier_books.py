@@ -11,10 +11,10 @@ import pytest
 from pydantic import ValidationError
 
 from retally.errors import BadRequest
+from retally.keystore import service_key
 from retally.protocol.case import CommitRecord
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Bytes32, keccak
-from retally_verifier.keys import load_key
 from retally_verifier.loops import Loops
 from retally_verifier.open_case import _strongest
 from retally_verifier.records import (
@@ -213,6 +213,6 @@ calibration_dir = "calibrations"
         path = tmp_path / "verifier.toml"
         path.write_text(self.MINIMAL)
         settings = load_settings(path)
-        assert load_key(settings, 31337).address == SigningKey.from_hex(SECRET).address
+        assert service_key(settings, 31337).address == SigningKey.from_hex(SECRET).address
         with pytest.raises(BadRequest):
-            load_key(settings, 1)
+            service_key(settings, 1)

@@ -18,6 +18,7 @@ from retally.chain.recursion import bound_recursion
 from retally.chain.transactions import TxSender
 from retally.inference.chat_format import ChatFormat
 from retally.inference.model_files import ModelFiles
+from retally.keystore import service_key
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Bytes32
 from retally_verifier.api import create_app
@@ -25,7 +26,6 @@ from retally_verifier.audit_commit import CommitAuditor
 from retally_verifier.challenge_silence import SilenceChallenger
 from retally_verifier.collect_pay import PayCollector
 from retally_verifier.fetch_answer import AnswerFetcher
-from retally_verifier.keys import load_key
 from retally_verifier.loops import Loops
 from retally_verifier.metrics import VerifierMetrics
 from retally_verifier.node_client import NodeClient
@@ -66,7 +66,7 @@ async def open_verifier(settings: VerifierSettings) -> AsyncIterator[Verifier]:
     """Builds a verifier and takes it down again."""
     bound_recursion()
     deployment = Deployment.load(settings.deployment)
-    key = load_key(settings, deployment.chain_id)
+    key = service_key(settings, deployment.chain_id)
     client = NodeClient(settings.request_seconds)
     store = Store(settings.data_dir / "verifier.sqlite")
     loops = Loops(settings.poll_seconds)

@@ -11,11 +11,11 @@ from rich.table import Table
 
 from retally.chain.deployment import Deployment
 from retally.cli.output import JsonGroup, emit, table
+from retally.keystore import service_key
 from retally.protocol.calibration import Calibration
 from retally.protocol.case import VerdictKind
 from retally.protocol.encoding import to_hex
 from retally_verifier.api import finding_to_wire
-from retally_verifier.keys import load_key
 from retally_verifier.records import CommitState
 from retally_verifier.settings import load_settings
 from retally_verifier.store import Store
@@ -45,7 +45,7 @@ def status(ctx: typer.Context, config: Config) -> None:
             for case in store.cases()
         ]
         data = {
-            "verifier": load_key(settings, deployment.chain_id).address,
+            "verifier": service_key(settings, deployment.chain_id).address,
             "block": store.cursor(),
             "commits": {state.value: len(store.commits(state)) for state in CommitState},
             "cases": cases,
