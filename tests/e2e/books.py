@@ -94,7 +94,7 @@ def billed_tokens(all_books: Iterable[NodeBooks]) -> dict[bytes, int]:
     for (job_id, _), receipts in pieces.items():
         receipts.sort(key=lambda receipt: (receipt.output_from, receipt.output_to))
         for before, after in pairwise(receipts):
-            assert before.output_to <= after.output_from, f"job {job_id.hex()} is billed twice: {before} {after}"
+            assert before.output_to <= after.output_from, f"{job_id.hex()} billed to {before.output_to}, then {after}"
         tokens[job_id] += sum(receipt.output_to - receipt.output_from for receipt in receipts)
     return tokens
 
