@@ -117,7 +117,6 @@ class CaseOpener:
                 await self._sender.send(court.execute(case.id, decode_shown(case.shown)))
             elif state.status == CaseStatus.CLOSED:
                 self._store.close_case(case.id, state.verdict)
-                await self._withdraw()
         except TransactionFailed as error:
             if error.error_name not in _NOT_YET:
                 raise
@@ -128,10 +127,6 @@ class CaseOpener:
             return await self._chain.block_number() > state.seed_block
         now = self._chain.clock.now()
         return now > state.reveal_end or (state.revealed == state.size and state.size > 0)
-
-    async def _withdraw(self) -> None:
-        if await self._chain.court.credit(self._sender.address):
-            await self._sender.send(self._chain.court.withdraw_credit())
 
 
 def _strongest(findings: list[Finding]) -> list[Finding]:
