@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -74,9 +74,10 @@ async def read_json(request: Request) -> Any:
     """The JSON of a body; BadRequest if it is none."""
     body = await request.body()
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest("the body is not JSON", code="invalid_json") from error
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        hint = "send one JSON object in UTF-8"
+        raise BadRequest(f"the body is no valid JSON: {error}", code="invalid_json", hint=hint) from error
 
 
 def error_response(error: RetallyError, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -95,7 +96,10 @@ def install_error_handlers(app: FastAPI) -> None:
         return error_response(error)
 
     async def of_validation(request: Request, error: Exception) -> JSONResponse:
-        return error_response(BadRequest(f"the request is malformed: {error}"))
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
+        return error_response(BadRequest(f"{where}: {first['msg']}", param=where))
 
     async def of_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)

@@ -95,7 +95,12 @@ def build_router(settings: RouterSettings, outside: Outside, owned: tuple[Any, .
     """The whole router; `owned` is started and closed with it."""
     bound_recursion()
     parts = _parts(settings, outside)
-    hot = HotPath(_accept(settings, outside, parts), parts.metrics, max_body_bytes=settings.max_body_bytes)
+    hot = HotPath(
+        _accept(settings, outside, parts),
+        parts.metrics,
+        max_body_bytes=settings.max_body_bytes,
+        client_seconds=settings.client_seconds,
+    )
     market = MarketApi(
         parts.keys,
         parts.quotes,
@@ -117,7 +122,7 @@ def _parts(settings: RouterSettings, outside: Outside) -> _Parts:
     domain, clock, redis, api = outside.domain, outside.clock, outside.redis, outside.nodes
     boot = time.time_ns() // 1_000_000
     log, watch = JobLog(redis), Watch(settings.breaker_failures, settings.breaker_seconds)
-    standings, sender = Standings(outside.chain, settings.standing_seconds), VoucherSender(api)
+    standings, sender = Standings(outside.chain, settings.standing_seconds, settings.chain_seconds), VoucherSender(api)
     lease = settings.lane_lease_seconds
     lanes = Lanes(redis, count=settings.lanes, holder=process_name(boot), lease_seconds=lease)
     credit = Credit(redis, standings.standing)
@@ -182,6 +187,7 @@ def _means(settings: RouterSettings, outside: Outside, parts: _Parts) -> Means:
         parts.metrics,
         settings.max_attempts,
         settings.max_continuations,
+        settings.first_byte_seconds,
     )
 
 

@@ -19,9 +19,10 @@ KEPT_STANDINGS = 50_000
 class Standings:
     """Payers' standings, each read again when it is older than a few seconds."""
 
-    def __init__(self, chain: ChainView, fresh_seconds: float) -> None:
+    def __init__(self, chain: ChainView, fresh_seconds: float, patience_seconds: float) -> None:
         self._chain = chain
         self._fresh_seconds = fresh_seconds
+        self._patience_seconds = patience_seconds
         self._known: dict[tuple[Address, Address], tuple[float, Standing]] = {}
 
     async def standing(self, payer: Address, signer: Address, fresh: bool) -> Standing:
@@ -30,7 +31,11 @@ class Standings:
         if known is not None and not fresh and time.monotonic() < known[0] + self._fresh_seconds:
             return known[1]
         asked = time.monotonic()
-        standing = await self._chain.standing(payer, signer)
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                standing = await self._chain.standing(payer, signer)
+        except TimeoutError as error:
+            raise ChainUnreachable(f"the chain's RPC did not answer within {self._patience_seconds:g} s") from error
         if len(self._known) >= KEPT_STANDINGS:
             self._known.clear()
         self._known[payer, signer] = (asked, standing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from retally.errors import NodeUnavailable, RetallyError, UpstreamTimeout
 from retally_router.check_frames import ChoiceState
 from retally_router.placement import Frame
 from retally_router.sse import frame_of
@@ -67,3 +68,19 @@ def close_full(choices: Iterable[ChoiceState], max_output: int, last: Frame | No
         value = {**base, "choices": [shape]}
         frames.append(Frame(frame_of(value), value))
     return frames
+
+
+def told(error: RetallyError, tries: int) -> RetallyError:
+    """What a client is told whose job no node took."""
+    if isinstance(error, UpstreamTimeout) or error.status in (402, 409, 429):
+        return error
+    hint = "retry in a few seconds; GET /retally/v1/nodes shows the nodes"
+    return NodeUnavailable(f"none of {tries} nodes could take the job, the last said: {error.message}", hint=hint)
+
+
+def broken(error: RetallyError) -> RetallyError:
+    """What a client is told whose answer nobody could finish."""
+    if isinstance(error, UpstreamTimeout):
+        return error
+    hint = "send the request again; what you got so far is all that is billed"
+    return NodeUnavailable(f"the answer broke off and no other node could go on: {error.message}", hint=hint)

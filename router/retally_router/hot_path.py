@@ -13,7 +13,7 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
-from retally.errors import PayloadTooLarge, RateLimited, RetallyError, Unavailable, openai_envelope
+from retally.errors import BadRequest, PayloadTooLarge, RateLimited, RetallyError, Unavailable, openai_envelope
 from retally.protocol.encoding import to_hex
 from retally_router.accept_job import AcceptJob
 from retally_router.assemble import Assembly, receipts_of
@@ -37,18 +37,24 @@ log = structlog.get_logger(__name__)
 class HotPath:
     """Serves POST /v1/chat/completions and /v1/completions."""
 
-    def __init__(self, accept: AcceptJob, metrics: Metrics, *, max_body_bytes: int) -> None:
+    def __init__(self, accept: AcceptJob, metrics: Metrics, *, max_body_bytes: int, client_seconds: float) -> None:
         self._accept = accept
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
+        self._client_seconds = client_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         """One request; a client that leaves cancels it, down to the node."""
-        answer = Answer(send, request_id)
+        answer = Answer(send, request_id, self._client_seconds)
         try:
-            raw = await read_body(receive, scope, self._max_body_bytes)
+            async with asyncio.timeout(self._client_seconds):
+                raw = await read_body(receive, scope, self._max_body_bytes)
         except RetallyError as error:
             await answer.fail(error)
+            return
+        except TimeoutError:
+            late = f"the request's body did not come within {self._client_seconds:g} s"
+            await answer.fail(BadRequest(late, code="body_too_slow", hint="send the request again"))
             return
         except ClientGone:
             return
@@ -72,6 +78,8 @@ class HotPath:
             await answer.fail(error)
         except RedisError as error:
             await answer.fail(Unavailable(f"the router's store does not answer: {error}"))
+        except ClientGone:
+            log.info("client_does_not_read")
         except asyncio.CancelledError:
             answer.status = answer.status or 499
             raise
@@ -126,17 +134,27 @@ class HotPath:
 
 
 class ClientGone(Exception):
-    """The client left before its request was complete."""
+    """The client left, or takes nothing any more."""
 
 
 class Answer:
     """The response: one place that knows what was sent already."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
-        self._send = send
+    def __init__(self, send: Send, request_id: str, client_seconds: float) -> None:
+        self._raw_send = send
+        self._client_seconds = client_seconds
         self.request_id = request_id
         self.status = 0
         self.ended = False
+
+    async def _send(self, message: Message) -> None:
+        # The server waits while the client's side is full; a node must not be held up for ever.
+        try:
+            async with asyncio.timeout(self._client_seconds):
+                await self._raw_send(message)
+        except TimeoutError as error:
+            self.ended = True
+            raise ClientGone from error
 
     async def head(self, status: int, headers: Headers) -> None:
         """Status and headers; the server sends them with the first bytes."""

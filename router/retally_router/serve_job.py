@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 
@@ -54,6 +55,7 @@ class Means:
     metrics: Metrics
     max_attempts: int
     max_continuations: int
+    first_seconds: float
 
 
 @dataclass(slots=True)
@@ -82,17 +84,20 @@ class ServeJob:
         self.choices = [ChoiceState(index) for index in range(self.job.ask.n)]
         tries = self.candidates[: self.means.max_attempts]
         error: RetallyError = NodeUnavailable("no node could take the job")
-        for node in tries:
+        ends = time.monotonic() + self.means.first_seconds
+        for number, node in enumerate(tries, 1):
+            if time.monotonic() >= ends:
+                break
             self.candidates.remove(node)
             try:
-                await self._place(node, self.job.request.max_fee)
+                await self._place_until(ends, node, self.job.request.max_fee, is_last=number == len(tries))
                 return
             except RetallyError as refusal:
                 error = refusal
                 self._note_refusal(node, refusal)
                 if is_final(refusal):
                     raise
-        raise _told(error, len(tries))
+        raise failover.told(error, len(tries))
 
     async def next(self) -> list[Frame]:
         """More checked frames, ready to be forwarded; none when the answer is whole. Raises when it can't be."""
@@ -140,6 +145,16 @@ class ServeJob:
     def cost(self) -> int:
         """What they bill."""
         return failover.paid_so_far(self.choices)
+
+    async def _place_until(self, ends: float, node: Listed, remaining_fee: int, *, is_last: bool) -> None:
+        # All nodes share the time of one: behind several there may be one stuck engine. Half of it is left for others.
+        left = ends - time.monotonic()
+        seconds = left if is_last else left / 2
+        try:
+            async with asyncio.timeout(seconds):
+                await self._place(node, remaining_fee)
+        except TimeoutError as error:
+            raise UpstreamTimeout(f"the node began no answer within {seconds:.3g} s") from error
 
     async def _place(self, node: Listed, remaining_fee: int) -> None:
         self.began_at, self.first_at = time.monotonic(), None
@@ -238,20 +253,22 @@ class ServeJob:
     async def _go_on(self, error: RetallyError) -> None:
         """The next node that can continue exactly; raises the error when there is none."""
         if not isinstance(self.job.caller, Session):
-            raise _broken(error)
-        while self.candidates and self.continuations < self.means.max_continuations:
+            raise failover.broken(error)
+        ends = time.monotonic() + self.means.first_seconds
+        while self.candidates and self.continuations < self.means.max_continuations and time.monotonic() < ends:
             node = self.candidates.pop(0)
             self.continuations += 1
+            is_last = not self.candidates or self.continuations == self.means.max_continuations
             failover.cut_over(failover.unfinished(self.choices))
             left = max(0, self.job.request.max_fee - self.cost - self.unsettled)
             try:
-                await self._place(node, left)
+                await self._place_until(ends, node, left, is_last=is_last)
             except RetallyError as refusal:
                 self._note_refusal(node, refusal)
                 continue
             self.means.metrics.continuations.inc()
             return
-        raise _broken(error)
+        raise failover.broken(error)
 
     def _note_refusal(self, node: Listed, error: RetallyError) -> None:
         log.info("node_failed", node=node.node, job=self.job.job_id.hex(), code=error.code, error=error.message)
@@ -276,17 +293,3 @@ class ServeJob:
 def is_final(error: RetallyError) -> bool:
     """Whether every other node would refuse the same."""
     return error.status in FINAL and error.code not in NOT_FINAL_CODES and not isinstance(error, CHEATS)
-
-
-def _told(error: RetallyError, tries: int) -> RetallyError:
-    if isinstance(error, UpstreamTimeout) or error.status in (402, 409, 429):
-        return error
-    hint = "retry in a few seconds; GET /retally/v1/nodes shows the nodes"
-    return NodeUnavailable(f"none of {tries} nodes could take the job, the last said: {error.message}", hint=hint)
-
-
-def _broken(error: RetallyError) -> RetallyError:
-    if isinstance(error, UpstreamTimeout):
-        return error
-    hint = "send the request again; what you got so far is all that is billed"
-    return NodeUnavailable(f"the answer broke off and no other node could go on: {error.message}", hint=hint)

@@ -42,6 +42,8 @@ class RouterSettings(BaseSettings):
     first_byte_seconds: Seconds = 120.0
     idle_seconds: Seconds = 60.0
     connect_seconds: Seconds = 3.0
+    chain_seconds: Seconds = Field(default=10.0, description="for what the chain is asked while a client waits")
+    client_seconds: Seconds = Field(default=60.0, description="for a client to send its request, or to take a part")
     max_attempts: int = Field(default=3, ge=1, le=16, description="nodes tried before the first byte")
     max_continuations: int = Field(default=2, ge=0, le=8, description="nodes that may continue a broken stream")
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import aiohttp
 from web3 import AsyncHTTPProvider
 from web3.exceptions import Web3Exception
+from web3.providers.rpc.utils import ExceptionRetryConfiguration
 from web3.types import RPCEndpoint
 
 from retally.errors import ChainUnreachable, RetallyError
 
 TIMEOUT_SECONDS = 30
+# ValueError: what answers is no JSON-RPC at all.
+_BROKEN = (TimeoutError, OSError, aiohttp.ClientError, Web3Exception, ValueError)
 
 
 class RpcFailed(RetallyError):
@@ -41,15 +45,22 @@ class Rpc:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        # Its host alone is ever told: the path of an endpoint often holds somebody's key.
+        parts = urlsplit(url)
+        self.host = f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
-        self.provider = AsyncHTTPProvider(url, request_kwargs={"timeout": timeout})
+        # A broken connection is tried again; one that timed out has used up its time.
+        retries = ExceptionRetryConfiguration(errors=(aiohttp.ClientError,), retries=3)
+        self.provider = AsyncHTTPProvider(
+            url, request_kwargs={"timeout": timeout}, exception_retry_configuration=retries
+        )
 
     async def request(self, method: str, *params: Any) -> Any:
         """The result of one request."""
         try:
             response = await self.provider.make_request(RPCEndpoint(method), list(params))
-        except (TimeoutError, OSError, aiohttp.ClientError, Web3Exception) as error:
-            raise ChainUnreachable(f"{self.url} does not answer {method}: {error}") from error
+        except _BROKEN as error:
+            raise ChainUnreachable(f"{self.host} does not answer {method}: {type(error).__name__}") from error
         return _result(method, cast("dict[str, Any]", response))
 
     async def batch(self, calls: Sequence[RpcCall]) -> list[Any]:
@@ -59,8 +70,8 @@ class Rpc:
         pairs = [(RPCEndpoint(call.method), list(call.params)) for call in calls]
         try:
             responses = await self.provider.make_batch_request(pairs)
-        except (TimeoutError, OSError, aiohttp.ClientError, Web3Exception) as error:
-            raise ChainUnreachable(f"{self.url} does not answer a batch: {error}") from error
+        except _BROKEN as error:
+            raise ChainUnreachable(f"{self.host} does not answer a batch: {type(error).__name__}") from error
         if not isinstance(responses, list):
             return [_result("batch", cast("dict[str, Any]", responses))]
         paired = zip(calls, responses, strict=True)
