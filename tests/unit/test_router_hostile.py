@@ -19,6 +19,7 @@ from tests.router_world import World, chat, check_error, router_world
 
 from retally.devnet.redis_server import RedisServer
 from retally.protocol.encoding import to_hex
+from retally_router.hot_path import Answer, ClientGone, Message
 from retally_router.ports import Standing
 
 DEEP = b"[" * 100_000
@@ -131,7 +132,16 @@ class TestValues:
 
 
 class TestSlowClients:
-    async def test_one_that_never_reads_is_left(self, redis_url: str) -> None:
+    async def test_one_that_takes_nothing_is_left(self) -> None:
+        async def full(message: Message) -> None:
+            await asyncio.Event().wait()
+
+        answer = Answer(full, "req", 0.05)
+        with pytest.raises(ClientGone):
+            await answer.body(b"data")
+        assert answer.ended
+
+    async def test_one_that_never_reads_holds_up_nobody(self, redis_url: str) -> None:
         async with router_world(redis_url, client_seconds=0.3) as world:
             reader = unread(world, json.dumps(chat(stream=True, n=16, max_tokens=900)).encode())
             try:
@@ -200,7 +210,7 @@ class TestDeadParts:
                 await asyncio.sleep(60)
                 raise AssertionError
 
-            world.chain.standing = silence  # type: ignore[method-assign, assignment]  # a chain that hangs
+            world.chain.standing = silence  # type: ignore[method-assign]  # a chain that hangs
             await asyncio.sleep(0.1)
             began = time.monotonic()
             error = check_error(await world.ask(), 503, "chain_unreachable")
