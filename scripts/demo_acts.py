@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,16 +12,20 @@ from typing import Any
 from openai import AsyncOpenAI
 
 from demo_books import Books, CaseStory
+from demo_cheats import StoryFailed, cheating_node, make_cheaper_weights
 from demo_narrator import Narrator
 from demo_prompts import draw_prompts
 from demo_report import check_books, money, money_table, run_check_script
 from retally import AsyncClient, Wallet, result_of
+from retally.chain.connection import Chain
+from retally.chain.credits import withdraw_credits
 from retally.chain.deployment import Deployment
+from retally.chain.transactions import TxSender
 from retally.devnet.keys import derive_key
 from retally.devnet.network import Network, RunningNode
 from retally.devnet.options import NetworkOptions, NodeSpec
 from retally.devnet.processes import log_tail
-from retally.devnet.tools import devnet_model_dir, repo_root
+from retally.devnet.tools import devnet_model_dir
 
 DAY = 86_400
 MAX_TOKENS = 160
@@ -32,12 +34,6 @@ CONCURRENCY = 6
 ROUNDS = 3
 WAIT_SECONDS = 150.0
 APPEAL_DAYS = 2
-
-_CHEATING_NODE = ("tests", "adversaries", "cheating_node.py")
-
-
-class StoryFailed(Exception):
-    """The story did not go as it must."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ class Story:
             self._narrator.say("making cheaper weights of the model: 4-bit groups")
             engines["cheaper"] = await asyncio.to_thread(make_cheaper_weights, self._options.home / "cheaper")
         nodes = [NodeSpec(name=f"node{i}") for i in (1, 2, 3)]
-        nodes += [self._cheating_node(f"node{i}", cheat) for i, cheat in enumerate(self._options.cheats, start=4)]
+        nodes += [cheating_node(f"node{i}", cheat) for i, cheat in enumerate(self._options.cheats, start=4)]
         if not self._options.cheats:
             nodes.append(NodeSpec(name="node4"))
         return NetworkOptions(
@@ -100,12 +96,6 @@ class Story:
             nodes=tuple(nodes),
             log_level="WARNING",
         )
-
-    def _cheating_node(self, name: str, cheat: str) -> NodeSpec:
-        if cheat == "weights":
-            return NodeSpec(name=name, engine="cheaper")
-        program = (str(repo_root().joinpath(*_CHEATING_NODE)),)
-        return NodeSpec(name=name, program=program, arguments=("--cheat", cheat))
 
     async def _stream_one(self) -> None:
         """A developer pays per token with its own key; nobody holds its money on the way."""
@@ -234,16 +224,32 @@ class Story:
         self._narrator.act("Who paid whom")
         books = await self._books()
         self._narrator.table(*money_table(books, cases, self._owner))
+        withdrawn = await self._withdraw_refund()
+        self._narrator.say(f"the payer withdraws its refund: {money(withdrawn)}")
         self._narrator.say("checking supply and audit points with scripts that share no code with the services")
         net = self._net
         supply = await run_check_script("check_supply.py", net.rpc_url, net.deployment_path)
         points = await run_check_script("recompute_audit_points.py", net.rpc_url, net.deployment_path)
         honest = [node.owner.address for node in net.nodes if node.spec.name in self._honest]
         report = check_books(books, cases, supply, points, honest, self._verifier)
+        if withdrawn != report["refunded"]:
+            report["failures"].append(f"the payer got {withdrawn} of {report['refunded']} refunded")
         report |= {"streamed_tokens": self._streamed_tokens, "receipt_ok": self._receipts_ok, "fee": self._fees}
         if failures := report.pop("failures"):
             raise StoryFailed("; ".join(failures))
         return report
+
+    async def _withdraw_refund(self) -> int:
+        """The payer pulls what the court gave back, and finds it in its own account."""
+        payer, asset = self._net.payer, self._chain.asset
+        before = await asset.balance_of(payer.address)
+        await withdraw_credits(self._chain, TxSender(self._chain, payer.key))
+        return await asset.balance_of(payer.address) - before
+
+    @property
+    def _chain(self) -> Chain:
+        assert self._net.chain is not None
+        return self._net.chain
 
     @property
     def _honest(self) -> set[str]:
@@ -263,8 +269,7 @@ class Story:
             await asyncio.sleep(1)
 
     async def _books(self) -> Books:
-        assert self._net.chain is not None
-        return await Books.read(self._net.chain)
+        return await Books.read(self._chain)
 
     def _count(self, node: str, cost: int) -> None:
         self._served[node] += 1
@@ -277,13 +282,3 @@ class Story:
         named: dict[str, str] = {n.owner.address: f"{n.spec.name}'s owner" for n in self._net.nodes}
         named[self._net.payer.address] = "payer"
         return named.get(address, "verifier")
-
-
-def make_cheaper_weights(folder: Path) -> Path:
-    """Quantise the model's weights to 4-bit groups, as a node that saves memory would."""
-    script = repo_root() / "scripts" / "make_cheaper_weights.py"
-    command = [sys.executable, str(script), "--kind", "int4", "--out", str(folder)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode:
-        raise StoryFailed(f"the cheaper weights could not be made: {made.stderr[-500:]}")
-    return folder

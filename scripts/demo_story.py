@@ -11,7 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from demo_acts import Story, StoryFailed, StoryOptions
+from demo_acts import Story, StoryOptions
+from demo_cheats import StoryFailed
 from demo_memory import PeakMemory
 from demo_narrator import Narrator
 from retally.errors import RetallyError

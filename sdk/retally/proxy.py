@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from retally.ask import PATHS
+from retally.chain.recursion import bound_recursion
 from retally.client import Payment
 from retally.errors import (
     BadRequest,
@@ -37,6 +38,7 @@ def create_app(payment: Payment, router_url: str, inner: httpx2.AsyncBaseTranspo
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        bound_recursion()
         yield
         await transport.aclose()
 
