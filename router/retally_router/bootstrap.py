@@ -15,8 +15,7 @@ from redis.asyncio import Redis
 from retally.chain.connection import Chain
 from retally.chain.deployment import Deployment
 from retally.chain.recursion import bound_recursion
-from retally.errors import BadRequest
-from retally.keystore import unlock_file
+from retally.keystore import service_key
 from retally.protocol.eip712 import Domain, SigningKey
 from retally_router.accept_job import AcceptJob
 from retally_router.api import Lifespan, build_api
@@ -221,7 +220,7 @@ def build_app(settings: RouterSettings) -> Front:
         first_byte_seconds=settings.first_byte_seconds,
         idle_seconds=settings.idle_seconds,
     )
-    key = signing_key(settings, deployment.chain_id)
+    key = service_key(settings, deployment.chain_id)
     outside = Outside(OnChainView(chain), chain.clock, deployment.domain, redis, nodes, key)
     return build_router(settings, outside, (RedisConnection(redis), chain)).app
 
@@ -239,19 +238,6 @@ class RedisConnection:
     async def close(self) -> None:
         """Closes the connection."""
         await self._redis.aclose()
-
-
-def signing_key(settings: RouterSettings, chain_id: int) -> SigningKey:
-    """The key that signs assignments."""
-    if settings.key is not None:
-        if chain_id != DEVNET_CHAIN_ID:
-            raise BadRequest(
-                "a raw key is for chain 31337 only", param="key", hint="use key_file and key_password_file"
-            )
-        return SigningKey.from_hex(settings.key.get_secret_value())
-    if settings.key_file is None or settings.key_password_file is None:
-        raise BadRequest("key_file and key_password_file are needed", param="key_file")
-    return unlock_file(settings.key_file, settings.key_password_file.read_text().strip())
 
 
 def run(settings: RouterSettings) -> None:

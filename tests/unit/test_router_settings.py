@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from retally.errors import BadRequest
-from retally_router.bootstrap import signing_key
+from retally.keystore import service_key
 from retally_router.settings import RouterSettings, load_settings
 
 EXAMPLES = Path(__file__).parents[2] / "router" / "examples"
@@ -41,9 +41,9 @@ class TestKey:
 
     def test_raw_key_is_for_the_development_chain(self) -> None:
         settings = RouterSettings(**REQUIRED, key="0x" + "11" * 32)  # type: ignore[arg-type]  # parsed to a secret
-        assert signing_key(settings, 31337).address
+        assert service_key(settings, 31337).address
         with pytest.raises(BadRequest):
-            signing_key(settings, 1)
+            service_key(settings, 1)
 
     def test_unknown_setting_is_refused(self) -> None:
         with pytest.raises(ValidationError):
