@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -14,6 +15,8 @@ from web3.providers.rpc.utils import ExceptionRetryConfiguration
 from web3.types import RPCEndpoint
 
 from retally.errors import ChainUnreachable, RetallyError
+
+T = TypeVar("T")
 
 TIMEOUT_SECONDS = 30
 # ValueError: what answers is no JSON-RPC at all.
@@ -58,7 +61,7 @@ class Rpc:
     async def request(self, method: str, *params: Any) -> Any:
         """The result of one request."""
         try:
-            response = await self.provider.make_request(RPCEndpoint(method), list(params))
+            response = await _uninterrupted(self.provider.make_request(RPCEndpoint(method), list(params)))
         except _BROKEN as error:
             raise ChainUnreachable(f"{self.host} does not answer {method}: {type(error).__name__}") from error
         return _result(method, cast("dict[str, Any]", response))
@@ -69,7 +72,7 @@ class Rpc:
             return []
         pairs = [(RPCEndpoint(call.method), list(call.params)) for call in calls]
         try:
-            responses = await self.provider.make_batch_request(pairs)
+            responses = await _uninterrupted(self.provider.make_batch_request(pairs))
         except _BROKEN as error:
             raise ChainUnreachable(f"{self.host} does not answer a batch: {type(error).__name__}") from error
         if not isinstance(responses, list):
@@ -80,6 +83,23 @@ class Rpc:
     async def close(self) -> None:
         """Closes the connections."""
         await self.provider.disconnect()
+
+
+async def _uninterrupted(exchange: Coroutine[Any, Any, T]) -> T:
+    """Waits for an exchange that goes on to its end, within its time-out, even when the waiting is cancelled.
+
+    Warning: web3 guards its sessions by one lock of the whole process, taken in a worker thread. An exchange cancelled
+    while that thread waits leaves the lock taken for ever, and with it every later request to any chain.
+    """
+    task = asyncio.ensure_future(exchange)
+    task.add_done_callback(_seen)
+    return await asyncio.shield(task)
+
+
+def _seen(task: asyncio.Future[Any]) -> None:
+    """Looks at how an exchange ended, so that one that nobody waits for any more is not reported as lost."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _result(method: str, response: dict[str, Any]) -> Any:
