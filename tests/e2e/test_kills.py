@@ -253,7 +253,7 @@ async def test_every_commit_is_audited_once_and_clean(network: Network) -> None:
 async def unaudited(network: Network) -> set[int]:
     """Commits with drawn points that no verdict is on, or whose seed nobody fixed."""
     assert network.chain is not None
-    logs = Logs(network.rpc_url, network.deployment_path)
+    logs = await asyncio.to_thread(Logs, network.rpc_url, network.deployment_path)
     commits = await asyncio.to_thread(recompute, logs, None)
     drawn = {int(commit["commitId"]) for commit in commits if not commit["seed"] or commit["points"]}
     return drawn - (await read_verdicts(network.chain)).keys()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 from aiohttp import web
+from web3._utils.http_session_manager import HTTPSessionManager
 
 from retally.chain.rpc import Rpc
 
@@ -46,3 +47,8 @@ class TestRequest:
 
         async with asyncio.timeout(5):
             assert await rpc.request("eth_blockNumber") == "0x7"
+
+    async def test_shares_no_lock_with_blocking_clients(self, rpc: Rpc) -> None:
+        with HTTPSessionManager._lock:
+            async with asyncio.timeout(5):
+                assert await rpc.request("eth_blockNumber") == "0x7"

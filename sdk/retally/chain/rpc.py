@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -57,6 +58,8 @@ class Rpc:
         self.provider = AsyncHTTPProvider(
             url, request_kwargs={"timeout": timeout}, exception_retry_configuration=retries
         )
+        # Else a blocking web3 client on the loop's own thread waits for a lock that only the loop can give back.
+        self.provider._request_session_manager._lock = threading.Lock()
 
     async def request(self, method: str, *params: Any) -> Any:
         """The result of one request."""
@@ -88,8 +91,8 @@ class Rpc:
 async def _uninterrupted(exchange: Coroutine[Any, Any, T]) -> T:
     """Waits for an exchange that goes on to its end, within its time-out, even when the waiting is cancelled.
 
-    Warning: web3 guards its sessions by one lock of the whole process, taken in a worker thread. An exchange cancelled
-    while that thread waits leaves the lock taken for ever, and with it every later request to any chain.
+    Warning: web3 guards its sessions by a lock that is taken in a worker thread. An exchange cancelled while that thread
+    waits leaves the lock taken for ever, and with it every later request.
     """
     task = asyncio.ensure_future(exchange)
     task.add_done_callback(_seen)
