@@ -91,8 +91,8 @@ class Rpc:
 async def _uninterrupted(exchange: Coroutine[Any, Any, T]) -> T:
     """Waits for an exchange that goes on to its end, within its time-out, even when the waiting is cancelled.
 
-    Warning: web3 guards its sessions by a lock that is taken in a worker thread. An exchange cancelled while that thread
-    waits leaves the lock taken for ever, and with it every later request.
+    Warning: web3 guards its sessions by a lock that is taken in a worker thread. An exchange cancelled while that
+    thread waits leaves the lock taken for ever, and with it every later request.
     """
     task = asyncio.ensure_future(exchange)
     task.add_done_callback(_seen)
