@@ -20,6 +20,7 @@ from retally.errors import ChainUnreachable, RetallyError
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 30
+CLOSE_SECONDS = 2
 # ValueError: what answers is no JSON-RPC at all.
 _BROKEN = (TimeoutError, OSError, aiohttp.ClientError, Web3Exception, ValueError)
 
@@ -58,13 +59,14 @@ class Rpc:
         self.provider = AsyncHTTPProvider(
             url, request_kwargs={"timeout": timeout}, exception_retry_configuration=retries
         )
+        self._exchanges: set[asyncio.Future[Any]] = set()
         # Else a blocking web3 client on the loop's own thread waits for a lock that only the loop can give back.
         self.provider._request_session_manager._lock = threading.Lock()
 
     async def request(self, method: str, *params: Any) -> Any:
         """The result of one request."""
         try:
-            response = await _uninterrupted(self.provider.make_request(RPCEndpoint(method), list(params)))
+            response = await self._uninterrupted(self.provider.make_request(RPCEndpoint(method), list(params)))
         except _BROKEN as error:
             raise ChainUnreachable(f"{self.host} does not answer {method}: {type(error).__name__}") from error
         return _result(method, cast("dict[str, Any]", response))
@@ -75,7 +77,7 @@ class Rpc:
             return []
         pairs = [(RPCEndpoint(call.method), list(call.params)) for call in calls]
         try:
-            responses = await _uninterrupted(self.provider.make_batch_request(pairs))
+            responses = await self._uninterrupted(self.provider.make_batch_request(pairs))
         except _BROKEN as error:
             raise ChainUnreachable(f"{self.host} does not answer a batch: {type(error).__name__}") from error
         if not isinstance(responses, list):
@@ -84,19 +86,25 @@ class Rpc:
         return [_result(call.method, cast("dict[str, Any]", response)) for call, response in paired]
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections once what is under way has ended, or has had its time."""
+        if self._exchanges:
+            _, late = await asyncio.wait(self._exchanges, timeout=CLOSE_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
         await self.provider.disconnect()
 
+    async def _uninterrupted(self, exchange: Coroutine[Any, Any, T]) -> T:
+        """Waits for an exchange that goes on to its end, within its time-out, even when the waiting is cancelled.
 
-async def _uninterrupted(exchange: Coroutine[Any, Any, T]) -> T:
-    """Waits for an exchange that goes on to its end, within its time-out, even when the waiting is cancelled.
-
-    Warning: web3 guards its sessions by a lock that is taken in a worker thread. An exchange cancelled while that
-    thread waits leaves the lock taken for ever, and with it every later request.
-    """
-    task = asyncio.ensure_future(exchange)
-    task.add_done_callback(_seen)
-    return await asyncio.shield(task)
+        Warning: web3 guards its sessions by a lock that is taken in a worker thread. An exchange cancelled while that
+        thread waits leaves the lock taken for ever, and with it every later request.
+        """
+        task = asyncio.ensure_future(exchange)
+        self._exchanges.add(task)
+        task.add_done_callback(self._exchanges.discard)
+        task.add_done_callback(_seen)
+        return await asyncio.shield(task)
 
 
 def _seen(task: asyncio.Future[Any]) -> None:
