@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retally.chain.escrow import CollectItem
+from retally.crash_points import VARIABLE
 from retally.protocol.voucher import Voucher
 from retally_node.admission import AdmittedJob
 from retally_node.answer import AnswerWriter
-from retally_node.crash_points import VARIABLE
 from tests.fakes_node import Customer, FakeCollect, World, open_world
 
 

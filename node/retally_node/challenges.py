@@ -6,12 +6,12 @@ import logging
 from typing import Protocol
 
 from retally.chain.silence import encode_answer_head, encode_ids, encode_output
+from retally.crash_points import crash_point
 from retally.errors import NotFound, RetallyError
 from retally.protocol.eip712 import Domain
 from retally.protocol.merkle import CHUNK
 from retally.protocol.wire import AnswerBundle
 from retally_node.answer_audit import answer_of, without_content
-from retally_node.crash_points import crash_point
 from retally_node.ledger import Ledger, OpenChallenge
 
 log = logging.getLogger(__name__)

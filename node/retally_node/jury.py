@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from retally.chain.court import vote_hash
+from retally.crash_points import crash_point
 from retally.errors import BadRequest, RetallyError, TransactionFailed
 from retally.protocol.encoding import Address, Bytes32, keccak
 from retally.protocol.evidence_file import MAX_BYTES, EvidenceFile
-from retally_node.crash_points import crash_point
 from retally_node.ledger import Ledger, Vote
 from retally_node.ports import Clock
 from retally_node.weigh_case import INCONCLUSIVE, CaseFacts, CaseScale, Opinion

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from retally.crash_points import crash_point
 from retally.errors import TransactionFailed
 from retally.protocol.encoding import Address
 from retally.protocol.voucher import Reservation
-from retally_node.crash_points import crash_point
 from retally_node.ledger import Ledger
 
 

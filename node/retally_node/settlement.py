@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 from retally.chain.escrow import CollectItem
 from retally.chain.events import Collected
+from retally.crash_points import crash_point
 from retally.protocol.eip712 import Domain
 from retally.protocol.merkle import receipts_root, sort_receipts
 from retally.protocol.receipt import ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
 from retally_node.channels import Channel, ChannelBook
-from retally_node.crash_points import crash_point
 from retally_node.ledger import CommittedRoot, Ledger
 from retally_node.ports import Clock, Payers
 from retally_node.records import ReceiptRecord

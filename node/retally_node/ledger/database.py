@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from retally.crash_points import crash_point
 from retally.errors import Unavailable
-from retally_node.crash_points import crash_point
 from retally_node.ledger.schema import SCHEMA, SCHEMA_VERSION
 
 T = TypeVar("T")
