@@ -18,6 +18,7 @@ from retally.inference.chat_format import ChatFormat
 from retally.inference.engine import Engine
 from retally.inference.model_files import ModelFiles
 from retally.inference.vllm_engine import VllmEngine
+from retally.keep_alive import SERVER_SECONDS
 from retally.keystore import service_key
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import ZERO_ADDRESS
@@ -281,6 +282,7 @@ async def serve(settings: NodeSettings, engine: Engine | None = None) -> None:
             port=settings.port,
             log_level=settings.log_level.lower(),
             access_log=False,
+            timeout_keep_alive=SERVER_SECONDS,
             timeout_graceful_shutdown=10,
         )
         log.info("node %s serves %s on %s:%d", node.address, node.model_name, settings.host, settings.port)

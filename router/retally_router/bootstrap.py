@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from retally.chain.connection import Chain
 from retally.chain.deployment import Deployment
 from retally.chain.recursion import bound_recursion
+from retally.keep_alive import SERVER_SECONDS
 from retally.keystore import service_key
 from retally.protocol.eip712 import Domain, SigningKey
 from retally_router.accept_job import AcceptJob
@@ -253,6 +254,7 @@ def run(settings: RouterSettings) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        timeout_keep_alive=SERVER_SECONDS,
         timeout_graceful_shutdown=10,
     )
 

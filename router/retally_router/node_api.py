@@ -10,6 +10,7 @@ import aiohttp
 import msgspec
 
 from retally.errors import NodeUnavailable, UpstreamTimeout, error_of_envelope
+from retally.keep_alive import CLIENT_SECONDS
 
 _JSON = {"content-type": "application/json"}
 _BROKEN = (aiohttp.ClientError, ConnectionError, asyncio.IncompleteReadError)
@@ -50,7 +51,7 @@ class AiohttpNodeApi:
 
     async def start(self) -> None:
         """Opens the pool; needs a running loop."""
-        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=30)
+        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=CLIENT_SECONDS)
         self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
 
     async def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -103,6 +103,13 @@ def chat(model_dir: Path) -> ChatFormat:
     return ChatFormat.load(model_dir)
 
 
+@pytest.fixture
+async def engine(engine_url: str) -> AsyncIterator[VllmEngine]:
+    opened = VllmEngine(engine_url, NAME)
+    yield opened
+    await opened.close()
+
+
 @pytest.fixture(scope="module")
 def jobs(engine_url: str, chat: ChatFormat) -> list[Job]:
     """Two hundred jobs, served and scored once for all tests."""
@@ -161,14 +168,12 @@ def margins_of(job: Job, claimed: list[int], start: int, chat: ChatFormat) -> np
 
 
 class TestContinuation:
-    async def test_is_identical_from_any_cut(self, engine_url: str, jobs: list[Job], chat: ChatFormat) -> None:
-        engine = VllmEngine(engine_url, NAME)
+    async def test_is_identical_from_any_cut(self, engine: VllmEngine, jobs: list[Job], chat: ChatFormat) -> None:
         source = random.Random(11)
         cuts = [(job, cut) for job in jobs for cut in source.sample(range(1, TOKENS), CUTS)]
         continued = await gather(
             *(answer_of(engine, job.params, job.seed, job.prompt, job.answer[:cut], chat.eos_ids) for job, cut in cuts)
         )
-        await engine.close()
         differing = [
             (job, cut, ids) for (job, cut), (ids, _) in zip(cuts, continued, strict=True) if ids != job.answer[cut:]
         ]
@@ -189,66 +194,53 @@ class TestEveryRule:
             {"top_p": 1},
         ],
     )
-    async def test_margins_stay_small(self, engine_url: str, chat: ChatFormat, fields: dict[str, Any]) -> None:
-        engine = VllmEngine(engine_url, NAME)
+    async def test_margins_stay_small(self, engine: VllmEngine, chat: ChatFormat, fields: dict[str, Any]) -> None:
         params = JobParams(max_tokens=60, template_date="2026-01-01", **fields)
         prompt = chat.render({"messages": [{"role": "user", "content": "What is a list?"}]}, "2026-01-01")
         answer, logprobs = await answer_of(engine, params, b"\x03" * 32, prompt, [], chat.eos_ids)
         scores = await engine.score([*prompt, *answer], len(prompt))
-        await engine.close()
         job = Job(params, b"\x03" * 32, prompt, answer, logprobs, scores)
         assert margins_of(job, answer, 0, chat).max() <= 0.2
 
-    async def test_the_model_ends_its_answers_itself(self, engine_url: str, chat: ChatFormat) -> None:
-        engine = VllmEngine(engine_url, NAME)
+    async def test_the_model_ends_its_answers_itself(self, engine: VllmEngine, chat: ChatFormat) -> None:
         params = JobParams(max_tokens=400, template_date="2026-01-01", temperature=800_000, top_p=950_000)
         prompt = chat.render({"messages": [{"role": "user", "content": "What is a module?"}]}, "2026-01-01")
         answer, _ = await answer_of(engine, params, b"\x04" * 32, prompt, [], chat.eos_ids)
-        await engine.close()
         assert answer[-1] in chat.eos_ids
         assert not set(answer[:-1]) & set(chat.eos_ids)
 
 
 class TestPort:
-    async def test_check_finds_all_abilities(self, engine_url: str) -> None:
-        engine = VllmEngine(engine_url, NAME)
+    async def test_check_finds_all_abilities(self, engine: VllmEngine) -> None:
         info = await engine.check()
-        await engine.close()
         assert (info.has_sampler, info.has_prompt_logprobs, info.problems) == (True, True, ())
         assert info.max_context == 1024
         assert info.version.startswith("vllm 0.")
 
-    async def test_another_model_name_is_refused(self, engine_url: str) -> None:
-        engine = VllmEngine(engine_url, "somebody/else")
+    async def test_another_model_name_is_refused(self, engine: VllmEngine) -> None:
+        engine.model_name = "somebody/else"
         with pytest.raises(EngineUnavailable, match="not somebody/else"):
             await engine.check()
-        await engine.close()
 
-    async def test_reports_alternatives_and_the_finish(self, engine_url: str, chat: ChatFormat) -> None:
-        engine = VllmEngine(engine_url, NAME)
+    async def test_reports_alternatives_and_the_finish(self, engine: VllmEngine, chat: ChatFormat) -> None:
         params = JobParams(max_tokens=5, min_tokens=5, template_date="2026-01-01", top_k=10)
         sampling = EngineSampling(params=params, seed=b"\x05" * 32, max_new_tokens=5, eos_ids=chat.eos_ids, logprobs=3)
         chunks = [chunk async for chunk in engine.generate([0, 10, 11], sampling)]
-        await engine.close()
         assert [chunk.finish_reason for chunk in chunks][-1] == "length"
         assert {chunk.finish_reason for chunk in chunks[:-1]} <= {None}
         rows = [row for chunk in chunks for row in chunk.top_logprobs or ()]
         assert [len(row) for row in rows] == [3] * 5
         assert all(list(row.values()) == sorted(row.values(), reverse=True) for row in rows)
 
-    async def test_closing_early_frees_the_engine(self, engine_url: str) -> None:
-        engine = VllmEngine(engine_url, NAME)
+    async def test_closing_early_frees_the_engine(self, engine: VllmEngine) -> None:
         params = JobParams(max_tokens=900, min_tokens=900, template_date="2026-01-01")
         sampling = EngineSampling(params=params, seed=b"\x06" * 32, max_new_tokens=900)
         stream = engine.generate([0, 10], sampling)
         first = await anext(stream)
         await stream.aclose()
         again = await anext(engine.generate([0, 10], sampling))
-        await engine.close()
         assert again.ids[0] == first.ids[0]
 
-    async def test_an_over_long_prompt_is_the_callers_fault(self, engine_url: str) -> None:
-        engine = VllmEngine(engine_url, NAME)
+    async def test_an_over_long_prompt_is_the_callers_fault(self, engine: VllmEngine) -> None:
         with pytest.raises(BadRequest, match="engine refuses"):
             await engine.score([5] * 1100, 1)
-        await engine.close()

@@ -15,7 +15,7 @@ from tests.fakes import FakeEngine
 from retally.errors import BadRequest, EngineUnavailable, RetallyError
 from retally.inference.engine import EngineChunk, EngineSampling
 from retally.inference.sampler_check import sampler_problem
-from retally.inference.vllm_engine import VllmEngine
+from retally.inference.vllm_engine import ATTEMPTS, VllmEngine
 from retally.protocol.params import JobParams
 
 SAMPLING = EngineSampling(
@@ -118,6 +118,31 @@ class TestGenerate:
         engine = await serve(answering(400, {"error": {"message": "too long"}}))
         with pytest.raises(BadRequest, match="too long"):
             await collect(engine)
+
+    async def test_a_kept_connection_found_closed_is_replaced(self, serve: Any) -> None:
+        """A server closes idle connections when it likes; the request that meets that is sent again."""
+        asked: list[object] = []
+        answer = streaming(frame([7]), frame([1], "stop"), USAGE)
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            asked.append(await request.json())
+            if len(asked) < ATTEMPTS:
+                assert request.transport is not None
+                request.transport.close()
+            return await answer(request)
+
+        engine = await serve(handler)
+        assert [chunk.ids for chunk in await collect(engine)] == [(7,), (1,)]
+        assert asked == [asked[0]] * ATTEMPTS
+
+    async def test_an_engine_that_always_hangs_up_is_unavailable(self, serve: Any) -> None:
+        async def handler(request: web.Request) -> web.StreamResponse:
+            assert request.transport is not None
+            request.transport.close()
+            return web.Response()
+
+        with pytest.raises(EngineUnavailable):
+            await collect(await serve(handler))
 
     async def test_a_dead_engine_is_unavailable(self, unused_tcp_port: int) -> None:
         engine = VllmEngine(f"http://127.0.0.1:{unused_tcp_port}", "m")

@@ -18,6 +18,7 @@ from retally.chain.recursion import bound_recursion
 from retally.chain.transactions import TxSender
 from retally.inference.chat_format import ChatFormat
 from retally.inference.model_files import ModelFiles
+from retally.keep_alive import SERVER_SECONDS
 from retally.keystore import service_key
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Bytes32
@@ -108,7 +109,13 @@ async def serve(settings: VerifierSettings) -> None:
     async with open_verifier(settings) as verifier:
         app = create_app(verifier.store, verifier.loops, VerifierMetrics(verifier.store).registry)
         config = uvicorn.Config(
-            app, host=settings.host, port=settings.port, log_config=None, access_log=False, lifespan="off"
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_keep_alive=SERVER_SECONDS,
         )
         log.info("verifier %s at %s", verifier.key.address, settings.public_url)
         verifier.loops.start()

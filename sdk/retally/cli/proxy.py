@@ -13,6 +13,7 @@ from retally.cli.jobs import renderer_of
 from retally.cli.output import emit
 from retally.cli.session import Session
 from retally.errors import Conflict
+from retally.keep_alive import SERVER_SECONDS
 
 HOST = "127.0.0.1"
 
@@ -46,7 +47,8 @@ def proxy(
     view = f"{url} pays from {wallet.payer}; any API key will do. Ctrl-C ends it.\n"
     view += f"export OPENAI_BASE_URL={url} OPENAI_API_KEY=local"
     emit(ctx, {"baseUrl": url, "payer": wallet.payer, "router": session.router_url}, view)
-    config = uvicorn.Config(create_app(client.payment, session.router_url), log_level="warning", lifespan="on")
+    app = create_app(client.payment, session.router_url)
+    config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_keep_alive=SERVER_SECONDS)
     try:
         uvicorn.Server(config).run(sockets=[listener])
     finally:

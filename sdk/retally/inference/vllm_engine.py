@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -16,9 +17,11 @@ from retally.inference.engine import EngineChunk, EngineInfo, EngineSampling, Sc
 from retally.inference.sampler_check import sampler_problem
 from retally.inference.vllm_flags import SAMPLER_ARGUMENT
 from retally.inference.vllm_frames import Completion, Frame, chunk_of, scores_of
+from retally.keep_alive import SHY_CLIENT_SECONDS
 
 CONNECT_SECONDS = 10
 SILENCE_SECONDS = 120
+ATTEMPTS = 3
 DONE = b"[DONE]"
 
 
@@ -55,7 +58,7 @@ class VllmEngine:
             raise BadRequest(f"start must lie between 1 and {len(ids)}", param="start")
         body = {**self._plain(ids), "max_tokens": 1, "prompt_logprobs": top}
         try:
-            async with self._open().post(f"{self._base_url}/v1/completions", json=body) as response:
+            async with self._post(body) as response:
                 content = await self._content(response)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _unreachable(error) from error
@@ -96,8 +99,24 @@ class VllmEngine:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
-            self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=SHY_CLIENT_SECONDS)
+            self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)
         return self._session
+
+    @asynccontextmanager
+    async def _post(self, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request, again when a kept connection turns out closed: asking twice changes nothing."""
+        response = await self._answered(body, ATTEMPTS)
+        async with response:
+            yield response
+
+    async def _answered(self, body: dict[str, Any], attempts: int) -> aiohttp.ClientResponse:
+        try:
+            return await self._open().post(f"{self._base_url}/v1/completions", json=body)
+        except aiohttp.ServerDisconnectedError:
+            if attempts == 1:
+                raise
+        return await self._answered(body, attempts - 1)
 
     def _plain(self, ids: Sequence[int]) -> dict[str, Any]:
         """Return a request that lets the engine itself change nothing."""
@@ -124,7 +143,7 @@ class VllmEngine:
     async def _frames(self, body: dict[str, Any]) -> AsyncIterator[Frame]:
         """Yield the events of a stream, split by hand: a first frame may be longer than a line buffer."""
         try:
-            async with self._open().post(f"{self._base_url}/v1/completions", json=body) as response:
+            async with self._post(body) as response:
                 if response.status != 200:
                     await self._content(response)
                 rest = b""

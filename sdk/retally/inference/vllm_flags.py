@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from retally.keep_alive import SERVER_SECONDS
+
 SAMPLER_ARGUMENT = "retally"
 SAMPLER_PLUGIN = "retally.inference.vllm_sampler:RetallySampler"
 #: The `vllm` command of some builds does not start; the module does in all of them.
@@ -42,6 +44,7 @@ def engine_environment(base: Mapping[str, str], *, is_cpu: bool = True, cores: s
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(SERVER_SECONDS),
         # The sampler is a plugin of the first model runner; the second one refuses it.
         "VLLM_USE_V2_MODEL_RUNNER": "0",
     }
