@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 from retally_node.bootstrap import run
-from retally_node.settings import load_settings
+from retally_node.settings import NodeSettings
 
 
 def main() -> None:
     """Serve with the settings of a file."""
-    parser = argparse.ArgumentParser(prog="retally_node", description="Serve a retally node.")
-    parser.add_argument("--config", type=Path, required=True, help="node.toml")
-    run(load_settings(parser.parse_args().config))
+    run(NodeSettings.of_command_line("retally_node", "Serve a retally node."))
 
 
 if __name__ == "__main__":

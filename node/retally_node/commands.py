@@ -23,7 +23,7 @@ from retally.inference.model_files import ModelFiles
 from retally.keystore import service_key
 from retally_node import operate
 from retally_node.new_node import NewNode, make_node
-from retally_node.settings import NodeSettings, load_settings
+from retally_node.settings import NodeSettings
 
 app = typer.Typer(cls=JsonGroup, no_args_is_help=True, help="Serve a model and earn.")
 
@@ -73,7 +73,7 @@ def stake(
     profile: Annotated[str | None, typer.Option(help="Profile id, if the deployment knows several.")] = None,
 ) -> None:
     """Stake with the owner's key and register the node."""
-    settings = load_settings(config)
+    settings = NodeSettings.load(config)
     url = endpoint or settings.public_url or f"http://{settings.host}:{settings.port}"
 
     async def work() -> dict[str, Any]:
@@ -99,14 +99,14 @@ def serve(
     """Serve until stopped."""
     from retally_node.bootstrap import run as run_node
 
-    settings = load_settings(config)
+    settings = NodeSettings.load(config)
     run_node(settings.model_copy(update={"start_engine": True}) if start_engine else settings)
 
 
 @app.command()
 def status(ctx: typer.Context, config: Config) -> None:
     """Whether the node serves, what it is registered as, and its stake."""
-    settings = load_settings(config)
+    settings = NodeSettings.load(config)
 
     async def work() -> dict[str, Any]:
         async with _chain(settings) as chain:
@@ -138,7 +138,7 @@ def earnings(
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Pay out all credits to the owner.")] = False,
 ) -> None:
     """What the owner has earned, and what is held or free."""
-    settings = load_settings(config)
+    settings = NodeSettings.load(config)
 
     async def look() -> dict[str, Any]:
         async with _chain(settings) as chain:
@@ -167,7 +167,7 @@ def unstake(
     cancel: Annotated[bool, typer.Option("--cancel", help="Stop thawing.")] = False,
 ) -> None:
     """Take stake out: first it thaws (21 days), then `retally node unstake` pays it out."""
-    settings = load_settings(config)
+    settings = NodeSettings.load(config)
 
     async def work() -> dict[str, Any]:
         async with _operator(ctx, settings) as operator:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 from retally_router.bootstrap import run
-from retally_router.settings import load_settings
+from retally_router.settings import RouterSettings
 
 
 def main() -> None:
-    """Reads the settings and serves."""
-    parser = argparse.ArgumentParser(prog="retally_router", description="A router of the retally market.")
-    parser.add_argument("--config", type=Path, required=True, help="TOML file with the router's settings")
-    run(load_settings(parser.parse_args().config))
+    """Serve with the settings of a file."""
+    run(RouterSettings.of_command_line("retally_router", "Route jobs of the retally market."))
 
 
 if __name__ == "__main__":

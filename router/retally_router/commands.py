@@ -21,9 +21,9 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 def serve(config: Annotated[Path, typer.Option(help="TOML file with the router's settings.")]) -> None:
     """Serves until Ctrl-C."""
     from retally_router.bootstrap import run
-    from retally_router.settings import load_settings
+    from retally_router.settings import RouterSettings
 
-    run(load_settings(config))
+    run(RouterSettings.load(config))
 
 
 @app.command()

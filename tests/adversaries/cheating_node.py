@@ -14,7 +14,7 @@ from retally.inference.engine import Engine
 from retally.inference.model_files import ModelFiles
 from retally.inference.vllm_engine import VllmEngine
 from retally_node.bootstrap import run
-from retally_node.settings import NodeSettings, load_settings
+from retally_node.settings import NodeSettings
 from tests.adversaries.cheating_engines import HiddenPrompt, OtherSampler
 
 DATE = "2026-01-01"
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--cheat", choices=sorted(CHEATS), required=True)
     options = parser.parse_args()
-    settings = load_settings(options.config)
+    settings = NodeSettings.load(options.config)
     files = ModelFiles.load(settings.model_dir)
     run(settings, CHEATS[options.cheat](VllmEngine(settings.engine_url, files.name), settings))
 

@@ -17,27 +17,27 @@ from retally.keystore import service_key
 from retally.protocol.eip712 import SigningKey
 from retally_node.engine_start import check_abilities
 from retally_node.new_node import NewNode, make_node
-from retally_node.settings import NodeSettings, load_settings
+from retally_node.settings import NodeSettings
 
 EXAMPLES = Path(__file__).parents[2] / "node" / "examples"
 
 
 class TestExamples:
     def test_minimal_leaves_everything_else_to_defaults(self) -> None:
-        settings = load_settings(EXAMPLES / "minimal.toml")
+        settings = NodeSettings.load(EXAMPLES / "minimal.toml")
         assert settings.data_dir == EXAMPLES / "data"
         assert settings.chunk_tokens == 16
 
     def test_complete_names_every_setting(self) -> None:
         text = (EXAMPLES / "complete.toml").read_text()
         assert {name for name in NodeSettings.model_fields if f"\n{name} = " not in text} == {"key"}
-        load_settings(EXAMPLES / "complete.toml")
+        NodeSettings.load(EXAMPLES / "complete.toml")
 
 
 class TestSettings:
     def test_environment_wins_over_the_file(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RETALLY_NODE_PORT", "9999")
-        assert load_settings(EXAMPLES / "minimal.toml").port == 9999
+        assert NodeSettings.load(EXAMPLES / "minimal.toml").port == 9999
 
     @pytest.mark.parametrize(
         "changes",
@@ -74,7 +74,7 @@ class TestKeys:
             port=8100,
         )
         config, address = make_node(new)
-        settings = load_settings(config)
+        settings = NodeSettings.load(config)
         assert settings.start_engine
         assert service_key(settings, 1).address == address
         assert config.stat().st_mode & 0o077 == 0

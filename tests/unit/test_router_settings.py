@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from retally.errors import BadRequest
 from retally.keystore import service_key
-from retally_router.settings import RouterSettings, load_settings
+from retally_router.settings import RouterSettings
 
 EXAMPLES = Path(__file__).parents[2] / "router" / "examples"
 REQUIRED = {"rpc_url": "http://127.0.0.1:1", "deployment": Path("d.json")}
@@ -20,17 +20,17 @@ REQUIRED = {"rpc_url": "http://127.0.0.1:1", "deployment": Path("d.json")}
 class TestExamples:
     @pytest.mark.parametrize("name", ["minimal", "complete"])
     def test_loads_with_paths_beside_the_file(self, name: str) -> None:
-        settings = load_settings(EXAMPLES / f"{name}.toml")
+        settings = RouterSettings.load(EXAMPLES / f"{name}.toml")
         assert settings.key_file == EXAMPLES / "router-key.json"
 
     def test_complete_names_every_setting_at_its_default(self) -> None:
-        minimal, complete = (load_settings(EXAMPLES / f"{name}.toml") for name in ("minimal", "complete"))
+        minimal, complete = (RouterSettings.load(EXAMPLES / f"{name}.toml") for name in ("minimal", "complete"))
         assert minimal.model_dump() == complete.model_dump()
         assert complete.model_fields_set >= RouterSettings.model_fields.keys() - {"key"}
 
     def test_environment_wins(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RETALLY_ROUTER_PORT", "9999")
-        assert load_settings(EXAMPLES / "complete.toml").port == 9999
+        assert RouterSettings.load(EXAMPLES / "complete.toml").port == 9999
 
 
 class TestKey:

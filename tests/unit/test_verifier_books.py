@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 from retally.errors import BadRequest
 from retally.keystore import service_key
@@ -26,7 +25,7 @@ from retally_verifier.records import (
     NodeRecord,
 )
 from retally_verifier.replay import ScoredRows
-from retally_verifier.settings import load_settings
+from retally_verifier.settings import VerifierSettings
 from retally_verifier.store import Store
 
 OWNER, NODE, PAYER = (SigningKey(keccak(name.encode())).address for name in ("owner", "node", "payer"))
@@ -189,14 +188,14 @@ calibration_dir = "calibrations"
     def test_loads_a_minimal_file_with_paths_beside_it(self, tmp_path: Path) -> None:
         path = tmp_path / "verifier.toml"
         path.write_text(self.MINIMAL)
-        settings = load_settings(path)
+        settings = VerifierSettings.load(path)
         assert settings.deployment == tmp_path / "deployment.json"
         assert settings.model_dirs == (tmp_path / "model",)
         assert settings.replayers == 2
 
     @pytest.mark.parametrize("name", ["minimal", "complete"])
     def test_loads_the_examples(self, name: str) -> None:
-        settings = load_settings(EXAMPLES / f"{name}.toml")
+        settings = VerifierSettings.load(EXAMPLES / f"{name}.toml")
         assert settings.model_dirs[0].is_dir()
         # The complete example shows every setting but the development chain's raw key.
         if name == "complete":
@@ -206,13 +205,13 @@ calibration_dir = "calibrations"
     def test_refuses_what_makes_no_sense(self, tmp_path: Path, line: str) -> None:
         path = tmp_path / "verifier.toml"
         path.write_text(self.MINIMAL + line + "\n")
-        with pytest.raises(ValidationError):
-            load_settings(path)
+        with pytest.raises(BadRequest):
+            VerifierSettings.load(path)
 
     def test_takes_raw_keys_on_the_development_chain_only(self, tmp_path: Path) -> None:
         path = tmp_path / "verifier.toml"
         path.write_text(self.MINIMAL)
-        settings = load_settings(path)
+        settings = VerifierSettings.load(path)
         assert service_key(settings, 31337).address == SigningKey.from_hex(SECRET).address
         with pytest.raises(BadRequest):
             service_key(settings, 1)

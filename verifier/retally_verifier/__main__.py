@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 from retally_verifier.bootstrap import run
-from retally_verifier.settings import load_settings
+from retally_verifier.settings import VerifierSettings
 
 
 def main() -> None:
     """Serve with the settings of a file."""
-    parser = argparse.ArgumentParser(prog="retally_verifier", description="Run a retally verifier.")
-    parser.add_argument("--config", type=Path, required=True, help="verifier.toml")
-    run(load_settings(parser.parse_args().config))
+    run(VerifierSettings.of_command_line("retally_verifier", "Run a retally verifier."))
 
 
 if __name__ == "__main__":

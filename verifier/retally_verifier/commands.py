@@ -17,7 +17,7 @@ from retally.protocol.case import VerdictKind
 from retally.protocol.encoding import to_hex
 from retally_verifier.api import finding_to_wire
 from retally_verifier.records import CommitState
-from retally_verifier.settings import load_settings
+from retally_verifier.settings import VerifierSettings
 from retally_verifier.store import Store
 
 app = typer.Typer(cls=JsonGroup, no_args_is_help=True, help="Run and look into a verifier.")
@@ -30,13 +30,13 @@ def serve(config: Config) -> None:
     """Run a verifier with the settings of a file."""
     from retally_verifier.bootstrap import run
 
-    run(load_settings(config))
+    run(VerifierSettings.load(config))
 
 
 @app.command()
 def status(ctx: typer.Context, config: Config) -> None:
     """How far the verifier is, and what it has under way."""
-    settings = load_settings(config)
+    settings = VerifierSettings.load(config)
     deployment = Deployment.load(settings.deployment)
     store = Store(settings.data_dir / "verifier.sqlite")
     try:
@@ -61,7 +61,7 @@ def audits(
     ctx: typer.Context, config: Config, limit: Annotated[int, typer.Option(help="How many, latest first.")] = 100
 ) -> None:
     """The findings on drawn points."""
-    settings = load_settings(config)
+    settings = VerifierSettings.load(config)
     store = Store(settings.data_dir / "verifier.sqlite")
     try:
         found = store.findings(limit)
