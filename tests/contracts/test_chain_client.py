@@ -121,6 +121,32 @@ class TestTxSender:
         assert (await chain.escrow.account(payer.address)).thawing == 3 * DOLLAR
         assert not store.exists()
 
+    async def test_finishes_what_was_cut_short_in_this_process_too(
+        self, world: World, chain: Chain, tmp_path: Path
+    ) -> None:
+        payer = world.payer(9 * DOLLAR)
+        sender = TxSender(chain, payer, tmp_path / "pending.json")
+        await sender.send(chain.escrow.thaw(DOLLAR))
+        request = await sender._prepare(chain.escrow.thaw(DOLLAR), 0)
+        sender._sign(_Pending(int(request["nonce"], 16), "Escrow.thaw", request, [], []))
+        await sender.resume()
+        assert (await chain.escrow.account(payer.address)).thawing == 2 * DOLLAR
+        assert not (tmp_path / "pending.json").exists()
+
+    async def test_an_earlier_failure_is_not_that_of_the_next_call(
+        self, world: World, chain: Chain, tmp_path: Path
+    ) -> None:
+        payer, thief, store = world.payer(9 * DOLLAR), world.party(), tmp_path / "pending.json"
+        world.send(payer, world.asset.functions.approve(thief.address, 10**30))
+        money = world.balance(payer)
+        first = TxSender(chain, payer, store)
+        request = await first._prepare(chain.asset.transfer(thief.address, money), 0)
+        first._sign(_Pending(int(request["nonce"], 16), "DevAsset.transfer", request, [], []))
+        world.send(thief, world.asset.functions.transferFrom(payer.address, thief.address, money))
+        await TxSender(chain, payer, store).send(chain.escrow.thaw(DOLLAR))
+        assert (await chain.escrow.account(payer.address)).thawing == DOLLAR
+        assert not store.exists()
+
     async def test_authorises_signers(self, world: World, chain: Chain) -> None:
         payer, signer = world.payer(), SigningKey.generate()
         now = await chain.clock.refresh()

@@ -113,14 +113,14 @@ class TestStore:
 
     def test_writes_all_or_nothing(self, store: Store) -> None:
         def crash() -> None:
-            with store.transaction():
+            with store.transaction("events"):
                 store.set_cursor(9)
                 raise sqlite3.OperationalError("crash")
 
         with pytest.raises(sqlite3.Error):
             crash()
         assert store.cursor() is None
-        with store.transaction():
+        with store.transaction("events"):
             store.set_cursor(9)
         assert store.cursor() == 9
 

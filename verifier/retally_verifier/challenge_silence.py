@@ -9,6 +9,7 @@ from retally.chain.contract import ContractCall
 from retally.chain.silence import ChallengeStatus, challenge_id
 from retally.chain.transactions import TxSender
 from retally.errors import TransactionFailed
+from retally.protocol.encoding import Bytes32
 from retally_verifier.records import ChallengeRecord
 from retally_verifier.store import Store
 
@@ -34,14 +35,24 @@ class SilenceChallenger:
             if commit is None or id_ in challenged:
                 continue
             call = self._chain.silence.challenge(commit.record, commit.packed_ranges, found.range_index, found.k)
-            closed = not await self._challenge(call)
+            if await self._is_free(id_):
+                await self._challenge(call)
+            closed = not await self._is_mine(id_)
             record = ChallengeRecord(id_, found.commit_id, found.range_index, found.k, closed)
             self._store.put_challenge(record)
         for challenge in self._store.challenges():
             if not challenge.closed:
                 await self._follow(challenge)
 
-    async def _challenge(self, call: ContractCall) -> bool:
+    async def _is_free(self, id_: Bytes32) -> bool:
+        return (await self._chain.silence.challenge_of(id_)).status == ChallengeStatus.NONE
+
+    async def _is_mine(self, id_: Bytes32) -> bool:
+        # Asked of the chain: a challenge may have been sent by a process that died before it wrote it down.
+        state = await self._chain.silence.challenge_of(id_)
+        return state.status == ChallengeStatus.OPEN and state.challenger == self._sender.address
+
+    async def _challenge(self, call: ContractCall) -> None:
         silence = self._chain.silence
         bond = await silence.challenge_bond()
         if await self._chain.asset.allowance(self._sender.address, silence.address) < bond:
@@ -52,8 +63,6 @@ class SilenceChallenger:
             if error.error_name not in _FINAL:
                 raise
             log.info("not challenged: %s", error)
-            return False
-        return True
 
     async def _follow(self, challenge: ChallengeRecord) -> None:
         state = await self._chain.silence.challenge_of(challenge.id)

@@ -73,8 +73,22 @@ class CaseOpener:
         if any(case.owner == owner and case.evidence_hash == file.hash for case in self._store.cases()):
             # The court has heard this very evidence.
             return
+        if await self._has_unbooked_case(owner):
+            return
         log.warning("owner %s: log wealth %.1f over %d receipts, going to court", owner, wealth, len(shown))
         await self._open(owner, file)
+
+    async def _has_unbooked_case(self, owner: Address) -> bool:
+        """Whether the chain has one that the books lack: too young to be confirmed, or sent before a crash."""
+        await self._sender.resume()
+        booked = {case.id for case in self._store.cases()}
+        for case_id in range(1, await self._chain.court.case_count() + 1):
+            if case_id in booked:
+                continue
+            state = await self._chain.court.case_of(case_id)
+            if state.owner == owner and state.status != CaseStatus.CLOSED:
+                return True
+        return False
 
     async def _open(self, owner: Address, file: EvidenceFile) -> None:
         data, hash_ = file.to_bytes(), file.hash

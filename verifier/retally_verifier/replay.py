@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from retally.chain.calibrations import Calibrations
 from retally.chain.clock import Clock
 from retally.chain.registry import Registry
+from retally.crash_points import crash_point
 from retally.errors import BadRequest, InvalidReceipt, RetallyError
 from retally.protocol.eip712 import Domain, SigningKey, check_signed_by
 from retally.protocol.encoding import ZERO_BYTES32, Address, Bytes32, parse_object, parse_signature
@@ -143,7 +144,9 @@ class Replayer:
         async with self._locks[node.node]:
             offer, _ = await self._client.offer(node, self._domain)
             submission = await self._submission(node, offer, ids)
+            crash_point("before:send:replay")
             answer = await self._client.run_job(node, submission)
+            crash_point("after:send:replay")
             extension = parse_object("retally", answer.get("retally"))
             self._keep_receipt(node, submission.request, extension)
             return ScoredRows.from_wire(extension.get("promptLogprobs"), start, len(ids) - start)

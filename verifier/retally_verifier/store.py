@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from retally.crash_points import crash_point
 from retally.protocol.case import CommitRecord
 from retally.protocol.encoding import Address, Bytes32
 from retally_verifier.records import (
@@ -61,15 +62,27 @@ class Store:
         self._db.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All writes inside happen, or none."""
+    def transaction(self, name: str) -> Iterator[None]:
+        """All writes inside happen, or none; the name is that of its crash points."""
+        crash_point(f"before:{name}")
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
+        crash_point(f"inside:{name}")
         self._db.execute("COMMIT")
+        crash_point(f"after:{name}")
+
+    def _write(self, name: str, query: str, values: tuple[Any, ...]) -> None:
+        """One named write, of its own or as part of the transaction under way."""
+        if self._db.in_transaction:
+            self._db.execute(query, values)
+            crash_point(f"inside:{name}")
+            return
+        with self.transaction(name):
+            self._db.execute(query, values)
 
     def cursor(self) -> int | None:
         """The last block whose events were handled."""
@@ -78,16 +91,16 @@ class Store:
 
     def set_cursor(self, block: int) -> None:
         """Remembers up to which block events were handled."""
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('block', ?)", (str(block),))
+        self._write("cursor", "INSERT OR REPLACE INTO meta VALUES ('block', ?)", (str(block),))
 
     def put_node(self, node: NodeRecord) -> None:
         """Keeps a node's entry."""
         values = (node.node, node.owner, node.model_id, node.profile_id, node.endpoint, int(node.revoked))
-        self._db.execute("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?, ?, ?)", values)
+        self._write("node", "INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def revoke_node(self, node: Address) -> None:
         """Notes that a node has ended; it still answers for what it committed."""
-        self._db.execute("UPDATE nodes SET revoked = 1 WHERE node = ?", (node,))
+        self._write("revoke", "UPDATE nodes SET revoked = 1 WHERE node = ?", (node,))
 
     def node(self, node: Address) -> NodeRecord | None:
         """A node's entry."""
@@ -102,8 +115,10 @@ class Store:
     def add_commit(self, record: CommitRecord, packed_ranges: bytes) -> None:
         """Keeps a new commit."""
         values = (record.id, record.owner, record.time, json.dumps(record.to_wire()), packed_ranges, CommitState.SEEN)
-        self._db.execute(
-            "INSERT OR IGNORE INTO commits (id, owner, time, record, ranges, state) VALUES (?, ?, ?, ?, ?, ?)", values
+        self._write(
+            "commit",
+            "INSERT OR IGNORE INTO commits (id, owner, time, record, ranges, state) VALUES (?, ?, ?, ?, ?, ?)",
+            values,
         )
 
     def commits(self, *states: CommitState) -> list[AuditedCommit]:
@@ -127,18 +142,19 @@ class Store:
 
     def set_seed(self, commit_id: int, seed: bytes) -> None:
         """Keeps the seed of a commit."""
-        self._db.execute(
+        self._write(
+            "seed",
             "UPDATE commits SET seed = ?, state = ? WHERE id = ? AND state = ?",
             (seed, CommitState.SEEDED, commit_id, CommitState.SEEN),
         )
 
     def set_state(self, commit_id: int, state: CommitState) -> None:
         """Moves a commit on."""
-        self._db.execute("UPDATE commits SET state = ? WHERE id = ?", (state, commit_id))
+        self._write(state.value, "UPDATE commits SET state = ? WHERE id = ?", (state, commit_id))
 
     def set_verdicts(self, commit_id: int, verdicts: bytes, salt: bytes) -> None:
         """Keeps what will be revealed, before its hash is committed."""
-        self._db.execute("UPDATE commits SET verdicts = ?, salt = ? WHERE id = ?", (verdicts, salt, commit_id))
+        self._write("verdicts", "UPDATE commits SET verdicts = ?, salt = ? WHERE id = ?", (verdicts, salt, commit_id))
 
     def put_finding(self, f: Finding) -> None:
         """Keeps a finding; a later one of the same point replaces it."""
@@ -146,7 +162,7 @@ class Store:
         values += (f.payer, f.time, f.state, f.verdict, f.log_e, f.receipt_digest, str(f.fee), f.answer)
         marks = ", ".join("?" * 16)
         query = f"INSERT OR REPLACE INTO findings ({_FINDING}) VALUES ({marks})"
-        self._db.execute(query, (*values, json.dumps(f.detail)))
+        self._write("finding", query, (*values, json.dumps(f.detail)))
 
     def findings_of_commit(self, commit_id: int) -> list[Finding]:
         """A commit's findings in (range, k) order."""
@@ -182,11 +198,11 @@ class Store:
     def put_case(self, case: CaseRecord) -> None:
         """Keeps a case."""
         values = (case.id, case.owner, case.challenger, case.evidence_hash, case.shown, int(case.closed), case.verdict)
-        self._db.execute("INSERT OR REPLACE INTO cases VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        self._write("case", "INSERT OR REPLACE INTO cases VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
     def close_case(self, case_id: int, verdict: int) -> None:
         """Notes how a case ended."""
-        self._db.execute("UPDATE cases SET closed = 1, verdict = ? WHERE id = ?", (verdict, case_id))
+        self._write("close", "UPDATE cases SET closed = 1, verdict = ? WHERE id = ?", (verdict, case_id))
 
     def cases(self) -> list[CaseRecord]:
         """All cases seen."""
@@ -194,7 +210,7 @@ class Store:
 
     def put_evidence(self, hash_: bytes, data: bytes) -> None:
         """Keeps an evidence file."""
-        self._db.execute("INSERT OR IGNORE INTO evidence VALUES (?, ?)", (hash_, data))
+        self._write("evidence", "INSERT OR IGNORE INTO evidence VALUES (?, ?)", (hash_, data))
 
     def evidence(self, hash_: bytes) -> bytes | None:
         """An evidence file."""
@@ -204,7 +220,7 @@ class Store:
     def put_challenge(self, challenge: ChallengeRecord) -> None:
         """Keeps a challenge."""
         values = (challenge.id, challenge.commit_id, challenge.range_index, str(challenge.k), int(challenge.closed))
-        self._db.execute("INSERT OR REPLACE INTO challenges VALUES (?, ?, ?, ?, ?)", values)
+        self._write("challenge", "INSERT OR REPLACE INTO challenges VALUES (?, ?, ?, ?, ?)", values)
 
     def challenges(self) -> list[ChallengeRecord]:
         """All challenges of this verifier."""
@@ -218,7 +234,7 @@ class Store:
 
     def set_lane(self, node: Address, cumulative: int, owed: int) -> None:
         """Keeps what was promised, before the voucher is sent."""
-        self._db.execute("INSERT OR REPLACE INTO lanes VALUES (?, ?, ?)", (node, str(cumulative), str(owed)))
+        self._write("lane", "INSERT OR REPLACE INTO lanes VALUES (?, ?, ?)", (node, str(cumulative), str(owed)))
 
 
 def _node(row: tuple[Any, ...]) -> NodeRecord:

@@ -36,7 +36,7 @@ class ChainWatch:
         if head < start:
             return
         events = await self._reader.read(start, head)
-        with self._store.transaction():
+        with self._store.transaction("events"):
             for event in events:
                 handler = self._handlers.get(event.name)
                 if handler is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from retally.chain.abi import decode_error
 from retally.chain.connection import Chain
 from retally.chain.contract import ContractCall
 from retally.chain.rpc import RpcFailed
+from retally.crash_points import crash_point
 from retally.errors import TransactionFailed, UpstreamTimeout
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Address, to_hex
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
 REPLACE_AFTER_SECONDS = 20.0
@@ -69,7 +73,6 @@ class TxSender:
         self._key = key
         self._store = store
         self._lock = asyncio.Lock()
-        self._resumed = store is None
 
     @property
     def address(self) -> Address:
@@ -82,9 +85,23 @@ class TxSender:
             await self._resume()
             request = await self._prepare(call, value)
             pending = _Pending(int(request["nonce"], 16), call.label, request, [], [])
+            crash_point(f"before:tx:store:{call.label}")
             self._sign(pending)
-            await self._submit(pending.raws[-1])
-            return await self._settle(pending)
+            crash_point(f"after:tx:store:{call.label}")
+            try:
+                await self._submit(pending.raws[-1])
+            except TransactionFailed:
+                self._write(None)
+                raise
+            crash_point(f"after:tx:submit:{call.label}")
+            tx_receipt = await self._settle(pending)
+            crash_point(f"after:tx:settle:{call.label}")
+            return tx_receipt
+
+    async def resume(self) -> None:
+        """Finishes what is stored of an earlier send; only then does the chain show all that this key has done."""
+        async with self._lock:
+            await self._resume()
 
     async def _prepare(self, call: ContractCall, value: int) -> dict[str, Any]:
         request: dict[str, Any] = {
@@ -129,7 +146,6 @@ class TxSender:
         except RpcFailed as error:
             known = ("already known", "already imported", "nonce too low", "underpriced")
             if not any(text in error.message.lower() for text in known):
-                self._write(None)
                 raise self._failed(error) from error
 
     async def _settle(self, pending: _Pending) -> TxReceipt:
@@ -152,7 +168,11 @@ class TxSender:
             fee = int(pending.request[name], 16)
             pending.request[name] = hex(fee + fee * FEE_BUMP_PERCENT // 100 + 1)
         self._sign(pending)
-        await self._submit(pending.raws[-1])
+        try:
+            await self._submit(pending.raws[-1])
+        except TransactionFailed as error:
+            # Those sent before it are still out: one of them is waited for.
+            log.warning("%s was not replaced: %s", pending.label, error)
 
     async def _finish(self, pending: _Pending, found: Mapping[str, Any]) -> TxReceipt:
         if int(found["status"], 16) == 1:
@@ -167,19 +187,32 @@ class TxSender:
         raise TransactionFailed("Reverted", {}, str(found["transactionHash"]))
 
     async def _resume(self) -> None:
-        """Sends again what an earlier process stored and did not see mined."""
-        if self._resumed or self._store is None:
-            return
-        self._resumed = True
-        if not self._store.exists():
+        """Sends again what was stored and not seen mined: by a process that died, or in a send that was cut short."""
+        if self._store is None or not self._store.exists():
             return
         pending = _Pending(**json.loads(self._store.read_text(encoding="utf-8")))
         mined = int(await self._rpc.request("eth_getTransactionCount", self._key.address, "latest"), 16)
         if pending.nonce < mined:
             self._write(None)
             return
-        await self._submit(pending.raws[-1])
-        await self._settle(pending)
+        try:
+            if not await self._submit_any(pending.raws):
+                self._write(None)
+                return
+            await self._settle(pending)
+        except TransactionFailed as error:
+            # It is over; its failure is not that of the call which waits behind it.
+            log.warning("%s, sent again, failed: %s", pending.label, error)
+
+    async def _submit_any(self, raws: Sequence[str]) -> bool:
+        taken = False
+        for raw in raws:
+            try:
+                await self._submit(raw)
+                taken = True
+            except TransactionFailed as error:
+                log.warning("a stored transaction is refused: %s", error)
+        return taken
 
     def _write(self, text: str | None) -> None:
         if self._store is None:

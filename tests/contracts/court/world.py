@@ -46,15 +46,15 @@ class Commit:
 class World:
     """Four operators with a node each, two verifiers, a payer, and an outsider."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, verifiers: int = 2) -> None:
         self.ledger = ledger
         self.payer = key("payer")
         self.friend = key("friend")
         self.outsider = key("outsider").address
         self.owners = [key(f"owner {i}").address for i in range(4)]
         self.nodes = [key(f"node {i}") for i in range(4)]
-        self.verifiers = [key(f"verifier {i}").address for i in range(2)]
-        self.verifier_keys = [key(f"verifier {i}") for i in range(2)]
+        self.verifier_keys = [key(f"verifier {i}") for i in range(verifiers)]
+        self.verifiers = [each.address for each in self.verifier_keys]
         self.router = key("router")
         self._claims = count(1)
         self._set_up()
