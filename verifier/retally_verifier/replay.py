@@ -219,8 +219,9 @@ class Replayer:
         channel = ChannelId(self._key.address, self._key.address, node.node, self._lane)
         promised, owed = self._store.lane(node.node)
         state = await self._client.channel(node, channel)
-        # The node's count is believed up to what was promised already: a lie costs nothing new.
-        owed = max(owed, min(state.last_cum_to, promised))
+        # The node's count is believed up to what was promised already: a lie costs nothing new. It counts what is
+        # due of a job that still runs for a process that died.
+        owed = max(owed, min(state.due, promised))
         cumulative = max(promised, owed + fee)
         self._store.set_lane(node.node, cumulative, owed)
         return Voucher(channel.payer, channel.signer, channel.node, channel.lane, cumulative)

@@ -12,9 +12,23 @@ from typing import Any
 
 import pytest
 
-from tests.contracts.court.crash_nodes import sent_to
+from retally.chain.calibrations import Calibrations
+from retally.chain.registry import Registry
+from retally.chain.rpc import Rpc
+from retally.protocol.eip712 import Domain
+from retally.protocol.encoding import Address
+from retally.protocol.pricing import max_fee
+from retally_verifier.records import NodeRecord
+from retally_verifier.replay import Replayer
+from retally_verifier.store import Store
+from tests.contracts.court.crash_ground import KEY
+from tests.contracts.court.crash_nodes import FakeNodes, sent_to
 from tests.contracts.court.crash_verifier import folder_of
+from tests.contracts.court.transcripts import MODEL, PRICES, PROFILE
+from tests.contracts.court.world import key
+from tests.fakes_world import FakeClock
 
+PROMISED = 500
 ROOT = Path(__file__).parents[3]
 WRITES = (
     "events", "seed", "finding", "audited", "lane", "verdicts", "committed", "done", "evidence", "challenge", "close",
@@ -47,7 +61,7 @@ def crashed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for share, points in SHARES.items()
     }
     for share, process in running.items():
-        printed, complaints = process.communicate(timeout=300)
+        printed, complaints = process.communicate(timeout=600)
         endings = [json.loads(line) for line in printed.splitlines()]
         wanted = [[point, signal.SIGKILL, 0] for point in SHARES[share]]
         assert endings == wanted, complaints[-8_000:]
@@ -80,6 +94,27 @@ def crash_points_in_code() -> set[str]:
         for path, node in calls
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "crash_point"
     }
+
+
+class BusyNodes(FakeNodes):
+    """Nodes that still run the job which a dead verifier paid for."""
+
+    def _channel(self, node: Address) -> dict[str, Any]:
+        return {**super()._channel(node), "due": str(PROMISED), "open": 1}
+
+
+class TestReplay:
+    async def test_pays_on_top_of_what_still_runs_for_a_dead_verifier(self, tmp_path: Path) -> None:
+        node, domain, clock = key("node"), Domain(31337, key("escrow").address), FakeClock()
+        registry = Registry(Rpc("http://127.0.0.1:9"), key("registry").address)
+        store, nodes = Store(tmp_path / "verifier.sqlite"), BusyNodes(tmp_path, domain, [node], {}, clock.now())
+        found = Calibrations(registry, clock)
+        replayer = Replayer(store, nodes, registry, found, KEY, domain, clock, lane=0, replayers=2)
+        store.set_lane(node.address, PROMISED, 0)
+        await replayer.score(NodeRecord(node.address, KEY.address, MODEL, PROFILE, "http://node", False), [1, 2, 3], 1)
+        (sent,) = sent_to(tmp_path)
+        assert sent["voucher"] == PROMISED + max_fee(PRICES, prompt_tokens=3, max_output=1)
+        store.close()
 
 
 class TestKilled:
