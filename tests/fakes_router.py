@@ -52,10 +52,12 @@ class FakeNode:
     lines: dict[bytes, Line] = field(default_factory=dict)
     receipts: dict[bytes, list[tuple[JobReceipt, bytes]]] = field(default_factory=dict)
     jobs: list[JobSubmission] = field(default_factory=list)
+    vouchers: list[Voucher] = field(default_factory=list)
     produced: int = 0
     cancelled: int = 0
     vouchers_refused: bool = False
     writers: dict[bytes, list[Writer]] = field(default_factory=dict)
+    ended: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     def __post_init__(self) -> None:
         self.key = SigningKey(keccak(self.name.encode()))
@@ -144,6 +146,7 @@ class FakeNode:
             raise RetallyError("not now")
         raw = bytes.fromhex(signature[2:])
         check_signed_by(voucher.digest(DOMAIN), raw, voucher.signer)
+        self.vouchers.append(voucher)
         line = self.line(voucher.channel)
         async with line.paid:
             if voucher.cumulative > line.best:
@@ -178,6 +181,13 @@ class FakeNode:
         for writer in self.writers.pop(job.request.nonce, []):
             if (writer.job_id, writer.assignment.choice) in line.open:
                 writer.close(FinishReason.CANCELLED)
+        async with self.ended:
+            self.ended.notify_all()
+
+    async def rest(self) -> None:
+        """Waits until no segment is open any more."""
+        async with self.ended:
+            await self.ended.wait_for(lambda: not any(line.open for line in self.lines.values()))
 
     def prompt_ids(self, job: JobSubmission) -> list[int]:
         if "promptIds" in job.prompt:

@@ -121,6 +121,34 @@ def settings_of(redis_url: str, **changes: Any) -> RouterSettings:
     return RouterSettings(**{**values, **changes})
 
 
+def database_url(redis_url: str, number: int) -> str:
+    """One numbered database of that Redis."""
+    return redis_url.rstrip("/").removesuffix("/0") + f"/{number}"
+
+
+@asynccontextmanager
+async def running_router(
+    redis_url: str, nodes: Sequence[AnyNode], *, domain: Domain = DOMAIN, now: int = NOW, **changes: Any
+) -> AsyncIterator[World]:
+    """A router of its own over nodes that listen already and over what that database holds; it has no key yet."""
+    async with AsyncExitStack() as stack:
+        redis = Redis.from_url(redis_url)
+        stack.push_async_callback(redis.aclose)
+        chain, clock = FakeChainView([node.registered() for node in nodes]), FakeClock()
+        clock.time = now
+        settings = settings_of(redis_url, **changes)
+        api = AiohttpNodeApi(
+            connect_seconds=settings.connect_seconds,
+            first_byte_seconds=settings.first_byte_seconds,
+            idle_seconds=settings.idle_seconds,
+        )
+        outside = Outside(chain, clock, domain, redis, api, SigningKey.from_hex("11" * 32))
+        router = build_router(settings, outside)
+        url = await stack.enter_async_context(served(router.app, lifespan="on"))
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20, trust_env=False))
+        yield World(router, chain, clock, list(nodes), redis, http, url, SigningKey(keccak(b"payer")), domain)
+
+
 @asynccontextmanager
 async def router_world(
     redis_url: str,
@@ -133,25 +161,14 @@ async def router_world(
 ) -> AsyncIterator[World]:
     """A running world; its Redis database is empty at first unless it is kept."""
     async with AsyncExitStack() as stack:
-        redis = Redis.from_url(redis_url.rstrip("/").removesuffix("/0") + f"/{DATABASE}")
-        stack.push_async_callback(redis.aclose)
+        database = database_url(redis_url, DATABASE)
         if not keep:
-            await redis.flushdb()
+            async with Redis.from_url(database) as redis:
+                await redis.flushdb()
         fakes: list[Any] = list(nodes) if nodes is not None else [FakeNode("a"), FakeNode("b"), FakeNode("c")]
         for node in fakes:
             node.url = await stack.enter_async_context(served(node))
-        chain, clock = FakeChainView([node.registered() for node in fakes]), FakeClock()
-        clock.time = now
-        settings = settings_of(redis_url, **changes)
-        api = AiohttpNodeApi(
-            connect_seconds=settings.connect_seconds,
-            first_byte_seconds=settings.first_byte_seconds,
-            idle_seconds=settings.idle_seconds,
-        )
-        outside = Outside(chain, clock, domain, redis, api, SigningKey.from_hex("11" * 32))
-        router = build_router(settings, outside)
-        url = await stack.enter_async_context(served(router.app, lifespan="on"))
-        http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20, trust_env=False))
-        world = World(router, chain, clock, fakes, redis, http, url, SigningKey(keccak(b"payer")), domain)
+        running = running_router(database, fakes, domain=domain, now=now, **changes)
+        world = await stack.enter_async_context(running)
         world.api_key = (await world.create_key(world.payer))["apiKey"]
         yield world

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from retally.protocol.voucher import ChannelId, Voucher
 UNSEEN_TOKENS = 64
 
 SegmentKey = tuple[bytes, int, int]
+Act = Callable[[], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -60,6 +62,7 @@ class ChannelAccount:
     pending: dict[int, int] = field(default_factory=dict)
     open: dict[SegmentKey, OpenSegment] = field(default_factory=dict)
     reopened: set[SegmentKey] = field(default_factory=set)
+    once_paid: deque[tuple[int, Act]] = field(default_factory=deque)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -82,7 +85,7 @@ class ChannelAccount:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is open, missing or undelivered."""
-        return not self.open and not self.pending and self.delivered >= self.wanted
+        return not self.open and not self.pending and not self.once_paid and self.delivered >= self.wanted
 
     def admit(self, segments: Mapping[SegmentKey, OpenSegment]) -> int:
         """Opens a job's segments; answers the total that its voucher has to promise before prefill (R-22)."""
@@ -109,7 +112,8 @@ class ChannelAccount:
             self._place(receipt.cum_from, receipt.cum_to)
         del self.open[segment]
         self.reopened.discard(segment)
-        self.note_due(receipt.cum_to if receipt.fee else 0)
+        # Also for what an earlier life counted beyond this receipt, and may not have paid.
+        self.note_due(max(self.closed, receipt.cum_to if receipt.fee else 0))
 
     def _is_counted(self, receipt: JobReceipt) -> bool:
         return receipt.cum_to <= self.closed or self.pending.get(receipt.cum_from) == receipt.cum_to

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from retally.crash_points import crash_point
 from retally.errors import CapExceeded, InsufficientFunds, SignerExpired
 from retally.protocol.eip712 import Address
 from retally.protocol.voucher import ChannelId
@@ -88,7 +89,9 @@ class Credit:
 
     async def release(self, payer: Address, job: str) -> None:
         """Ends the hold of a job; what was promised for it stays counted."""
+        crash_point("before:release")
         await self._redis.hdel(credit_key(payer), f"hold:{job}")
+        crash_point("after:release")
 
     async def holds(self, payer: Address, signer: Address) -> list[tuple[str, int]]:
         """The signer's jobs that hold something, each with the lane of the process that holds it."""
@@ -105,7 +108,10 @@ class Credit:
         if cumulative > LARGEST:
             raise CapExceeded(cumulative, LARGEST)
         keys = (channel_key_of(channel), credit_key(channel.payer))
-        return int(await self._redis.eval(_PROMISE, 2, *keys, cumulative, channel.signer))
+        crash_point("before:promise")
+        promised = int(await self._redis.eval(_PROMISE, 2, *keys, cumulative, channel.signer))
+        crash_point("after:promise")
+        return promised
 
     async def _try(
         self, payer: Address, signer: Address, job: str, amount: int, lane: int, *, fresh: bool
@@ -116,7 +122,9 @@ class Credit:
         now = int(time.time())
         numbers = [min(standing.balance, LARGEST), min(standing.used, LARGEST), min(standing.cap, LARGEST)]
         args = [job, min(amount, LARGEST), signer, *numbers, now, now + HOLD_SECONDS, lane]
+        crash_point("before:hold")
         reason, left = await self._redis.eval(_HOLD, 1, credit_key(payer), *args)
+        crash_point("after:hold")
         return reason.decode(), int(left)
 
     async def _refresh(self, payer: Address) -> None:
@@ -125,4 +133,6 @@ class Credit:
             kind, _, signer = field.decode().partition(":")
             if kind == "promised":
                 standing = await self._standing(payer, Address(signer), True)
+                crash_point("before:used")
                 await self._redis.hset(key, f"used:{signer}", min(standing.used, LARGEST))
+                crash_point("after:used")

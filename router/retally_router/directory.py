@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from retally.errors import BadRequest, InvalidSignature, OfferExpired, RetallyEr
 from retally.protocol.eip712 import Address, Bytes32, Domain, check_signed_by
 from retally.protocol.encoding import check_integer, parse_object, parse_signature, to_hex
 from retally.protocol.offer import Offer
+from retally_router.end_tasks import end_tasks
 from retally_router.ports import ChainView, Clock, NodeApi, RegisteredNode
 
 log = structlog.get_logger(__name__)
@@ -102,9 +102,7 @@ class Directory:
     async def close(self) -> None:
         """Stops reading."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end_tasks([self._task])
 
     def nodes(self) -> list[Listed]:
         """Every node that ever answered and is still registered, alive or not, with a valid offer."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from retally.crash_points import crash_point
 from retally.errors import NotFound
 from retally.protocol.eip712 import Address, Bytes32, Domain
 from retally.protocol.encoding import to_hex
@@ -84,11 +85,15 @@ class JobLog:
 
     async def begin(self, record: JobRecord) -> None:
         """Before the node gets the job."""
+        crash_point("before:job")
         await self._redis.hset(_open_key(record.request["payer"]), record.field, msgspec.json.encode(record))
+        crash_point("after:job")
 
     async def forget(self, record: JobRecord) -> None:
         """The node refused the job, or all its receipts are in."""
+        crash_point("before:forget")
         await self._redis.hdel(_open_key(record.request["payer"]), record.field)
+        crash_point("after:forget")
 
     async def add_receipt(self, leaf: ReceiptLeaf, account: ChannelAccount | None) -> None:
         """Before the client sees the receipt."""
@@ -101,7 +106,9 @@ class JobLog:
             if account is not None:
                 line = {"closed": account.closed, "pending": msgspec.json.encode(account.pending)}
                 pipe.hset(channel_key_of(account.channel), mapping=line)
+            crash_point("before:receipt")
             await pipe.execute()
+            crash_point("after:receipt")
 
     async def add_fault(self, placed: Placed, what: str, frame: Mapping[str, Any]) -> None:
         """Keeps what a node signed that does not hold, for whoever brings it before the contracts."""

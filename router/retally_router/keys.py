@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from retally.crash_points import crash_point
 from retally.errors import NotFound, Unauthorized
 from retally.protocol.eip712 import Address, Domain, SigningKey
 from retally.protocol.encoding import to_hex
@@ -88,7 +89,9 @@ class Keys:
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.set(_record_key(key_id), msgspec.msgpack.encode(record))
             pipe.sadd(_index_key(payer), key_id)
+            crash_point("before:key")
             await pipe.execute()
+            crash_point("after:key")
         text = f"{PREFIX}-{key_id}-{urlsafe_b64encode(secret).decode().rstrip('=')}"
         proof = to_hex(signer.sign(auth.digest(self._domain)))
         return {"apiKey": text, **record.view(), "proof": proof}
@@ -123,7 +126,9 @@ class Keys:
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.delete(_record_key(key_id))
             pipe.srem(_index_key(payer), key_id)
+            crash_point("before:revoke")
             await pipe.execute()
+            crash_point("after:revoke")
         gone = [api_key for api_key, (_, session) in self._opened.items() if session.key_id == key_id]
         for api_key in gone:
             del self._opened[api_key]

@@ -10,7 +10,9 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from retally.crash_points import crash_point
 from retally.errors import Unavailable
+from retally_router.end_tasks import end_tasks
 
 # A lease is taken when free, when it is ours, or when its owner was a process of this host that is gone.
 _TAKE = """
@@ -72,9 +74,7 @@ class Lanes:
     async def close(self) -> None:
         """Gives all lanes back."""
         if self._renewer is not None:
-            self._renewer.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._renewer
+            await end_tasks([self._renewer])
         with contextlib.suppress(RedisError):
             for lane in {self._own, *self._adopted} - {None}:
                 await self._redis.eval(_DROP, 1, _key(lane), self._holder)
@@ -93,7 +93,10 @@ class Lanes:
         held = await self._redis.get(_key(lane))
         gone = held.decode() if held is not None and is_gone(held.decode()) else ""
         milliseconds = int(self._lease_seconds * 1000)
-        return bool(await self._redis.eval(_TAKE, 1, _key(lane), self._holder, gone, milliseconds))
+        crash_point("before:lane")
+        taken = bool(await self._redis.eval(_TAKE, 1, _key(lane), self._holder, gone, milliseconds))
+        crash_point("after:lane")
+        return taken
 
     async def _lease_any(self, first: int) -> int:
         loop = asyncio.get_running_loop()

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from retally.crash_points import crash_point
 from retally.errors import NodeUnavailable, UpstreamTimeout, error_of_envelope
 from retally.keep_alive import CLIENT_SECONDS
 
@@ -67,6 +68,7 @@ class AiohttpNodeApi:
         """Hands the job over; the body comes as a stream."""
         headers = {**_JSON, "x-request-id": request_id}
         url = f"{endpoint}/retally/v1/jobs"
+        crash_point("before:send:submission")
         try:
             async with asyncio.timeout(self._first_byte_seconds):
                 response = await self._pool.post(url, data=submission, headers=headers, timeout=self._long)
@@ -74,12 +76,16 @@ class AiohttpNodeApi:
             raise UpstreamTimeout(f"the node did not answer within {self._first_byte_seconds:g} s") from error
         except _BROKEN as error:
             raise NodeUnavailable(f"the node can't be reached: {error}") from error
+        crash_point("after:send:submission")
         return AiohttpStream(response, self._idle_seconds)
 
     async def send_vouchers(self, endpoint: str, vouchers: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Pays."""
         body = msgspec.json.encode({"vouchers": vouchers})
-        return await self._json("POST", f"{endpoint}/retally/v1/vouchers", body)
+        crash_point("before:send:voucher")
+        shown = await self._json("POST", f"{endpoint}/retally/v1/vouchers", body)
+        crash_point("after:send:voucher")
+        return shown
 
     async def channel(self, endpoint: str, payer: str, signer: str, lane: int) -> Mapping[str, Any]:
         """The node's view of a channel."""

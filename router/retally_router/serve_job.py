@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from redis.exceptions import RedisError
@@ -285,7 +286,9 @@ class ServeJob:
             tokens = sum(len(choice.ids) for choice in self.choices)
             seconds = time.monotonic() - (self.first_at or self.began_at)
             self.means.watch.succeeded(node, tokens // len(self.choices), seconds)
-            await self.means.log.forget(placement.record)
+            if account is not None:
+                # Not before: a router that dies before its last voucher is out leaves it to the next.
+                await self.means.sender.once_paid(account, partial(self.means.log.forget, placement.record))
         elif account is not None:
             self.means.settle.later(placement.placed, account, placement.record)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 
 import structlog
 from redis.exceptions import RedisError
@@ -17,6 +17,7 @@ from retally_router.channels import Channels
 from retally_router.check_frames import Placed, read_receipt
 from retally_router.credit import Credit
 from retally_router.directory import Listed
+from retally_router.end_tasks import end_tasks
 from retally_router.job_log import JobLog, JobRecord
 from retally_router.keys import Session
 from retally_router.lanes import Lanes
@@ -122,12 +123,7 @@ class SettleJobs:
 
     async def close(self) -> None:
         """Stops; what is not settled stays on record."""
-        tasks = [*self._tasks.values(), *self._recovering.values()]
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await end_tasks([*self._tasks.values(), *self._recovering.values()])
 
     async def _take_up(self, session: Session, placed: Placed, record: JobRecord) -> None:
         delay = FIRST_DELAY_SECONDS
@@ -151,7 +147,8 @@ class SettleJobs:
             delay = min(delay * 1.7, LAST_DELAY_SECONDS)
             try:
                 if await self._fetch(placed, account, record):
-                    break
+                    await self._sender.once_paid(account, partial(self._log.forget, record))
+                    return
             except (RetallyError, RedisError) as error:
                 if isinstance(error, RetallyError) and error.status == 404:
                     # It answers: what slowed us down while it was away no longer counts.

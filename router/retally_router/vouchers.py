@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,8 @@ from redis.exceptions import RedisError
 
 from retally.errors import RemoteError, RetallyError
 from retally.protocol.encoding import to_hex
-from retally_router.channel_state import ChannelAccount
+from retally_router.channel_state import Act, ChannelAccount
+from retally_router.end_tasks import end_tasks
 from retally_router.ports import NodeApi
 
 log = structlog.get_logger(__name__)
@@ -47,6 +47,13 @@ class VoucherSender:
             queue.task = asyncio.create_task(self._run(account.channel.node, queue))
             queue.task.add_done_callback(log_failure)
 
+    async def once_paid(self, account: ChannelAccount, act: Act) -> None:
+        """Acts as soon as the node has the voucher for all that is owed to it now."""
+        if account.delivered >= account.wanted:
+            await act()
+        else:
+            account.once_paid.append((account.wanted, act))
+
     async def drain(self, timeout_seconds: float) -> bool:
         """Waits until every node has its vouchers, or gives up."""
         loop = asyncio.get_running_loop()
@@ -60,12 +67,7 @@ class VoucherSender:
     async def close(self) -> None:
         """Delivers what can be delivered quickly, then stops."""
         await self.drain(2.0)
-        tasks = [queue.task for queue in self._queues.values() if queue.task is not None]
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await end_tasks(queue.task for queue in self._queues.values() if queue.task is not None)
 
     async def _run(self, node: str, queue: _Queue) -> None:
         delay, refused = FIRST_DELAY_SECONDS, 0
@@ -103,6 +105,10 @@ class VoucherSender:
         await self._api.send_vouchers(batch[-1].endpoint, signed)
         for account, total in zip(batch, totals, strict=True):
             account.delivered = max(account.delivered, total)
+        for account in batch:
+            while account.once_paid and account.once_paid[0][0] <= account.delivered:
+                await account.once_paid[0][1]()
+                account.once_paid.popleft()
 
 
 def log_failure(task: asyncio.Task[None]) -> None:
