@@ -10,18 +10,19 @@ import {EnumerableSet} from "@openzeppelin/contracts/utils/structs/EnumerableSet
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 
 import {IStaking} from "./interfaces/IStaking.sol";
+import {Pause} from "./base/Pause.sol";
 import {SlasherList} from "./base/SlasherList.sol";
 import {StakingTable} from "./base/StakingTable.sol";
 import {Offence} from "./types/Offence.sol";
 import {OPERATOR} from "./types/Role.sol";
 
 /// @notice See IStaking.
-contract Staking is SlasherList, ReentrancyGuardTransient {
+contract Staking is SlasherList, Pause, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
     using SafeCast for uint256;
     using EnumerableSet for EnumerableSet.AddressSet;
 
-    /// @dev Nobody's address: what is sent here is burned, whatever the asset offers.
+    /// @dev Nobody's address.
     address private constant BURNED = 0x000000000000000000000000000000000000dEaD;
 
     struct Stake {
@@ -50,11 +51,13 @@ contract Staking is SlasherList, ReentrancyGuardTransient {
     /// @inheritdoc IStaking
     mapping(address account => uint256) public credit;
 
-    constructor(IERC20 asset_, address contractOwner, Parameters memory parameters_, address[] memory slashers)
-        StakingTable(parameters_)
-        SlasherList(slashers)
-        Ownable(contractOwner)
-    {
+    constructor(
+        IERC20 asset_,
+        address contractOwner,
+        address guardian_,
+        Parameters memory parameters_,
+        address[] memory slashers
+    ) StakingTable(parameters_) SlasherList(slashers) Pause(guardian_) Ownable(contractOwner) {
         ASSET = asset_;
     }
 
@@ -64,7 +67,7 @@ contract Staking is SlasherList, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc IStaking
-    function stakeFor(address owner, uint8 role, uint96 amount) public nonReentrant {
+    function stakeFor(address owner, uint8 role, uint96 amount) public nonReentrant whenRunning {
         require(owner != address(0), StakingZeroAddress());
         require(amount != 0, StakingZeroAmount());
         Stake storage s = _stakes[owner][role];
@@ -289,10 +292,7 @@ contract Staking is SlasherList, ReentrancyGuardTransient {
     }
 
     function _updateActive(address owner, uint8 role, uint96 bonded) private {
-        if (bonded != 0 && bonded >= minimum(role)) {
-            _active[role].add(owner);
-        } else {
-            _active[role].remove(owner);
-        }
+        if (bonded != 0 && bonded >= minimum(role)) _active[role].add(owner);
+        else _active[role].remove(owner);
     }
 }

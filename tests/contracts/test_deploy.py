@@ -11,8 +11,9 @@ from eth_account import Account
 from typer.testing import CliRunner
 
 import deploy as deploy_script
-from retally.chain.deploy import artifact, default_parameters, devnet_parameters
+from retally.chain.deploy import artifact
 from retally.chain.deployment import Deployment
+from retally.chain.parameters import default_parameters, devnet_parameters
 from tests.contracts.world import MODEL, PROFILE, World
 
 app = typer.Typer()

@@ -175,4 +175,4 @@ class TestConstruction:
     ) -> None:
         parameters = tuple((world.deployment["parameters"]["Staking"] | {field: value}).values())
         with world.reverts(error):
-            world.create_named("Staking", world.at["Asset"], world.at["Timelock"], parameters, [])
+            world.create_named("Staking", world.at["Asset"], world.at["Timelock"], ZERO, parameters, [])

@@ -16,22 +16,19 @@ from web3.contract import Contract
 from web3.types import Nonce, TxParams, TxReceipt
 from web3.utils.address import get_create_address
 
+from retally.chain.parameters import Parameters, default_parameters, devnet_parameters
 from retally.errors import TransactionFailed
 
 ANVIL_CHAIN_ID = 31337
 # The first of the accounts that anvil prints; of no worth anywhere else.
 ANVIL_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 
-_DAY = 24 * 3600
-_DOLLAR = 1_000_000
 _ZERO = "0x0000000000000000000000000000000000000000"
 # Names in the order of deployment. Each may name any other in its constructor, since addresses follow from the nonce.
 _ORDER = (
     "Asset", "Timelock", "Randomness", "Staking", "Registry", "Escrow", "Audits", "Faults", "Silence", "Court"
 )  # fmt: skip
 _ARTIFACTS = {"Asset": "DevAsset", "Timelock": "TimelockController", "Randomness": "BlockhashRandomness"}
-
-Parameters = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,84 +67,6 @@ class Catalogue:
     models: Sequence[Model] = ()
     profiles: Sequence[Profile] = ()
     calibrations: Sequence[CalibrationEntry] = ()
-
-
-def default_parameters() -> dict[str, dict[str, int]]:
-    """Parameters for a chain with money of six decimals on it."""
-    return {
-        "Timelock": {"minDelay": 7 * _DAY},
-        "Staking": {
-            "minimumOperator": 1_000 * _DOLLAR,
-            "minimumRouter": 1_000 * _DOLLAR,
-            "minimumVerifier": 1_000 * _DOLLAR,
-            "thawPeriod": 21 * _DAY,
-            "slasherDelay": 28 * _DAY,
-            "exposurePpm": 200_000,
-            "mismatchPpm": 500_000,
-            "tilingPpm": 500_000,
-            "overbillingPpm": 500_000,
-            "conflictPpm": 100_000,
-            "dutyPpm": 20_000,
-            "challengerCapPpm": 300_000,
-            "jurorsCapPpm": 200_000,
-        },
-        "Registry": {
-            "newOwnerPeriod": 28 * _DAY,
-            "warningPeriod": 28 * _DAY,
-            "calibrationDelay": 28 * _DAY,
-            "newStepUnits": 5,
-            "establishedStepUnits": 50,
-            "newSharePpm": 300_000,
-            "establishedSharePpm": 30_000,
-        },
-        "Escrow": {"thawPeriod": 3 * _DAY, "exposureWindow": 7 * _DAY, "heldPeriod": 21 * _DAY, "seedDelay": 4},
-        **_court_parameters(),
-    }
-
-
-def _court_parameters() -> dict[str, dict[str, int]]:
-    return {
-        "Audits": {"tipPpm": 100_000, "dutySeconds": _DAY, "revealSeconds": _DAY},
-        "Faults": {
-            "challengerCap": 1_000 * _DOLLAR,
-            "signedCap": 500 * _DOLLAR,
-            "receiptLifeSeconds": 28 * _DAY,
-        },
-        "Silence": {
-            "bond": 20 * _DOLLAR,
-            "answerFee": 2 * _DOLLAR,
-            "answerFeePerKilobyte": _DOLLAR // 10,
-            "tip": _DOLLAR // 2,
-            "challengerCap": 1_000 * _DOLLAR,
-            "windowSeconds": 7 * _DAY,
-            "answerSeconds": _DAY,
-            "partSeconds": 3600,
-            "partTokens": 2048,
-            "payerLimit": 4,
-        },
-        "Court": {
-            "jurySize": 7,
-            "seedDelay": 4,
-            "commitSeconds": _DAY,
-            "revealSeconds": _DAY,
-            "appealSeconds": 2 * _DAY,
-            "jurorAgeSeconds": 28 * _DAY,
-            "caseFee": 70 * _DOLLAR,
-            "caseBond": 50 * _DOLLAR,
-            "tip": _DOLLAR // 2,
-            "challengerCap": 1_000 * _DOLLAR,
-            "jurorCap": 100 * _DOLLAR,
-        },
-    }
-
-
-def devnet_parameters() -> dict[str, dict[str, int]]:
-    """The same for a local chain: every time window is real, but nobody waits for a rule change or for old jurors."""
-    parameters = default_parameters()
-    parameters["Timelock"]["minDelay"] = 0
-    parameters["Registry"]["calibrationDelay"] = 0
-    parameters["Court"] |= {"jurySize": 3, "jurorAgeSeconds": 0, "caseFee": 30 * _DOLLAR, "caseBond": 20 * _DOLLAR}
-    return parameters
 
 
 def artifact(name: str) -> dict[str, Any]:
@@ -199,7 +118,7 @@ class Deployer:
 
 
 def _constructor_arguments(
-    at: Mapping[str, ChecksumAddress], parameters: Parameters, deployer: ChecksumAddress
+    at: Mapping[str, ChecksumAddress], parameters: Parameters, deployer: ChecksumAddress, guardian: ChecksumAddress
 ) -> dict[str, Callable[[], list[Any]]]:
     """The constructor arguments of each contract, which know every address beforehand."""
 
@@ -216,7 +135,7 @@ def _constructor_arguments(
         # The deployer proposes and executes until the operators of a deployment name others, by proposal.
         "Timelock": lambda: [parameters["Timelock"]["minDelay"], [deployer], [deployer], _ZERO],
         "Randomness": list,
-        "Staking": lambda: [at["Asset"], at["Timelock"], struct("Staking"), slashers],
+        "Staking": lambda: [at["Asset"], at["Timelock"], guardian, struct("Staking"), slashers],
         "Registry": lambda: [at["Staking"], at["Escrow"], deployer, struct("Registry")],
         "Escrow": lambda: [at["Asset"], at["Staking"], at["Registry"], at["Randomness"], struct("Escrow")],
         "Audits": lambda: [*core, at["Randomness"], struct("Audits")],
@@ -232,9 +151,13 @@ def deploy(
     parameters: Parameters | None = None,
     catalogue: Catalogue | None = None,
     asset: str | None = None,
+    guardian: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Deploy everything, register the catalogue, hand the Registry to the timelock; return the deployment file."""
+    """Deploy everything, register the catalogue, hand the Registry to the timelock; return the deployment file.
+
+    The guardian, who may pause what lets money in, is the deployer unless another is named.
+    """
     web3 = Web3(Web3.HTTPProvider(rpc_url))
     deployer = Deployer(web3, Account.from_key(key))
     chain_id = web3.eth.chain_id
@@ -244,7 +167,8 @@ def deploy(
     at = {name: get_create_address(deployer.account.address, Nonce(nonce + i)) for i, name in enumerate(names)}
     if asset is not None:
         at["Asset"] = Web3.to_checksum_address(asset)
-    arguments = _constructor_arguments(at, chosen, deployer.account.address)
+    pauses = Web3.to_checksum_address(guardian) if guardian else deployer.account.address
+    arguments = _constructor_arguments(at, chosen, deployer.account.address, pauses)
     deployed_block = web3.eth.block_number
     for name in names:
         receipt = deployer.create(name, arguments[name]())

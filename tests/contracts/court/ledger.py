@@ -173,7 +173,7 @@ class Ledger:
         money = (at["escrow"], at["staking"], at["registry"])
         self.asset = self._make("DevAsset")
         self.randomness = self._make("BlockhashRandomness")
-        self.staking = self._make("Staking", at["asset"], GOVERNOR, PARAMETERS["staking"], slashers)
+        self.staking = self._make("Staking", at["asset"], GOVERNOR, GOVERNOR, PARAMETERS["staking"], slashers)
         self.registry = self._make("Registry", at["staking"], at["escrow"], GOVERNOR, PARAMETERS["registry"])
         self.escrow = self._make(
             "Escrow", at["asset"], at["staking"], at["registry"], at["randomness"], PARAMETERS["escrow"]
