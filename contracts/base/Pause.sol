@@ -78,6 +78,11 @@ abstract contract Pause is IPause, Ownable {
         return block.timestamp < _pause.until;
     }
 
+    function _checkRunning() internal view {
+        uint40 until = _pause.until;
+        require(block.timestamp >= until, PauseInForce(block.timestamp, until));
+    }
+
     function _setGuardian(address guardian_) private {
         _pause.guardian = guardian_;
         emit GuardianSet(guardian_);
@@ -87,10 +92,5 @@ abstract contract Pause is IPause, Ownable {
     function _stretchStart(uint40 startedAt) private view returns (uint40) {
         bool fresh = startedAt == 0 || block.timestamp >= uint256(startedAt) + PAUSE_EVERY;
         return fresh ? uint40(block.timestamp) : startedAt;
-    }
-
-    function _checkRunning() private view {
-        uint40 until = _pause.until;
-        require(block.timestamp >= until, PauseInForce(block.timestamp, until));
     }
 }

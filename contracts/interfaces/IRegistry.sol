@@ -95,7 +95,7 @@ interface IRegistry {
         string calldata uri
     ) external;
 
-    /// @notice Puts an owner on warning: it is audited like a new one. Slashers only.
+    /// @notice Puts an owner on warning: it is audited like a new one. Slashers only; of a removed one it changes nothing.
     function warn(address owner) external;
 
     function parameters() external view returns (Parameters memory);

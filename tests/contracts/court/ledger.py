@@ -173,10 +173,19 @@ class Ledger:
         money = (at["escrow"], at["staking"], at["registry"])
         self.asset = self._make("DevAsset")
         self.randomness = self._make("BlockhashRandomness")
-        self.staking = self._make("Staking", at["asset"], GOVERNOR, GOVERNOR, PARAMETERS["staking"], slashers)
+        self.staking = self._make(
+            "Staking", at["asset"], at["escrow"], GOVERNOR, GOVERNOR, PARAMETERS["staking"], slashers
+        )
         self.registry = self._make("Registry", at["staking"], at["escrow"], GOVERNOR, PARAMETERS["registry"])
         self.escrow = self._make(
-            "Escrow", at["asset"], at["staking"], at["registry"], at["randomness"], PARAMETERS["escrow"]
+            "Escrow",
+            at["asset"],
+            GOVERNOR,
+            GOVERNOR,
+            at["staking"],
+            at["registry"],
+            at["randomness"],
+            PARAMETERS["escrow"],
         )
         self.audits = self._make("Audits", *money, at["randomness"], PARAMETERS["audits"])
         self.faults = self._make("Faults", *money, PARAMETERS["faults"])
