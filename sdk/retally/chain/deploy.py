@@ -16,7 +16,7 @@ from web3.contract import Contract
 from web3.types import Nonce, TxParams, TxReceipt
 from web3.utils.address import get_create_address
 
-from retally.chain.parameters import Parameters, default_parameters, devnet_parameters
+from retally.chain.parameters import Parameters, check_delays, default_parameters, devnet_parameters
 from retally.errors import TransactionFailed
 
 ANVIL_CHAIN_ID = 31337
@@ -170,6 +170,7 @@ def deploy(
     deployer = Deployer(web3, Account.from_key(key))
     chain_id = web3.eth.chain_id
     chosen = parameters or (devnet_parameters() if chain_id == ANVIL_CHAIN_ID else default_parameters())
+    check_delays(chosen)
     names = [name for name in _ORDER if name != "Asset" or asset is None]
     nonce = web3.eth.get_transaction_count(deployer.account.address)
     at = {name: get_create_address(deployer.account.address, Nonce(nonce + i)) for i, name in enumerate(names)}

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_DAY = 24 * 3600
+_HOUR = 3600
+_DAY = 24 * _HOUR
 _DOLLAR = 1_000_000
 
 Parameters = Mapping[str, Mapping[str, int]]
+
+DELAYS = frozenset(
+    {
+        "answerSeconds", "appealSeconds", "calibrationDelay", "commitSeconds", "dutySeconds", "exposureWindow",
+        "heldPeriod", "jurorAgeSeconds", "minDelay", "newOwnerPeriod", "partSeconds", "receiptLifeSeconds",
+        "revealSeconds", "slasherDelay", "thawPeriod", "warningPeriod", "windowSeconds",
+    }
+)  # fmt: skip
+"""Parameters that are delays; what a devnet scales."""
+
+
+class DelaysDoNotFit(ValueError):
+    """Delays that would let somebody leave before it could be judged, or before a rule that it dislikes holds."""
+
+    def __init__(self, delays: Mapping[str, int]) -> None:
+        self.delays = dict(delays)
+        super().__init__(f"these delays do not fit together: {self.delays}")
 
 
 def default_parameters() -> dict[str, dict[str, int]]:
@@ -66,9 +84,10 @@ def _court_parameters() -> dict[str, dict[str, int]]:
         "Court": {
             "jurySize": 7,
             "seedDelay": 4,
-            "commitSeconds": _DAY,
-            "revealSeconds": _DAY,
-            "appealSeconds": 2 * _DAY,
+            # A case with both appeals ends within 8 days.
+            "commitSeconds": 16 * _HOUR,
+            "revealSeconds": 12 * _HOUR,
+            "appealSeconds": 36 * _HOUR,
             "jurorAgeSeconds": 28 * _DAY,
             "caseFee": 70 * _DOLLAR,
             "caseBond": 50 * _DOLLAR,
@@ -79,10 +98,47 @@ def _court_parameters() -> dict[str, dict[str, int]]:
     }
 
 
-def devnet_parameters() -> dict[str, dict[str, int]]:
-    """The same for a local chain: every time window is real, but nobody waits for a rule change or for old jurors."""
+def devnet_parameters(time_scale: int = 1) -> dict[str, dict[str, int]]:
+    """The same for a local chain, where nobody waits for old jurors; every delay is shorter by one factor."""
     parameters = default_parameters()
-    parameters["Timelock"]["minDelay"] = 0
-    parameters["Registry"]["calibrationDelay"] = 0
     parameters["Court"] |= {"jurySize": 3, "jurorAgeSeconds": 0, "caseFee": 30 * _DOLLAR, "caseBond": 20 * _DOLLAR}
-    return parameters
+    return scale_delays(parameters, time_scale)
+
+
+def scale_delays(parameters: Parameters, factor: int) -> dict[str, dict[str, int]]:
+    """The same parameters with every delay divided by one factor, so that they still fit together."""
+    return {
+        name: {field: _scale(value, factor) if field in DELAYS else value for field, value in values.items()}
+        for name, values in parameters.items()
+    }
+
+
+def check_delays(parameters: Parameters) -> None:
+    """Raise unless the delays fit together: what the contracts check of their own when they are made, and the timelock.
+
+    Whoever disagrees with a proposal has time to leave before it is carried out or, with a stake, before it holds.
+    """
+    staking, court = parameters["Staking"], parameters["Court"]
+    steps = {
+        "payers' thaw": parameters["Escrow"]["thawPeriod"],
+        "the timelock": parameters["Timelock"]["minDelay"],
+        "stakes' thaw": staking["thawPeriod"],
+        "new slashers": staking["slasherDelay"],
+    }
+    if not 0 < steps["payers' thaw"] < steps["the timelock"] < steps["stakes' thaw"] < steps["new slashers"]:
+        raise DelaysDoNotFit(steps)
+    if parameters["Registry"]["calibrationDelay"] < staking["slasherDelay"]:
+        raise DelaysDoNotFit({"new slashers": staking["slasherDelay"], **parameters["Registry"]})
+    judged = {"evidence": parameters["Silence"]["windowSeconds"], "a case": longest_case_seconds(court)}
+    if not sum(judged.values()) < staking["thawPeriod"]:
+        raise DelaysDoNotFit(judged | {"stakes' thaw": staking["thawPeriod"]})
+
+
+def longest_case_seconds(court: Mapping[str, int]) -> int:
+    """How long a case takes at most whose steps are all called: a round, its enlargement, and two appeals."""
+    round_seconds = court["commitSeconds"] + court["revealSeconds"]
+    return 4 * round_seconds + 2 * court["appealSeconds"]
+
+
+def _scale(value: int, factor: int) -> int:
+    return max(1, value // factor) if value else 0

@@ -40,7 +40,7 @@ PARAMETERS: Mapping[str, tuple[int, ...]] = {
         1_000 * MILLION, 100 * MILLION, 100 * MILLION, 21 * DAY, 28 * DAY,
         200_000, 300_000, 300_000, 50_000, 50_000, 10_000, 200_000, 200_000,
     ),
-    "registry": (28 * DAY, 28 * DAY, 0, 5, 50, 300_000, 30_000),
+    "registry": (28 * DAY, 28 * DAY, 28 * DAY, 5, 50, 300_000, 30_000),
     "escrow": (3 * DAY, 7 * DAY, 21 * DAY, 4),
     "audits": (100_000, DAY, DAY),
     "court": (
