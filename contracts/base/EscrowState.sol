@@ -5,6 +5,7 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 
+import {Pause} from "./Pause.sol";
 import {IEscrow} from "../interfaces/IEscrow.sol";
 import {IRandomness} from "../interfaces/IRandomness.sol";
 import {IRegistry} from "../interfaces/IRegistry.sol";
@@ -12,7 +13,7 @@ import {IStaking} from "../interfaces/IStaking.sol";
 import {Signatures} from "../libraries/Signatures.sol";
 
 /// @notice Everything the Escrow stores, its fixed parameters, and the only ways for the asset in and out.
-abstract contract EscrowState is IEscrow, ReentrancyGuardTransient {
+abstract contract EscrowState is IEscrow, Pause, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
 
     /// @dev `reserves` tells in the same slot whether the payer's reservations must be looked at.
@@ -49,7 +50,8 @@ abstract contract EscrowState is IEscrow, ReentrancyGuardTransient {
     mapping(address payer => Account) internal _accounts;
     mapping(address payer => mapping(address signer => Signer)) internal _signers;
     mapping(address payer => mapping(address node => mapping(address signer => Set))) internal _reservations;
-    mapping(bytes32 channelKey => uint96 collected) internal _channels;
+    /// @dev A word each, though no more than a uint96 is ever stored: nothing else shares the slot.
+    mapping(bytes32 channelKey => uint256 collected) internal _channels;
 
     constructor(
         IERC20 asset_,

@@ -20,8 +20,15 @@ library Signatures {
     }
 
     /// @notice Digest that a signer of `structHash` signed in `domain`.
-    function digest(bytes32 domain, bytes32 structHash) internal pure returns (bytes32) {
-        return keccak256(abi.encodePacked(hex"1901", domain, structHash));
+    /// @dev keccak(0x1901 ‖ domain ‖ structHash), encoded where free memory begins, which stays free.
+    function digest(bytes32 domain, bytes32 structHash) internal pure returns (bytes32 hash) {
+        assembly ("memory-safe") {
+            let at := mload(0x40)
+            mstore(at, shl(240, 0x1901))
+            mstore(add(at, 2), domain)
+            mstore(add(at, 34), structHash)
+            hash := keccak256(at, 66)
+        }
     }
 
     /// @notice Signer of `hash`, or zero for anything that is not a canonical signature.

@@ -17,6 +17,13 @@ struct Voucher {
 using {hash} for Voucher global;
 
 /// @notice EIP-712 struct hash. Every field is one static word, so the ABI encoding is the typed encoding.
-function hash(Voucher memory self) pure returns (bytes32) {
-    return keccak256(abi.encode(VOUCHER_TYPEHASH, self));
+/// @dev `collect` hashes one per item: it is encoded where free memory begins, which stays free.
+function hash(Voucher memory self) pure returns (bytes32 structHash) {
+    bytes32 typeHash = VOUCHER_TYPEHASH;
+    assembly ("memory-safe") {
+        let at := mload(0x40)
+        mstore(at, typeHash)
+        mcopy(add(at, 0x20), self, 0xa0)
+        structHash := keccak256(at, 0xc0)
+    }
 }

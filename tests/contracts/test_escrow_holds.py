@@ -183,6 +183,6 @@ class TestConstruction:
         ],
     )
     def test_reverts_when_delays_are_out_of_order(self, world: World, delays: tuple[int, int, int]) -> None:
-        parts = [world.at[name] for name in ("Asset", "Staking", "Registry", "Randomness")]
+        parts = [world.at[name] for name in ("Asset", "Timelock", "Timelock", "Staking", "Registry", "Randomness")]
         with world.reverts("EscrowDelaysOutOfOrder"):
             world.create_named("Escrow", *parts, (*delays, 4))

@@ -84,7 +84,7 @@ class TestReentrancy:
 
 class TestLeakyEscrow:
     def test_pays_out_what_nobody_was_debited(self, world: World, test_contracts: Mapping[str, Artifact]) -> None:
-        parts = [world.at[name] for name in ("Asset", "Staking", "Registry", "Randomness")]
+        parts = [world.at[name] for name in ("Asset", "Timelock", "Timelock", "Staking", "Registry", "Randomness")]
         leaky = world.create_test(test_contracts["LeakyEscrow"], *parts, (3 * DAY, 7 * DAY, 21 * DAY, 4))
         payer = world.party()
         world.send(payer, world.asset.functions.approve(leaky.address, FUNDS))
