@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from retally.protocol.eip712 import SigningKey
-from tests.contracts.world import DAY, OPERATOR, World
+from retally.protocol.encoding import keccak
+from tests.contracts.world import DAY, DOLLAR, FUNDS, OPERATOR, World
 
 ZERO = "0x" + "00" * 20
 LONGEST = 14 * DAY
@@ -23,6 +24,11 @@ def pause(world: World, guardian: str, seconds: int) -> int:
     until = world.now + seconds
     world.send(guardian, world.staking.functions.pause(until))
     return until
+
+
+def refund(payer: SigningKey, fee: int) -> tuple[object, ...]:
+    """A slash that costs nothing but a receipt's fee."""
+    return (0, ZERO, 0, [], 0, [keccak(b"receipt")], [payer.address], [fee])
 
 
 class TestPause:
@@ -104,3 +110,75 @@ class TestGuardian:
         world.send(world.at["Timelock"], world.staking.functions.setGuardian(ZERO))
         with world.reverts("PauseNotGuardian"):
             pause(world, guardian, DAY)
+
+
+def pause_all(world: World, days: int) -> None:
+    """Pause whatever can be paused."""
+    for contract in (world.staking, world.escrow):
+        guardian = contract.functions.guardian().call()
+        world.send(guardian, contract.functions.pause(world.now + days * DAY))
+
+
+class TestStory:
+    def test_a_paused_system_lets_everyone_out(self, world: World) -> None:
+        owner, payer, friend = world.operator(1_000 * DOLLAR), world.payer(900 * DOLLAR), world.party()
+        node = world.node(owner)
+        signer = world.signer(payer)
+        # Of 400 collected 200 are within the exposure cap: the rest is held.
+        world.collect(node, world.item(payer, node, 400 * DOLLAR))
+        held = world.escrow.functions.heldOf(owner.address).call()
+        assert held > 0
+        world.send(world.slasher, world.staking.functions.slash(owner.address, OPERATOR, refund(friend, 30 * DOLLAR)))
+        world.send(owner, world.staking.functions.thaw(OPERATOR, 970 * DOLLAR))
+
+        world.jump(10 * DAY)
+        pause_all(world, 13)
+        for call in (
+            world.staking.functions.stake(OPERATOR, 1),
+            world.escrow.functions.deposit(payer.address, 1),
+        ):
+            with world.reverts("PauseInForce"):
+                world.send(payer, call)
+
+        # What is owed is still collected, and a session still ends.
+        world.send(owner, world.escrow.functions.withdrawCredit())
+        assert world.collect(node, world.item(payer, node, 500 * DOLLAR)).paid == 100 * DOLLAR
+        world.send(node, world.reserve_call(payer, node, 50 * DOLLAR))
+        world.send(payer, world.escrow.functions.revokeSigner(signer.address))
+        world.send(payer, world.escrow.functions.releaseReservation(ZERO, node.address))
+        world.send(payer, world.escrow.functions.thaw(350 * DOLLAR))
+        world.jump(3 * DAY)
+        world.send(payer, world.escrow.functions.withdraw())
+        world.send(payer, world.escrow.functions.withdrawReservation(ZERO, node.address))
+        world.send(payer, world.escrow.functions.thaw(50 * DOLLAR))
+        world.jump(3 * DAY)
+        world.send(payer, world.escrow.functions.withdraw())
+        assert world.balance(payer) == FUNDS - 500 * DOLLAR
+
+        world.jump(5 * DAY + 60)
+        assert world.staking.functions.isPaused().call()
+        assert world.escrow.functions.isPaused().call()
+        world.send(owner, world.staking.functions.withdraw(OPERATOR))
+        world.send(friend, world.staking.functions.withdrawCredit())
+        assert world.balance(friend) == FUNDS + 30 * DOLLAR
+        world.send(friend, world.escrow.functions.releaseHeld(owner.address))
+        world.send(friend, world.escrow.functions.withdrawCreditOf(owner.address))
+        assert world.staking.functions.slashable(owner.address, OPERATOR).call() == 0
+        assert world.balance(world.staking.address) == 0
+        world.jump(10 * DAY)
+        if world.escrow.functions.heldOf(owner.address).call():
+            world.send(friend, world.escrow.functions.releaseHeld(owner.address))
+            world.send(friend, world.escrow.functions.withdrawCreditOf(owner.address))
+        assert world.balance(world.escrow.address) == world.escrow.functions.auditPool().call()
+
+    def test_held_credit_is_slashed_though_no_stake_may_come_in(self, world: World) -> None:
+        owner, payer = world.operator(1_000 * DOLLAR), world.payer(900 * DOLLAR)
+        node = world.node(owner)
+        world.collect(node, world.item(payer, node, 800 * DOLLAR))
+        pause_all(world, 13)
+        held = world.escrow.functions.heldOf(owner.address).call()
+        world.send(world.slasher, world.escrow.functions.slashHeld(owner.address, held))
+        assert world.staking.functions.slashable(owner.address, OPERATOR).call() == 1_000 * DOLLAR + held
+        what = refund(payer, 1_000 * DOLLAR + held)
+        world.send(world.slasher, world.staking.functions.slash(owner.address, OPERATOR, what))
+        assert world.staking.functions.credit(payer.address).call() == 1_000 * DOLLAR + held
