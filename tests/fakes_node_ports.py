@@ -191,7 +191,9 @@ class FakeCases:
     async def drawn(self, owner: Address, since: int, until: int) -> list[tuple[int, AuditPoint]]:
         return self.points
 
-    async def calibration(self, model_id: bytes, node_profile: bytes, own_profile: bytes) -> Calibration | None:
+    async def calibration(
+        self, model_id: bytes, node_profile: bytes, own_profile: bytes, committed_at: int
+    ) -> Calibration | None:
         return self.table
 
 

@@ -95,7 +95,7 @@ class ChainCases:
     def __init__(self, chain: Chain, calibration_dir: Path | None) -> None:
         self._chain = chain
         self._reader = EventReader(chain, ("Escrow",))
-        self._calibrations = Calibrations(chain.registry, chain.clock)
+        self._calibrations = Calibrations(chain.registry)
         if calibration_dir is not None:
             self._calibrations.load(calibration_dir)
 
@@ -125,9 +125,11 @@ class ChainCases:
                 found += [(commit.id, point) for point in points]
         return found
 
-    async def calibration(self, model_id: bytes, node_profile: bytes, own_profile: bytes) -> Calibration | None:
-        """The calibration that may be used now for a node's profile against one's own."""
-        return await self._calibrations.find(model_id, node_profile, own_profile)
+    async def calibration(
+        self, model_id: bytes, node_profile: bytes, own_profile: bytes, committed_at: int
+    ) -> Calibration | None:
+        """The calibration that judges what was committed then, for a node's profile against one's own."""
+        return await self._calibrations.find(model_id, node_profile, own_profile, committed_at)
 
 
 class HttpEvidence:

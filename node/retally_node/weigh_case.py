@@ -58,8 +58,10 @@ class CaseChain(Protocol):
     async def drawn(self, owner: Address, since: int, until: int) -> list[tuple[int, AuditPoint]]:
         """All drawn points of an owner's commits between two times."""
 
-    async def calibration(self, model_id: bytes, node_profile: bytes, own_profile: bytes) -> Calibration | None:
-        """The calibration that may be used now for a node's profile against one's own."""
+    async def calibration(
+        self, model_id: bytes, node_profile: bytes, own_profile: bytes, committed_at: int
+    ) -> Calibration | None:
+        """The calibration that judges what was committed then, for a node's profile against one's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ class CaseScale:
             return JobEvidence(payer, judged.evidence.log_e, judged.evidence.calibrated)
         ids, start = ids_to_score(bundle)
         scores = await own.engine.score(ids, start, TOP)
-        calibration = await self._chain.calibration(own.model_id, bundle.receipt.profile_id, own.profile_id)
+        pair = (bundle.receipt.profile_id, own.profile_id)
+        calibration = await self._chain.calibration(own.model_id, *pair, point.commit.time)
         evidence = judge_replay(bundle, scores, calibration, own.eos_ids)
         return JobEvidence(payer, evidence.log_e if evidence.calibrated else 0.0, evidence.calibrated)
