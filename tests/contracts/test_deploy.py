@@ -42,6 +42,7 @@ class TestDeploy:
         parameters = world.deployment["parameters"]
         for contract, name in ((world.escrow, "Escrow"), (world.staking, "Staking"), (world.registry, "Registry")):
             assert tuple(contract.functions.parameters().call()) == tuple(parameters[name].values())
+        assert world.deployment["guardian"] == world.staking.functions.guardian().call()
         assert world.timelock.functions.getMinDelay().call() == parameters["Timelock"]["minDelay"]
 
     def test_deploys_the_bytes_of_the_artifacts(self, world: World) -> None:

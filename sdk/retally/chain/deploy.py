@@ -189,7 +189,7 @@ def deploy(
     _hand_over(deployer, at, registered)
     if asset is None:
         at["DevAsset"] = at["Asset"]
-    return _deployment_file(chain_id, deployed_block, at, chosen, registered)
+    return {"guardian": pauses, **_deployment_file(chain_id, deployed_block, at, chosen, registered)}
 
 
 def _deployment_file(
