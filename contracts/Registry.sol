@@ -14,10 +14,11 @@ import {OPERATOR} from "./types/Role.sol";
 contract Registry is IRegistry, Ownable {
     uint32 private constant PPM = 1_000_000;
 
-    /// @dev What a commit needs is in the first slot.
+    /// @dev What a commit or a fault needs is in the first slot.
     struct Node {
         address owner;
-        uint96 unit;
+        uint88 unit;
+        bool isRevoked;
         uint40 registeredAt;
         uint40 revokedAt;
         bytes32 modelId;
@@ -92,7 +93,7 @@ contract Registry is IRegistry, Ownable {
         Node storage n = _nodes[node_];
         n.owner = msg.sender;
         n.registeredAt = uint40(block.timestamp);
-        n.unit = type(uint96).max;
+        n.unit = type(uint88).max;
         _serve(n, modelId, profileId, endpoint);
         emit NodeRegistered(node_, msg.sender, modelId, profileId, endpoint);
     }
@@ -105,7 +106,9 @@ contract Registry is IRegistry, Ownable {
 
     /// @inheritdoc IRegistry
     function revokeNode(address node_) external {
-        _ownNode(node_).revokedAt = uint40(block.timestamp);
+        Node storage n = _ownNode(node_);
+        n.isRevoked = true;
+        n.revokedAt = uint40(block.timestamp);
         emit NodeRevoked(node_, msg.sender);
     }
 
@@ -188,6 +191,11 @@ contract Registry is IRegistry, Ownable {
     }
 
     /// @inheritdoc IRegistry
+    function keyOf(address node_) external view returns (address owner, bool isRevoked) {
+        return (_nodes[node_].owner, _nodes[node_].isRevoked);
+    }
+
+    /// @inheritdoc IRegistry
     function node(address node_)
         external
         view
@@ -208,7 +216,7 @@ contract Registry is IRegistry, Ownable {
     function isDelegate(address owner, address who) public view returns (bool) {
         if (who == owner) return true;
         Node storage n = _nodes[who];
-        if (n.owner == owner && owner != address(0) && n.revokedAt == 0) return true;
+        if (n.owner == owner && owner != address(0) && !n.isRevoked) return true;
         return _delegates[owner][who];
     }
 
@@ -235,7 +243,7 @@ contract Registry is IRegistry, Ownable {
         owner = n.owner;
         if (owner == address(0)) return (owner, 0, 0, false);
         (uint96 stepUnits, uint32 share) = auditLevel(owner);
-        return (owner, n.unit * stepUnits, share, isDelegate(owner, caller));
+        return (owner, uint96(n.unit) * stepUnits, share, isDelegate(owner, caller));
     }
 
     /// @inheritdoc IRegistry
@@ -248,7 +256,7 @@ contract Registry is IRegistry, Ownable {
         uint96 unit = modelUnit[modelId];
         require(unit != 0, RegistryUnknownModel(modelId));
         require(isProfile[profileId], RegistryUnknownProfile(profileId));
-        n.unit = uint96(Math.min(n.unit, unit));
+        n.unit = uint88(Math.min(n.unit, unit));
         n.modelId = modelId;
         n.profileId = profileId;
         n.endpoint = endpoint;
@@ -258,7 +266,7 @@ contract Registry is IRegistry, Ownable {
         n = _nodes[node_];
         require(n.owner != address(0), RegistryUnknownNode(node_));
         require(n.owner == msg.sender, RegistryNotNodeOwner(node_, n.owner, msg.sender));
-        require(n.revokedAt == 0, RegistryNodeIsRevoked(node_));
+        require(!n.isRevoked, RegistryNodeIsRevoked(node_));
     }
 
     function _checkActive(address owner) private view {

@@ -108,6 +108,9 @@ interface IRegistry {
     /// @notice Owner of a node, revoked or not; zero if it was never registered.
     function nodeOwner(address node) external view returns (address);
 
+    /// @notice Owner of a node, and whether its key is revoked.
+    function keyOf(address node) external view returns (address owner, bool isRevoked);
+
     function node(address node_)
         external
         view

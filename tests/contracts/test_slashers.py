@@ -48,7 +48,7 @@ class TestPropose:
             world.send(timelock, world.staking.functions.proposeSlasher(ZERO))
 
     def test_the_first_are_the_courts_of_the_deployment(self, world: World) -> None:
-        for name in ("Faults", "Court", "Audits", "Silence"):
+        for name in ("Faults", "TreeFaults", "Court", "Audits", "Silence"):
             assert world.staking.functions.isSlasher(world.at[name]).call()
         assert not world.staking.functions.isSlasher(world.at["Escrow"]).call()
 

@@ -33,7 +33,10 @@ CATALOGUE = Catalogue(
     models=[Model("0x" + MODEL.hex(), UNIT, "tiny", "ipfs://m"), Model("0x" + BIG_MODEL.hex(), 9_000, "big", "")],
     profiles=[Profile("0x" + PROFILE.hex(), "ipfs://p"), Profile("0x" + OTHER_PROFILE.hex(), "")],
 )
-NAMES = ("Audits", "Court", "DevAsset", "Escrow", "Faults", "Registry", "Silence", "Staking", "TimelockController")
+NAMES = (
+    "Audits", "Court", "DevAsset", "Escrow", "Faults", "Registry", "Silence", "Staking", "TimelockController",
+    "TreeFaults",
+)  # fmt: skip
 FUNDS = 1_000_000 * DOLLAR
 # Named, since asking the chain for a price doubles the time of a test.
 GAS_PRICE = 10**10

@@ -14,7 +14,7 @@ from eth_abi.exceptions import DecodingError
 
 from retally.protocol.encoding import checksum_address, keccak
 
-CONTRACTS = ("Audits", "Court", "DevAsset", "Escrow", "Faults", "Registry", "Silence", "Staking")
+CONTRACTS = ("Audits", "Court", "DevAsset", "Escrow", "Faults", "Registry", "Silence", "Staking", "TreeFaults")
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,8 @@ ANVIL_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 _ZERO = "0x0000000000000000000000000000000000000000"
 # Names in the order of deployment. Each may name any other in its constructor, since addresses follow from the nonce.
 _ORDER = (
-    "Asset", "Timelock", "Randomness", "Staking", "Registry", "Escrow", "Audits", "Faults", "Silence", "Court"
+    "Asset", "Timelock", "Randomness", "Staking", "Registry", "Escrow", "Audits", "Faults", "TreeFaults", "Silence",
+    "Court"
 )  # fmt: skip
 _ARTIFACTS = {"Asset": "DevAsset", "Timelock": "TimelockController", "Randomness": "BlockhashRandomness"}
 
@@ -128,7 +129,7 @@ def _constructor_arguments(
         (fields,) = (each["components"] for each in constructor["inputs"] if each["type"] == "tuple")
         return tuple(parameters[name][field["name"]] for field in fields)
 
-    slashers = [at[name] for name in ("Faults", "Court", "Audits", "Silence")]
+    slashers = [at[name] for name in ("Faults", "TreeFaults", "Court", "Audits", "Silence")]
     core = [at["Escrow"], at["Staking"], at["Registry"]]
     return {
         "Asset": list,
@@ -148,6 +149,7 @@ def _constructor_arguments(
         ],
         "Audits": lambda: [*core, at["Randomness"], struct("Audits")],
         "Faults": lambda: [*core, struct("Faults")],
+        "TreeFaults": lambda: [*core, struct("TreeFaults")],
         "Silence": lambda: [*core, at["Audits"], struct("Silence")],
         "Court": lambda: [*core, at["Randomness"], struct("Court")],
     }

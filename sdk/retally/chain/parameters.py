@@ -14,7 +14,7 @@ DELAYS = frozenset(
     {
         "answerSeconds", "appealSeconds", "calibrationDelay", "commitSeconds", "dutySeconds", "exposureWindow",
         "heldPeriod", "jurorAgeSeconds", "minDelay", "newOwnerPeriod", "partSeconds", "receiptLifeSeconds",
-        "revealSeconds", "slasherDelay", "thawPeriod", "warningPeriod", "windowSeconds",
+        "lateSeconds", "revealSeconds", "slasherDelay", "thawPeriod", "warningPeriod", "windowSeconds",
     }
 )  # fmt: skip
 """Parameters that are delays; what a devnet scales."""
@@ -62,13 +62,16 @@ def default_parameters() -> dict[str, dict[str, int]]:
 
 
 def _court_parameters() -> dict[str, dict[str, int]]:
+    faults = {
+        "challengerCap": 1_000 * _DOLLAR,
+        "signedCap": 500 * _DOLLAR,
+        "receiptLifeSeconds": 28 * _DAY,
+        "lateSeconds": 7 * _DAY,
+    }
     return {
         "Audits": {"tipPpm": 100_000, "dutySeconds": _DAY, "revealSeconds": _DAY},
-        "Faults": {
-            "challengerCap": 1_000 * _DOLLAR,
-            "signedCap": 500 * _DOLLAR,
-            "receiptLifeSeconds": 28 * _DAY,
-        },
+        "Faults": faults,
+        "TreeFaults": faults,
         "Silence": {
             "bond": 20 * _DOLLAR,
             "answerFee": 2 * _DOLLAR,

@@ -26,7 +26,10 @@ from retally.protocol.encoding import Address, keccak
 
 ROOT = Path(__file__).resolve().parents[3]
 ARTIFACTS = ROOT / "sdk" / "retally" / "chain" / "abi"
-NAMES = ("Audits", "BlockhashRandomness", "Court", "DevAsset", "Escrow", "Faults", "Registry", "Silence", "Staking")
+NAMES = (
+    "Audits", "BlockhashRandomness", "Court", "DevAsset", "Escrow", "Faults", "Registry", "Silence", "Staking",
+    "TreeFaults",
+)  # fmt: skip
 DAY = 86_400
 MILLION = 1_000_000
 DEPLOYER = "0x00000000000000000000000000000000000000D1"
@@ -46,7 +49,7 @@ PARAMETERS: Mapping[str, tuple[int, ...]] = {
     "court": (
         3, 4, DAY, DAY, 2 * DAY, 0, COURT["fee"], COURT["bond"], COURT["tip"], 100 * MILLION, 10 * MILLION,
     ),
-    "faults": (100 * MILLION, 120 * MILLION, 28 * DAY),
+    "faults": (100 * MILLION, 120 * MILLION, 28 * DAY, 7 * DAY),
     "silence": (20 * MILLION, 2 * MILLION, 100_000, 500_000, 100 * MILLION, 7 * DAY, DAY, 3_600, 64, 2),
 }  # fmt: skip
 
@@ -57,6 +60,7 @@ class Mined:
 
     events: tuple[tuple[str, Mapping[str, Any]], ...]
     block: int
+    gas: int
 
     def event(self, name: str) -> Mapping[str, Any]:
         """The arguments of the only event of this name."""
@@ -85,7 +89,8 @@ class Ledger:
     @property
     def contracts(self) -> list[Contract]:
         """All but the asset."""
-        return [self.escrow, self.staking, self.registry, self.audits, self.faults, self.court, self.silence]
+        return [self.escrow, self.staking, self.registry, self.audits, self.faults, self.court, self.silence,
+                self.tree_faults]  # fmt: skip
 
     def rpc(self, method: str, *params: Any) -> Any:
         """The result of a JSON-RPC call."""
@@ -104,7 +109,7 @@ class Ledger:
                 call.call({"from": sender}, block_identifier=before)
             raise AssertionError(f"{call.fn_name} reverted with {self._error(caught.value)}")
         logs = [self._decode(log) for log in receipt["logs"]]
-        return Mined(tuple(log for log in logs if log is not None), receipt["blockNumber"])
+        return Mined(tuple(log for log in logs if log is not None), receipt["blockNumber"], receipt["gasUsed"])
 
     def reverts(
         self, error: str, call: ContractFunction, sender: str, block: BlockIdentifier = "pending"
@@ -167,9 +172,12 @@ class Ledger:
         assert self._error(caught.value)[0] == error
 
     def _deploy(self) -> None:
-        order = ("asset", "randomness", "staking", "registry", "escrow", "audits", "faults", "court", "silence")
+        order = (
+            "asset", "randomness", "staking", "registry", "escrow", "audits", "faults", "tree_faults", "court",
+            "silence",
+        )  # fmt: skip
         at = {name: _created(DEPLOYER, nonce) for nonce, name in enumerate(order)}
-        slashers = [at[name] for name in ("faults", "court", "audits", "silence")]
+        slashers = [at[name] for name in ("faults", "tree_faults", "court", "audits", "silence")]
         money = (at["escrow"], at["staking"], at["registry"])
         self.asset = self._make("DevAsset")
         self.randomness = self._make("BlockhashRandomness")
@@ -189,6 +197,7 @@ class Ledger:
         )
         self.audits = self._make("Audits", *money, at["randomness"], PARAMETERS["audits"])
         self.faults = self._make("Faults", *money, PARAMETERS["faults"])
+        self.tree_faults = self._make("TreeFaults", *money, PARAMETERS["faults"])
         self.court = self._make("Court", *money, at["randomness"], PARAMETERS["court"])
         self.silence = self._make("Silence", *money, at["audits"], PARAMETERS["silence"])
         assert [getattr(self, name).address for name in order] == list(at.values())
