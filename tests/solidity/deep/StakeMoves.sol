@@ -107,8 +107,7 @@ abstract contract StakeMoves is Ghosts {
         require(asset.balanceOf(BURNED) == before + burned, "burned something else than it says");
         _gBurned += burned;
         uint256 available = _slashable(owner);
-        _checkCut(order, available, taken, refunded, burned);
-        uint256 all = uint256(taken) + refunded;
+        uint256 all = _checkCut(order, available, taken, refunded, burned);
         GhostStake storage s = _gStake[owner][OPERATOR];
         uint256 fromThawing = _min(all, s.thawing);
         s.thawing -= fromThawing;
@@ -151,6 +150,7 @@ abstract contract StakeMoves is Ghosts {
     /// @dev The rules of a slash, not its formula, except where the stake covers everything.
     function _checkCut(IStaking.Slash memory order, uint256 available, uint256 taken, uint256 refunded, uint256 burned)
         private
+        returns (uint256 all)
     {
         uint256 wanted;
         uint256[2] memory credits;
@@ -162,9 +162,11 @@ abstract contract StakeMoves is Ghosts {
             if (again) order.refunds[i] = 0;
         }
         bool covered = order.severity + wanted <= available;
-        require(taken + refunded == _min(available, order.severity + wanted), "took more or less than is due");
+        all = _min(available, order.severity + wanted);
+        // Refunds that are cut are rounded down, and what that leaves is burned.
+        require(taken + refunded <= all && taken + refunded + 1 >= all, "took more or less than is due");
         require(taken <= order.severity && refunded <= wanted, "a part exceeds what was asked");
-        require(2 * burned >= taken && burned <= taken, "less than half of a severity is burned");
+        require(2 * burned >= taken && burned + refunded <= all, "less than half of a severity is burned");
         if (covered) require(taken == order.severity && refunded == wanted, "a full stake did not pay in full");
         uint256 half = (uint256(order.severity) + 1) / 2;
         if (!covered && available > half) {
@@ -175,15 +177,17 @@ abstract contract StakeMoves is Ghosts {
         for (uint256 i; i < 2; ++i) {
             uint256 due = wanted == 0 ? 0 : order.refunds[i];
             // Short funds cut all refunds alike, rounded down.
-            if (!covered && due != 0) due = staking.credit(order.payers[i]) - credits[i] - _rewards(order, taken, burned, refunded, i);
+            if (!covered && due != 0) {
+                due = staking.credit(order.payers[i]) - credits[i] - _rewards(order, taken, i);
+            }
             _gStakingCredit[order.payers[i]] += due;
         }
-        uint256 paid = _payRewards(order, taken, burned, refunded);
-        require(paid + burned + refunded == taken + refunded, "a slash is not the sum of its parts");
+        uint256 paid = _payRewards(order, taken);
+        require(paid + burned + refunded == all, "a slash is not the sum of its parts");
     }
 
-    function _payRewards(IStaking.Slash memory order, uint256 taken, uint256 burned, uint256) private returns (uint256) {
-        (uint256 challenger, uint256 juror) = _shares(order, taken, burned);
+    function _payRewards(IStaking.Slash memory order, uint256 taken) private returns (uint256) {
+        (uint256 challenger, uint256 juror) = _shares(order, taken);
         if (challenger != 0) _gStakingCredit[order.challenger] += challenger;
         for (uint256 i; i < order.jurors.length; ++i) {
             _gStakingCredit[order.jurors[i]] += juror;
@@ -191,24 +195,21 @@ abstract contract StakeMoves is Ghosts {
         return challenger + juror * order.jurors.length;
     }
 
-    function _rewards(IStaking.Slash memory order, uint256 taken, uint256 burned, uint256, uint256 payer)
-        private
-        pure
-        returns (uint256 sum)
-    {
-        (uint256 challenger, uint256 juror) = _shares(order, taken, burned);
+    /// @dev What of the rewards is the i-th payer's.
+    function _rewards(IStaking.Slash memory order, uint256 taken, uint256 payer) private pure returns (uint256 sum) {
+        (uint256 challenger, uint256 juror) = _shares(order, taken);
         if (order.challenger == order.payers[payer]) sum += challenger;
         for (uint256 i; i < order.jurors.length; ++i) {
             if (order.jurors[i] == order.payers[payer]) sum += juror;
         }
     }
 
-    function _shares(IStaking.Slash memory order, uint256 taken, uint256 burned)
+    /// @dev When funds are short, what is left beside the burned half is all that rewards can take.
+    function _shares(IStaking.Slash memory order, uint256 taken)
         private
         pure
         returns (uint256 challenger, uint256 juror)
     {
-        // What is left beside the burned half, when funds were short, is all that rewards can take.
         uint256 half = _min(taken, (uint256(order.severity) + 1) / 2);
         if (order.challenger != address(0)) {
             challenger = _min(_min(order.challengerShare, taken * 300_000 / 1_000_000), taken - half);
@@ -216,6 +217,5 @@ abstract contract StakeMoves is Ghosts {
         uint256 count = order.jurors.length;
         if (count == 0) return (challenger, 0);
         juror = _min(order.jurorShare, _min(taken * 200_000 / 1_000_000, taken - half - challenger) / count);
-        burned;
     }
 }
