@@ -160,7 +160,8 @@ interface IEscrow {
     /// has passed without an open case. On anybody's call.
     function releaseHeld(address owner) external returns (uint96 amount);
 
-    /// @notice Moves up to `amount` of an owner's held credit into its operator stake, to be slashed there. Slashers only.
+    /// @notice Moves up to `amount` of an owner's held credit into its operator stake, to be slashed there. Slashers only;
+    /// a removed one moves nothing.
     function slashHeld(address owner, uint96 amount) external returns (uint96 moved);
 
     /// @notice Adds to what verifiers are paid from.

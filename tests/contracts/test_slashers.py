@@ -61,6 +61,7 @@ class TestRemove:
         assert world.staking.functions.wasSlasher(world.slasher).call()
         world.send(world.slasher, world.staking.functions.slash(owner.address, OPERATOR, order(100)))
         assert world.staking.functions.slashable(owner.address, OPERATOR).call() == STAKE
+        assert world.escrow.functions.slashHeld(owner.address, 1).call({"from": world.slasher}) == 0
         world.rpc("anvil_setBalance", world.timelock.address, hex(10**20))
         with world.reverts("StakingSlasherKnown"):
             world.send(world.timelock.address, world.staking.functions.proposeSlasher(world.slasher))
