@@ -63,7 +63,7 @@ contract Escrow is EscrowAccounts, EscrowItems, EscrowHolds {
 
     /// @inheritdoc IEscrow
     function channel(address payer, address signer_, address node, uint32 lane) external view returns (uint96) {
-        return uint96(_channels[channelKey(payer, signer_, node, lane)]);
+        return uint96(_channels[channelKey(payer, signer_, node, lane)].collected);
     }
 
     /// @inheritdoc IEscrow

@@ -38,6 +38,24 @@ library Signatures {
         return ecrecover(hash, uint8((uint256(vs) >> 255) + 27), r, bytes32(s));
     }
 
+    /// @notice `recover` of `digest`, encoded where free memory begins, which stays free: for many in one call.
+    function recoverIn(bytes32 domain, bytes32 structHash, bytes32 r, bytes32 vs) internal view returns (address by) {
+        bytes32 hash = digest(domain, structHash);
+        uint256 s = uint256(vs) & S_MASK;
+        if (s > HALF_ORDER) return address(0);
+        assembly ("memory-safe") {
+            let at := mload(0x40)
+            mstore(at, hash)
+            mstore(add(at, 0x20), add(shr(255, vs), 27))
+            mstore(add(at, 0x40), r)
+            mstore(add(at, 0x60), s)
+            mstore(0x00, 0)
+            // Of no signature the precompile returns nothing, and leaves the zero.
+            pop(staticcall(gas(), 1, at, 0x80, 0x00, 0x20))
+            by := mload(0x00)
+        }
+    }
+
     /// @notice As `recover`, of the 64 bytes r ‖ vs.
     function recover(bytes32 hash, bytes memory signature) internal pure returns (address) {
         (bytes32 r, bytes32 vs) = split(signature);
