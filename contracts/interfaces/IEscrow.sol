@@ -176,8 +176,10 @@ interface IEscrow {
     /// @notice Pays `account` its credit, on anybody's call.
     function withdrawCreditOf(address account) external returns (uint256 amount);
 
+    /// @notice The ERC-20 that is paid in.
     function asset() external view returns (address);
 
+    /// @notice What this contract was made with; it never changes.
     function parameters() external view returns (Parameters memory);
 
     /// @notice EIP-712 domain separator of the protocol.
@@ -219,8 +221,10 @@ interface IEscrow {
     /// @dev Routers and nodes read it before they accept more work than can be collected soon.
     function freeExposure(address owner) external view returns (uint96);
 
+    /// @notice What verifiers are paid from.
     function auditPool() external view returns (uint96);
 
+    /// @notice What an account may withdraw of collected income and audit pay.
     function credit(address account_) external view returns (uint256);
 
     /// @notice Hash of a commit; zero for an unknown id.

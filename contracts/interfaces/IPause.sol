@@ -35,5 +35,6 @@ interface IPause {
     /// @notice The latest end that a pause called now could have.
     function latestPauseEnd() external view returns (uint40);
 
+    /// @notice Whether inflows and new cases are kept out now.
     function isPaused() external view returns (bool);
 }

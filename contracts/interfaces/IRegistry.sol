@@ -103,6 +103,7 @@ interface IRegistry {
     /// @notice Puts an owner on warning: it is audited like a new one. Slashers only; of a removed one it changes nothing.
     function warn(address owner) external;
 
+    /// @notice What this contract was made with; it never changes.
     function parameters() external view returns (Parameters memory);
 
     /// @notice Owner of a node, revoked or not; zero if it was never registered.
@@ -111,6 +112,7 @@ interface IRegistry {
     /// @notice Owner of a node, and whether its key is revoked.
     function keyOf(address node) external view returns (address owner, bool isRevoked);
 
+    /// @notice A node as it was registered and updated last; `revokedAt` is zero while it lives.
     function node(address node_)
         external
         view
@@ -147,6 +149,7 @@ interface IRegistry {
     /// @notice Audit unit of a model; zero if it is unknown.
     function modelUnit(bytes32 modelId) external view returns (uint96);
 
+    /// @notice Whether a profile was added.
     function isProfile(bytes32 profileId) external view returns (bool);
 
     /// @notice From when on a calibration may be used; zero if it is unknown.
