@@ -206,6 +206,10 @@ class Ledger:
         artifact = self._artifacts[name]
         return self.deploy(artifact["abi"], artifact["bytecode"], *args)
 
+    def error_name(self, data: bytes) -> str:
+        """The name of the custom error in a revert's data; anything else raises KeyError."""
+        return self._errors[data[:4]][0]
+
     def _error(self, error: ContractCustomError) -> tuple[str, tuple[Any, ...]]:
         data = bytes.fromhex(str(error.data)[2:])
         name, types = self._errors[data[:4]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -41,6 +41,14 @@ class Commit:
     def abi(self) -> tuple[Any, ...]:
         """The struct for a call."""
         return self.record.to_abi()
+
+
+def record_of(event: Mapping[str, Any]) -> CommitRecord:
+    """The commit of a Collected event."""
+    return CommitRecord(
+        event["commitId"], event["node"], event["owner"], event["receiptsRoot"], keccak(event["ranges"]),
+        event["step"], event["sharePpm"], event["seedBlock"], event["time"],
+    )  # fmt: skip
 
 
 class World:
@@ -102,11 +110,7 @@ class World:
             items += parties + u32(0) + u96(total) + u96(total) + signature
         call = self.ledger.escrow.functions.collect(self.nodes[node].address, items, tree.root)
         event = self.ledger.send(call, self.owners[node]).event("Collected")
-        record = CommitRecord(
-            event["commitId"], event["node"], event["owner"], event["receiptsRoot"], keccak(event["ranges"]),
-            event["step"], event["sharePpm"], event["seedBlock"], event["time"],
-        )  # fmt: skip
-        return Commit(record, bytes(event["ranges"]), tree)
+        return Commit(record_of(event), bytes(event["ranges"]), tree)
 
     def fix_seed(self, commit: Commit) -> bytes:
         """Fix the seed of a commit."""
