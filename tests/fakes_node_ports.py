@@ -166,10 +166,10 @@ class FakeCourt:
     async def facts(self, case_id: int) -> CaseFacts:
         return self.cases[case_id]
 
-    async def commit_vote(self, case_id: int, hash_: bytes) -> None:
-        self.commits.append((case_id, hash_))
+    async def commit_vote(self, duty: Duty, hash_: bytes) -> None:
+        self.commits.append((duty.case_id, hash_))
 
-    async def reveal_vote(self, vote: Vote) -> None:
+    async def reveal_vote(self, duty: Duty, vote: Vote) -> None:
         self.reveals.append(vote)
 
 

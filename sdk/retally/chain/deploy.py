@@ -27,7 +27,7 @@ _ZERO = "0x0000000000000000000000000000000000000000"
 # Names in the order of deployment. Each may name any other in its constructor, since addresses follow from the nonce.
 _ORDER = (
     "Asset", "Timelock", "Randomness", "Staking", "Registry", "Escrow", "Audits", "Faults", "TreeFaults", "Silence",
-    "Court"
+    "Court", "JurorPools",
 )  # fmt: skip
 _ARTIFACTS = {"Asset": "DevAsset", "Timelock": "TimelockController", "Randomness": "BlockhashRandomness"}
 
@@ -151,7 +151,10 @@ def _constructor_arguments(
         "Faults": lambda: [*core, struct("Faults")],
         "TreeFaults": lambda: [*core, struct("TreeFaults")],
         "Silence": lambda: [*core, at["Audits"], struct("Silence")],
-        "Court": lambda: [*core, at["Randomness"], struct("Court")],
+        "Court": lambda: [
+            *core, at["Randomness"], at["JurorPools"], at["Timelock"], guardian, struct("Court")
+        ],  # fmt: skip
+        "JurorPools": lambda: [at["Staking"], at["Registry"], at["Court"], struct("JurorPools")],
     }
 
 

@@ -57,6 +57,8 @@ def default_parameters() -> dict[str, dict[str, int]]:
             "establishedSharePpm": 30_000,
         },
         "Escrow": {"thawPeriod": 3 * _DAY, "exposureWindow": 7 * _DAY, "heldPeriod": 21 * _DAY, "seedDelay": 4},
+        # Twice a first jury and one more, with the least that each of them has at stake.
+        "JurorPools": {"readyOwners": 15, "readyStake": 15_000 * _DOLLAR},
         **_court_parameters(),
     }
 
@@ -88,13 +90,14 @@ def _court_parameters() -> dict[str, dict[str, int]]:
             "jurySize": 7,
             "seedDelay": 4,
             # A case with both appeals ends within 8 days.
-            "commitSeconds": 16 * _HOUR,
-            "revealSeconds": 12 * _HOUR,
-            "appealSeconds": 36 * _HOUR,
+            "commitSeconds": 14 * _HOUR,
+            "revealSeconds": 10 * _HOUR,
+            "appealSeconds": _DAY,
             "jurorAgeSeconds": 28 * _DAY,
             "caseFee": 70 * _DOLLAR,
             "caseBond": 50 * _DOLLAR,
             "tip": _DOLLAR // 2,
+            "duty": 20 * _DOLLAR,
             "challengerCap": 1_000 * _DOLLAR,
             "jurorCap": 100 * _DOLLAR,
         },
@@ -105,6 +108,7 @@ def devnet_parameters(time_scale: int = 1) -> dict[str, dict[str, int]]:
     """The same for a local chain, where nobody waits for old jurors; every delay is shorter by one factor."""
     parameters = default_parameters()
     parameters["Court"] |= {"jurySize": 3, "jurorAgeSeconds": 0, "caseFee": 30 * _DOLLAR, "caseBond": 20 * _DOLLAR}
+    parameters["JurorPools"] = {"readyOwners": 4, "readyStake": 4_000 * _DOLLAR}
     return scale_delays(parameters, time_scale)
 
 
@@ -138,9 +142,9 @@ def check_delays(parameters: Parameters) -> None:
 
 
 def longest_case_seconds(court: Mapping[str, int]) -> int:
-    """How long a case takes at most whose steps are all called: a round, its enlargement, and two appeals."""
+    """How long a case takes at most whose steps are all called: a jury, one in its place, a larger one, two appeals."""
     round_seconds = court["commitSeconds"] + court["revealSeconds"]
-    return 4 * round_seconds + 2 * court["appealSeconds"]
+    return 5 * round_seconds + 2 * court["appealSeconds"]
 
 
 def _scale(value: int, factor: int) -> int:

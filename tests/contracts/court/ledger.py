@@ -26,10 +26,8 @@ from retally.protocol.encoding import Address, keccak
 
 ROOT = Path(__file__).resolve().parents[3]
 ARTIFACTS = ROOT / "sdk" / "retally" / "chain" / "abi"
-NAMES = (
-    "Audits", "BlockhashRandomness", "Court", "DevAsset", "Escrow", "Faults", "Registry", "Silence", "Staking",
-    "TreeFaults",
-)  # fmt: skip
+NAMES = ("Audits", "BlockhashRandomness", "Court", "DevAsset", "Escrow", "Faults", "JurorPools", "Registry",
+         "Silence", "Staking", "TreeFaults")  # fmt: skip
 DAY = 86_400
 MILLION = 1_000_000
 DEPLOYER = "0x00000000000000000000000000000000000000D1"
@@ -37,7 +35,7 @@ GOVERNOR = "0x00000000000000000000000000000000000000D2"
 BURN = "0x000000000000000000000000000000000000dEaD"
 OPERATOR, ROUTER, VERIFIER = 1, 2, 3
 
-COURT = {"fee": 30 * MILLION, "bond": 20 * MILLION, "tip": 500_000}
+COURT = {"fee": 30 * MILLION, "bond": 20 * MILLION, "tip": 500_000, "duty": 10 * MILLION}
 PARAMETERS: Mapping[str, tuple[int, ...]] = {
     "staking": (
         1_000 * MILLION, 100 * MILLION, 100 * MILLION, 21 * DAY, 28 * DAY,
@@ -47,8 +45,9 @@ PARAMETERS: Mapping[str, tuple[int, ...]] = {
     "escrow": (3 * DAY, 7 * DAY, 21 * DAY, 4),
     "audits": (100_000, DAY, DAY),
     "court": (
-        3, 4, DAY, DAY, 2 * DAY, 0, COURT["fee"], COURT["bond"], COURT["tip"], 100 * MILLION, 10 * MILLION,
+        3, 4, DAY, DAY, DAY, 0, COURT["fee"], COURT["bond"], COURT["tip"], COURT["duty"], 100 * MILLION, 10 * MILLION,
     ),
+    "pools": (4, 4_000 * MILLION),
     "faults": (100 * MILLION, 120 * MILLION, 28 * DAY, 7 * DAY),
     "silence": (20 * MILLION, 2 * MILLION, 100_000, 500_000, 100 * MILLION, 7 * DAY, DAY, 3_600, 64, 2),
 }  # fmt: skip
@@ -90,7 +89,7 @@ class Ledger:
     def contracts(self) -> list[Contract]:
         """All but the asset."""
         return [self.escrow, self.staking, self.registry, self.audits, self.faults, self.court, self.silence,
-                self.tree_faults]  # fmt: skip
+                self.pools, self.tree_faults]  # fmt: skip
 
     def rpc(self, method: str, *params: Any) -> Any:
         """The result of a JSON-RPC call."""
@@ -174,7 +173,7 @@ class Ledger:
     def _deploy(self) -> None:
         order = (
             "asset", "randomness", "staking", "registry", "escrow", "audits", "faults", "tree_faults", "court",
-            "silence",
+            "silence", "pools",
         )  # fmt: skip
         at = {name: _created(DEPLOYER, nonce) for nonce, name in enumerate(order)}
         slashers = [at[name] for name in ("faults", "tree_faults", "court", "audits", "silence")]
@@ -198,8 +197,9 @@ class Ledger:
         self.audits = self._make("Audits", *money, at["randomness"], PARAMETERS["audits"])
         self.faults = self._make("Faults", *money, PARAMETERS["faults"])
         self.tree_faults = self._make("TreeFaults", *money, PARAMETERS["faults"])
-        self.court = self._make("Court", *money, at["randomness"], PARAMETERS["court"])
+        self.court = self._make("Court", *money, at["randomness"], at["pools"], GOVERNOR, GOVERNOR, PARAMETERS["court"])
         self.silence = self._make("Silence", *money, at["audits"], PARAMETERS["silence"])
+        self.pools = self._make("JurorPools", at["staking"], at["registry"], at["court"], PARAMETERS["pools"])
         assert [getattr(self, name).address for name in order] == list(at.values())
 
     def _make(self, name: str, *args: Any) -> Contract:

@@ -15,7 +15,7 @@ from retally.protocol.case import CommitRecord, unpack_ranges
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import address_bytes, keccak, u32, u96
 from retally.protocol.voucher import NodeAuth, Voucher
-from tests.contracts.court.ledger import BURN, GOVERNOR, MILLION, OPERATOR, ROUTER, VERIFIER, Ledger, Mined
+from tests.contracts.court.ledger import BURN, DAY, GOVERNOR, MILLION, OPERATOR, ROUTER, VERIFIER, Ledger, Mined
 from tests.contracts.court.transcripts import MODEL, PROFILE, Job, Tree, make_job
 
 STAKE = 1_000 * MILLION
@@ -154,11 +154,17 @@ class World:
     def vote(self, case: int, round_: int, votes: dict[str, int]) -> Mined | None:
         """Let jurors commit and reveal."""
         court = self.ledger.court.functions
+        seats = {juror: seat for seat, juror in enumerate(court.jurorsOf(case, round_).call())}
         for juror, verdict in votes.items():
-            self.ledger.send(court.commitVote(case, self.vote_hash(case, round_, juror, verdict)), juror)
+            hashed = self.vote_hash(case, round_, juror, verdict)
+            self.ledger.send(court.commitVote(case, round_, seats[juror], hashed), juror)
+        if len(votes) == len(seats):
+            self.ledger.send(court.closeCommits(case), self.outsider)
+        else:
+            self.ledger.jump(DAY + 1)
         mined = None
         for juror, verdict in votes.items():
-            mined = self.ledger.send(court.revealVote(case, verdict, 0, SALT), juror)
+            mined = self.ledger.send(court.revealVote(case, round_, seats[juror], verdict, 0, SALT), juror)
         return mined
 
     def _set_up(self) -> None:
@@ -189,6 +195,7 @@ class World:
             node.address, MODEL, PROFILE, "http://node", deadline, signature[:32], signature[32:]
         )
         ledger.send(call, owner)
+        ledger.send(ledger.pools.functions.enlist(node.address), owner)
 
 
 def operators(world: World, amount: int) -> list[str]:
