@@ -5,6 +5,7 @@ import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
+import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 
 import {IStaking} from "./interfaces/IStaking.sol";
@@ -16,6 +17,7 @@ import {StakingTable} from "./base/StakingTable.sol";
 /// @notice See IStaking.
 contract Staking is StakeBook, Pause, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
+    using SafeCast for uint256;
 
     /// @dev Nobody's address.
     address private constant BURNED = 0x000000000000000000000000000000000000dEaD;
@@ -79,7 +81,7 @@ contract Staking is StakeBook, Pause, ReentrancyGuardTransient {
         require(amount <= s.bonded, StakingInsufficient(s.bonded, amount));
         s.bonded -= amount;
         s.thawing += amount;
-        s.thawEnd = uint32(block.timestamp + THAW_PERIOD);
+        s.thawEnd = (block.timestamp + THAW_PERIOD).toUint32();
         _stakes[msg.sender][role] = s;
         _list(msg.sender, role, s.bonded);
         emit ThawStarted(msg.sender, role, s.thawing, s.thawEnd);
@@ -144,7 +146,10 @@ contract Staking is StakeBook, Pause, ReentrancyGuardTransient {
         _take(owner, role, cut.floor + cut.left);
         emit Slashed(owner, role, msg.sender, severity, refunded, rewarded, burned);
         // An asset that refuses to be burned must not save a stake from its slash: then it stays here, as nobody's.
-        if (burned != 0 && !ASSET.trySafeTransfer(BURNED, burned)) credit[BURNED] += burned;
+        if (burned != 0 && !ASSET.trySafeTransfer(BURNED, burned)) {
+            credit[BURNED] += burned;
+            emit BurnRefused(burned);
+        }
     }
 
     /// @inheritdoc IStaking

@@ -14,6 +14,7 @@ abstract contract SlasherList is StakingTable, Ownable {
     }
 
     mapping(address slasher => Term) private _terms;
+    bool internal _hasRemoved;
 
     modifier onlySlasher() {
         require(isSlasher(msg.sender) || wasSlasher(msg.sender), StakingNotSlasher(msg.sender));
@@ -38,7 +39,7 @@ abstract contract SlasherList is StakingTable, Ownable {
         require(term.from != 0 && term.until == 0, StakingSlasherUnknown(slasher));
         // One that never could slash leaves no trace: it may be proposed again, and waits again.
         if (block.timestamp < term.from) term.from = 0;
-        else term.until = uint40(block.timestamp);
+        else (term.until, _hasRemoved) = (uint40(block.timestamp), true);
         emit SlasherRemoved(slasher);
     }
 

@@ -8,7 +8,7 @@ import {EnumerableSet} from "@openzeppelin/contracts/utils/structs/EnumerableSet
 import {SlasherList} from "./SlasherList.sol";
 import {IStaking} from "../interfaces/IStaking.sol";
 import {Offence} from "../types/Offence.sol";
-import {OPERATOR, ROUTER} from "../types/Role.sol";
+import {OPERATOR, VERIFIER} from "../types/Role.sol";
 
 /// @notice What each owner has at stake in each role, and what open cases keep of it.
 abstract contract StakeBook is SlasherList {
@@ -46,13 +46,12 @@ abstract contract StakeBook is SlasherList {
     function unlock(address owner, uint8 role, uint96 amount) external onlySlasher {
         Locks storage l = _locks[owner][role];
         (uint96 locked, uint16 count) = (l.locked, l.count);
-        if (wasSlasher(msg.sender)) {
-            // It may end duties whose lock came too late to be kept.
-            if (count == 0) return;
+        if (count == 0 || locked < amount) {
+            // A removed slasher ends locks that it came too late to make, and leaves less of the others'.
+            require(_hasRemoved, StakingNotLocked(locked, amount));
             amount = uint96(Math.min(amount, locked));
         }
-        require(count != 0 && locked >= amount, StakingNotLocked(locked, amount));
-        l.count = count - 1;
+        l.count = count == 0 ? 0 : count - 1;
         l.locked = locked - amount;
         emit Unlocked(owner, role, msg.sender, amount);
     }
@@ -123,9 +122,9 @@ abstract contract StakeBook is SlasherList {
         _list(owner, role, s.bonded);
     }
 
-    /// @dev Keeps the list of those whom lots are drawn from.
+    /// @dev Keeps the list of verifiers, of whom one is drawn for each commit. Jurors enlist themselves elsewhere.
     function _list(address owner, uint8 role, uint96 bonded) internal {
-        if (role == ROUTER) return;
+        if (role != VERIFIER) return;
         if (bonded != 0 && bonded >= minimum(role)) _listed[role].add(owner);
         else _listed[role].remove(owner);
     }

@@ -77,6 +77,8 @@ interface IStaking {
     event Refunded(bytes32 indexed receipt, address indexed payer, uint96 amount);
     event Rewarded(address indexed account, uint96 amount);
     event CreditWithdrawn(address indexed account, uint256 amount);
+    /// @notice The asset would not be burned: nobody's credit rose instead.
+    event BurnRefused(uint96 amount);
     event SlasherProposed(address indexed slasher, uint40 activeFrom);
     event SlasherRemoved(address indexed slasher);
 
@@ -125,7 +127,8 @@ interface IStaking {
     /// had thawed before may leave in between, and makes the offence no cheaper.
     function lock(address owner, uint8 role, uint96 amount) external;
 
-    /// @notice Ends a lock of the caller. Slashers only, removed ones too.
+    /// @notice Ends a lock of the caller. Slashers only, removed ones too. What is not locked cannot be unlocked, unless a
+    /// slasher was removed: then what its cases end may have been another's, whose unlock must not fail for it.
     function unlock(address owner, uint8 role, uint96 amount) external;
 
     /// @notice Takes a severity and, on top of it, refunds, from bonded and thawing stake. Slashers only.
@@ -143,8 +146,10 @@ interface IStaking {
     /// @notice Ends a slasher's power at once and for ever, or a proposal. Contract owner only.
     function removeSlasher(address slasher) external;
 
+    /// @notice The ERC-20 that is staked.
     function asset() external view returns (address);
 
+    /// @notice What this contract was made with; it never changes.
     function parameters() external view returns (Parameters memory);
 
     /// @notice Smallest bonded stake of an active owner in `role`.
@@ -175,7 +180,7 @@ interface IStaking {
     /// @notice Whether the owner's bonded stake reaches the role's minimum.
     function isActive(address owner, uint8 role) external view returns (bool);
 
-    /// @notice Active owners of a role, but of routers, whom nobody draws.
+    /// @notice Active verifiers; of other roles nobody is listed.
     function owners(uint8 role) external view returns (address[] memory);
 
     /// @notice Fraction (1e-6) of the slashable stake that an offence costs.
@@ -187,6 +192,7 @@ interface IStaking {
     /// @notice Whether a receipt has been refunded.
     function isRefunded(bytes32 receipt) external view returns (bool);
 
+    /// @notice What an account may withdraw of refunds and rewards.
     function credit(address account) external view returns (uint256);
 
     /// @notice From when on a contract may slash, or might until it was removed; zero for never.

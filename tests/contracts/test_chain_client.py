@@ -78,7 +78,7 @@ class TestViews:
         payer, owner = world.payer(9 * DOLLAR), world.operator(2_000 * DOLLAR)
         assert (await chain.escrow.account(payer.address)).balance == 9 * DOLLAR
         assert (await chain.staking.stake_of(owner.address, Role.OPERATOR)).bonded == 2_000 * DOLLAR
-        assert owner.address in await chain.staking.owners(Role.OPERATOR)
+        assert await chain.staking.owners(Role.VERIFIER) == ()
         assert await chain.staking.severity_of(owner.address, Role.OPERATOR, Offence.MISMATCH) > 0
         assert (await chain.escrow.signer(payer.address, owner.address)).expiry == 0
         assert (await chain.escrow.reservation(payer.address, ZERO_ADDRESS, owner.address)).granted == 0

@@ -13,6 +13,7 @@ from tests.contracts.world import DAY, DOLLAR, MODEL, OPERATOR, PROFILE, UNIT, W
 
 SOURCES = {path.name: path.read_text(encoding="utf-8") for path in compile_contracts.CONTRACTS.rglob("*.sol")}
 FUNCTION = re.compile(r"^    function (\w+)\([^{;]*?\bonlyOwner\b", re.MULTILINE | re.DOTALL)
+BODY = re.compile(r"^    function (\w+)\(([^{;]*)\{(.*?)^    \}", re.MULTILINE | re.DOTALL)
 # A struct of chosen numbers that is kept in storage and not in the code.
 STORED = re.compile(r"^    (?:\w*Parameters) (?:private|internal) (_\w+);", re.MULTILINE)
 POWERS = {
@@ -84,6 +85,23 @@ class TestOwner:
         assert not world.staking.functions.isSlasher(node.address).call()
         after = [world.staking.functions.severityOf(owner.address, OPERATOR, kind).call() for kind in range(6)]
         assert after == severities
+
+
+class TestGuardian:
+    def test_is_asked_by_inflows_and_new_cases_alone(self) -> None:
+        asking = {
+            (name, function)
+            for name, text in SOURCES.items()
+            if name != "Pause.sol"
+            for function, head, body in BODY.findall(text)
+            if "whenRunning" in head or "_checkRunning" in body
+        }
+        assert asking == {
+            ("EscrowAccounts.sol", "deposit"),
+            ("Staking.sol", "stakeFor"),
+            ("Court.sol", "open"),
+            ("Court.sol", "openOwnJob"),
+        }
 
 
 class TestParameters:

@@ -79,6 +79,20 @@ class TestRemove:
         assert functions.lockedOf(owner.address, OPERATOR).call() == 0
         assert functions.stakeOf(owner.address, OPERATOR).call()[3] == 0
 
+    def test_does_not_stop_the_cases_of_others(self, world: World) -> None:
+        owner, functions = world.operator(STAKE), world.staking.functions
+        other = world.at["Silence"]
+        world.rpc("anvil_setBalance", other, hex(10**20))
+        world.send(other, functions.lock(owner.address, OPERATOR, 50))
+        with world.reverts("StakingNotLocked", 50, 51):
+            world.send(world.slasher, functions.unlock(owner.address, OPERATOR, 51))
+        by_timelock(world, "removeSlasher", world.slasher)
+        world.send(world.slasher, functions.lock(owner.address, OPERATOR, 30))
+        world.send(world.slasher, functions.unlock(owner.address, OPERATOR, 30))
+        assert functions.lockedOf(owner.address, OPERATOR).call() == 20
+        world.send(other, functions.unlock(owner.address, OPERATOR, 50))
+        assert functions.lockedOf(owner.address, OPERATOR).call() == 0
+
     def test_does_not_stop_a_case_that_warns(self, world: World) -> None:
         owner = world.operator(STAKE)
         by_timelock(world, "removeSlasher", world.slasher)

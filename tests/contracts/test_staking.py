@@ -18,7 +18,7 @@ class TestStake:
             bonded = world.staking.functions.stakeOf(party.address, other).call()[0]
             assert bonded == (1_000 * DOLLAR if other == role else 0)
             assert world.staking.functions.isActive(party.address, other).call() == (other == role)
-            listed = other == role != ROUTER
+            listed = other == role == VERIFIER
             assert world.staking.functions.owners(other).call() == ([party.address] if listed else [])
 
     def test_makes_active_from_the_minimum_on(self, world: World) -> None:
@@ -48,6 +48,17 @@ class TestStake:
             world.send(party, world.staking.functions.stakeFor(ZERO, OPERATOR, 1))
 
 
+class TestGas:
+    def test_of_an_owner_not_seen_before(self, world: World) -> None:
+        world.operator()
+        costs = []
+        for _ in range(2):
+            party = world.party()
+            costs.append(world.send(party, world.staking.functions.stake(OPERATOR, 1_000 * DOLLAR))["gasUsed"])
+        print(f"stake, first of an owner: {max(costs)} gas")
+        assert max(costs) <= 85_000
+
+
 class TestThaw:
     def test_ends_activity_at_once_and_stays_slashable(self, world: World) -> None:
         owner = world.operator(1_500 * DOLLAR)
@@ -56,7 +67,6 @@ class TestThaw:
         assert (bonded, thawing, end) == (900 * DOLLAR, 600 * DOLLAR, world.now + 21 * DAY)
         assert world.staking.functions.slashable(owner.address, OPERATOR).call() == 1_500 * DOLLAR
         assert world.staking.functions.freeStake(owner.address, OPERATOR).call() == 900 * DOLLAR
-        assert world.staking.functions.owners(OPERATOR).call() == []
 
     def test_can_be_cancelled(self, world: World) -> None:
         owner = world.operator(1_500 * DOLLAR)
@@ -73,6 +83,21 @@ class TestThaw:
             world.send(owner, world.staking.functions.thaw(OPERATOR, 0))
         with world.reverts("StakingInsufficient", 1_000 * DOLLAR, 1_000 * DOLLAR + 1):
             world.send(owner, world.staking.functions.thaw(OPERATOR, 1_000 * DOLLAR + 1))
+
+
+class TestVerifiers:
+    def test_are_listed_while_they_are_active(self, world: World) -> None:
+        verifier, listed = world.party(), world.staking.functions.owners(VERIFIER)
+        minimum = world.staking.functions.minimum(VERIFIER).call()
+        world.send(verifier, world.staking.functions.stake(VERIFIER, minimum))
+        assert listed.call() == [verifier.address]
+        world.send(verifier, world.staking.functions.thaw(VERIFIER, 1))
+        assert listed.call() == []
+        world.send(verifier, world.staking.functions.cancelThaw(VERIFIER))
+        assert listed.call() == [verifier.address]
+        what = (1, ZERO, 0, [], 0, [], [], [])
+        world.send(world.slasher, world.staking.functions.slash(verifier.address, VERIFIER, what))
+        assert listed.call() == []
 
 
 class TestWithdraw:

@@ -142,8 +142,11 @@ class TestRefusedBurn:
         picky.asset = asset
         owner, payer = picky.operator(STAKE), picky.party()
         picky.send(payer, asset.functions.refuse(BURNED, True))
-        event = slash(picky, owner, order(1_000, refunds=[("a", payer, 300)]))
+        call = picky.staking.functions.slash(owner.address, OPERATOR, order(1_000, refunds=[("a", payer, 300)]))
+        receipt = picky.send(picky.slasher, call)
+        (event,) = picky.events(picky.staking, "Slashed", receipt)
         assert (event["refunded"], event["burned"]) == (300, 1_000)
+        assert [refused["amount"] for refused in picky.events(picky.staking, "BurnRefused", receipt)] == [1_000]
         assert picky.staking.functions.credit(BURNED).call() == 1_000
         picky.send(payer, picky.staking.functions.withdrawCreditOf(payer.address))
         assert picky.balance(picky.staking.address) == STAKE - 300

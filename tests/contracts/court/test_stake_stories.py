@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.contracts.court.cases import open_case
+from tests.contracts.court.cases import open_case, opening
 from tests.contracts.court.challenges import SLASHED, challenge
-from tests.contracts.court.ledger import DAY, OPERATOR
+from tests.contracts.court.ledger import DAY, GOVERNOR, OPERATOR
 from tests.contracts.court.proofs import Claimant, Kind
 from tests.contracts.court.transcripts import Tree
 from tests.contracts.court.world import MISMATCH, STAKE, World, operators
@@ -108,3 +108,48 @@ class TestSiblings:
         assert registry.areSiblings(world.cheat, sibling).call() == declared
         if declared:
             assert sibling not in case.draw()
+
+
+class TestPause:
+    def test_a_paused_court_opens_no_case_and_ends_those_that_are_open(self, world: World) -> None:
+        case = open_case(world)
+        court, staking = world.ledger.court.functions, world.ledger.staking.functions
+        guardian = court.guardian().call()
+        for contract in (court, staking):
+            world.ledger.send(contract.pause(world.ledger.now() + 13 * DAY), guardian)
+        again = opening(world, case.shown)
+        world.ledger.reverts("PauseInForce", again, world.challenger)
+        world.ledger.reverts("PauseInForce", opening(world, case.shown[:1], own_job=True), world.payer.address)
+        case.draw()
+        case.vote_all(MISMATCH)
+        assert case.decide() == MISMATCH
+        assert case.execute()["slashed"] > 0
+        assert court.isPaused().call()
+        for credited in (world.challenger, world.payer.address):
+            before = world.ledger.balance(credited)
+            owed = staking.credit(credited).call()
+            assert owed > 0
+            world.ledger.send(staking.withdrawCredit(), credited)
+            assert world.ledger.balance(credited) == before + owed
+        world.ledger.send(court.withdrawCredit(), world.challenger)
+        world.ledger.jump(13 * DAY)
+        world.ledger.send(again, world.challenger)
+
+
+class TestRemovedCourt:
+    @pytest.mark.parametrize("seated", [False, True])
+    def test_its_case_ends_takes_nothing_and_frees_what_it_locked(self, world: World, seated: bool) -> None:
+        case = open_case(world)
+        staking, court = world.ledger.staking.functions, world.ledger.court
+        if seated:
+            case.draw()
+        world.ledger.send(staking.removeSlasher(court.address), GOVERNOR)
+        if not seated:
+            case.draw()
+        case.vote_all(MISMATCH)
+        assert case.decide() == MISMATCH
+        assert case.execute()["slashed"] == 0
+        for owner in world.owners:
+            assert stake_of(world, owner) == STAKE
+            assert staking.lockedOf(owner, OPERATOR).call() == 0
+        world.ledger.send(court.functions.withdrawCredit(), world.challenger)
