@@ -5,12 +5,12 @@ import {IEscrow} from "../../../contracts/interfaces/IEscrow.sol";
 import {IPause} from "../../../contracts/interfaces/IPause.sol";
 import {SignerAuth} from "../../../contracts/types/SignerAuth.sol";
 import {Ghosts} from "./Ghosts.sol";
-import {bound, vm} from "./Vm.sol";
+import {amountUpTo, bound} from "./Vm.sol";
 
 /// @notice Payers' moves: deposits and their thaw, signers, reservations; right ones and wrong ones.
 abstract contract AccountMoves is Ghosts {
     function deposit(uint256 who, uint256 onto, uint256 amount) external {
-        uint96 value = uint96(bound(amount, 0, 50 * DOLLAR));
+        uint96 value = uint96(amountUpTo(amount, 50 * DOLLAR));
         address payer = onto % 8 == 7 ? address(0) : _payer(onto % 2);
         bytes4 refusal;
         if (_paused()) refusal = IPause.PauseInForce.selector;
@@ -24,7 +24,7 @@ abstract contract AccountMoves is Ghosts {
         GhostAccount storage a = _gAccount[_payer(who % 2)];
         uint256 free = a.balance - a.thawing;
         // Once in a while all of it, or one unit too much.
-        uint256 value = amount % 5 == 0 ? free + amount / 5 % 2 : bound(amount, 0, 100 * DOLLAR);
+        uint256 value = amount % 5 == 0 ? free + amount / 5 % 2 : amountUpTo(amount, 100 * DOLLAR);
         bytes4 refusal = value == 0
             ? IEscrow.EscrowZeroAmount.selector
             : value > free ? IEscrow.EscrowInsufficientBalance.selector : bytes4(0);
@@ -90,7 +90,7 @@ abstract contract AccountMoves is Ghosts {
     function reserve(uint256 who, uint256 node, bool forSession, uint256 by, uint256 amount, bool oldEpoch) external {
         Ask memory ask = Ask(who % 2, forSession ? _session(who % 2) : address(0), _node(node % 2), by % 8, 0, 0);
         GhostSet storage set = _gSet[_payer(ask.who)][ask.node][ask.session];
-        uint256 more = bound(amount, 0, 30 * DOLLAR);
+        uint256 more = amountUpTo(amount, 30 * DOLLAR);
         ask.cumulative = set.granted + more;
         ask.epoch = oldEpoch && set.epoch > 0 ? set.epoch - 1 : set.epoch;
         bytes4 refusal = _reservationRefusal(ask, set);

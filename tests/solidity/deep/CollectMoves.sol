@@ -6,7 +6,7 @@ import {OPERATOR} from "../../../contracts/types/Role.sol";
 import {channelKey} from "../../../contracts/types/Range.sol";
 import {Voucher} from "../../../contracts/types/Voucher.sol";
 import {Ghosts} from "./Ghosts.sol";
-import {bound} from "./Vm.sol";
+import {amountUpTo, bound} from "./Vm.sol";
 
 /// @notice Owners' moves: collecting with good and bad items, held credit, the audit pool.
 abstract contract CollectMoves is Ghosts {
@@ -66,7 +66,7 @@ abstract contract CollectMoves is Ghosts {
 
     function slashHeld(uint256 who, uint256 amount, uint256 by) external {
         address owner = _owner(who % 2);
-        uint96 wanted = uint96(bound(amount, 0, 40 * DOLLAR));
+        uint96 wanted = uint96(amountUpTo(amount, 40 * DOLLAR));
         bool allowed = by % 4 != 0;
         bytes memory data = abi.encodeCall(IEscrow.slashHeld, (owner, wanted));
         _move(
@@ -84,14 +84,14 @@ abstract contract CollectMoves is Ghosts {
     }
 
     function fundAuditPool(uint256 amount) external {
-        uint96 value = uint96(bound(amount, 0, DOLLAR));
+        uint96 value = uint96(amountUpTo(amount, DOLLAR));
         bytes4 refusal = value == 0 ? IEscrow.EscrowZeroAmount.selector : bytes4(0);
         _move(_payer(0), address(escrow), abi.encodeCall(IEscrow.fundAuditPool, (value)), refusal);
         _gPool += value;
     }
 
     function payFromAuditPool(uint256 to, uint256 amount, uint256 by) external {
-        uint96 value = uint96(bound(amount, 0, 20 * DOLLAR));
+        uint96 value = uint96(amountUpTo(amount, 20 * DOLLAR));
         bool allowed = by % 4 != 0;
         bytes memory data = abi.encodeCall(IEscrow.payFromAuditPool, (_payer(to % 2), value));
         _move(
@@ -148,7 +148,7 @@ abstract contract CollectMoves is Ghosts {
 
     /// @dev Mostly more than was collected and all covered; else receipts cover too little, or an old voucher comes.
     function _amounts(uint256 collected, uint256 chance) private pure returns (uint96 cumulative, uint256 covered) {
-        cumulative = uint96(collected + bound(chance >> 2 & type(uint96).max, 0, 30 * DOLLAR));
+        cumulative = uint96(collected + amountUpTo(chance >> 2 & type(uint96).max, 30 * DOLLAR));
         covered = cumulative;
         if (chance & 3 == 0) covered = bound(chance >> 128, 0, cumulative + DOLLAR);
         if (chance & 3 == 1) cumulative = uint96(bound(chance >> 128, 0, cumulative));

@@ -19,7 +19,7 @@ contract StakingProofs is ProofSetup {
         assert(proofAsset.balanceOf(address(openStaking)) == before - taken);
     }
 
-    /// @dev I-12: what thaws can be slashed whole, however long it has thawed, and before what stays.
+    /// @dev I-24: what thaws can be slashed whole, however long it has thawed, and before what stays.
     function check_thawingStaysSlashable(uint96 bonded, uint96 thawing, uint40 later, uint96 severity) public {
         uint256 before = _stake(bonded, thawing, 0);
         vm.warp(START + later);

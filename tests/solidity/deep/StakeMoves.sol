@@ -5,12 +5,12 @@ import {IPause} from "../../../contracts/interfaces/IPause.sol";
 import {IStaking} from "../../../contracts/interfaces/IStaking.sol";
 import {OPERATOR, VERIFIER} from "../../../contracts/types/Role.sol";
 import {Ghosts} from "./Ghosts.sol";
-import {bound} from "./Vm.sol";
+import {amountUpTo} from "./Vm.sol";
 
 /// @notice Stakers' and slashers' moves.
 abstract contract StakeMoves is Ghosts {
     function stake(uint256 who, uint256 onto, uint256 amount, bool verifies) external {
-        uint96 value = uint96(bound(amount, 0, 300 * DOLLAR));
+        uint96 value = uint96(amountUpTo(amount, 300 * DOLLAR));
         uint8 role = verifies ? VERIFIER : OPERATOR;
         address owner = _owner(onto % 2);
         bytes4 refusal;
@@ -23,7 +23,7 @@ abstract contract StakeMoves is Ghosts {
     function thawStake(uint256 who, uint256 amount, bool verifies) external {
         uint8 role = verifies ? VERIFIER : OPERATOR;
         GhostStake storage s = _gStake[_owner(who % 2)][role];
-        uint256 value = amount % 7 == 0 ? s.bonded + amount / 7 % 2 : bound(amount, 0, 600 * DOLLAR);
+        uint256 value = amount % 7 == 0 ? s.bonded + amount / 7 % 2 : amountUpTo(amount, 600 * DOLLAR);
         bytes4 refusal = value == 0
             ? IStaking.StakingZeroAmount.selector
             : value > s.bonded ? IStaking.StakingInsufficient.selector : bytes4(0);
@@ -61,7 +61,7 @@ abstract contract StakeMoves is Ghosts {
     }
 
     function lockStake(uint256 who, uint256 amount, uint256 by) external {
-        uint96 value = uint96(bound(amount, 0, 800 * DOLLAR));
+        uint96 value = uint96(amountUpTo(amount, 800 * DOLLAR));
         bool allowed = by % 4 != 0;
         _move(
             allowed ? SLASHER : _owner(who % 2),
@@ -77,7 +77,7 @@ abstract contract StakeMoves is Ghosts {
     function unlockStake(uint256 who, uint256 amount, uint256 by) external {
         GhostStake storage s = _gStake[_owner(who % 2)][OPERATOR];
         // Mostly what is locked or part of it, sometimes too much.
-        uint256 value = bound(amount, 0, s.locks == 1 ? s.locked : s.locked / 2 + DOLLAR);
+        uint256 value = amountUpTo(amount, s.locks == 1 ? s.locked : s.locked / 2 + DOLLAR);
         if (s.locks == 1) value = s.locked;
         bool allowed = by % 4 != 0;
         bytes4 refusal;
@@ -129,21 +129,21 @@ abstract contract StakeMoves is Ghosts {
         view
         returns (IStaking.Slash memory order)
     {
-        order.severity = uint96(bound(severity, 0, 900 * DOLLAR));
+        order.severity = uint96(amountUpTo(severity, 900 * DOLLAR));
         order.challenger = by & 16 == 0 ? address(0) : _payer(by >> 5 & 1);
-        order.challengerShare = uint96(bound(by >> 16, 0, 400 * DOLLAR));
+        order.challengerShare = uint96(amountUpTo(by >> 16, 400 * DOLLAR));
         order.jurors = new address[](by >> 6 & 3);
         for (uint256 i; i < order.jurors.length; ++i) {
             order.jurors[i] = i == 0 ? _owner(0) : _payer(i - 1);
         }
-        order.jurorShare = uint96(bound(by >> 48, 0, 100 * DOLLAR));
+        order.jurorShare = uint96(amountUpTo(by >> 48, 100 * DOLLAR));
         order.receipts = new bytes32[](2);
         order.payers = new address[](2);
         order.refunds = new uint96[](2);
         for (uint256 i; i < 2; ++i) {
             order.receipts[i] = bytes32((receipts >> (8 * i)) % 16);
             order.payers[i] = _payer(i);
-            order.refunds[i] = uint96(bound(refunds[i], 0, 200 * DOLLAR));
+            order.refunds[i] = uint96(amountUpTo(refunds[i], 200 * DOLLAR));
         }
     }
 

@@ -23,3 +23,11 @@ Vm constant vm = Vm(address(uint160(uint256(keccak256("hevm cheat code")))));
 function bound(uint256 x, uint256 low, uint256 high) pure returns (uint256) {
     return low + x % (high - low + 1);
 }
+
+/// @notice An amount of at most `most`; often none, the least or all, where rules break first.
+function amountUpTo(uint256 x, uint256 most) pure returns (uint256) {
+    if (x % 8 == 0) return 0;
+    if (x % 8 == 1) return most == 0 ? 0 : 1;
+    if (x % 8 == 2) return most;
+    return bound(x / 8, 0, most);
+}
