@@ -130,6 +130,7 @@ def _constructor_arguments(
         return tuple(parameters[name][field["name"]] for field in fields)
 
     slashers = [at[name] for name in ("Faults", "TreeFaults", "Court", "Audits", "Silence")]
+    judging = [at[name] for name in ("Randomness", "JurorPools", "Timelock")]
     core = [at["Escrow"], at["Staking"], at["Registry"]]
     return {
         "Asset": list,
@@ -151,9 +152,7 @@ def _constructor_arguments(
         "Faults": lambda: [*core, struct("Faults")],
         "TreeFaults": lambda: [*core, struct("TreeFaults")],
         "Silence": lambda: [*core, at["Audits"], struct("Silence")],
-        "Court": lambda: [
-            *core, at["Randomness"], at["JurorPools"], at["Timelock"], guardian, struct("Court")
-        ],  # fmt: skip
+        "Court": lambda: [*core, *judging, guardian, struct("Court")],
         "JurorPools": lambda: [at["Staking"], at["Registry"], at["Court"], struct("JurorPools")],
     }
 

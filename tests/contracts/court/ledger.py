@@ -70,7 +70,8 @@ class Mined:
 class Ledger:
     """The contracts of one fresh chain."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, court: tuple[int, ...] = PARAMETERS["court"]) -> None:
+        self._court = court
         self.web3 = Web3(HTTPProvider(url))
         self._artifacts = {name: json.loads((ARTIFACTS / f"{name}.json").read_text()) for name in NAMES}
         self._errors = _selectors(self._artifacts.values(), "error")
@@ -109,6 +110,18 @@ class Ledger:
             raise AssertionError(f"{call.fn_name} reverted with {self._error(caught.value)}")
         logs = [self._decode(log) for log in receipt["logs"]]
         return Mined(tuple(log for log in logs if log is not None), receipt["blockNumber"], receipt["gasUsed"])
+
+    def send_all(self, calls: Sequence[tuple[ContractFunction, str]]) -> None:
+        """Send calls in one request and wait for none: what reverts shows in what the caller reads next."""
+        requests = [
+            ("eth_sendTransaction", [{
+                "from": sender, "to": call.address, "gas": "0xf42400", "gasPrice": "0x0",
+                "data": call._encode_transaction_data(),
+            }])
+            for call, sender in calls
+        ]  # fmt: skip
+        answers = self.web3.provider.make_batch_request(requests)  # type: ignore[arg-type]
+        assert all("error" not in answer for answer in answers), answers
 
     def reverts(
         self, error: str, call: ContractFunction, sender: str, block: BlockIdentifier = "pending"
@@ -197,7 +210,7 @@ class Ledger:
         self.audits = self._make("Audits", *money, at["randomness"], PARAMETERS["audits"])
         self.faults = self._make("Faults", *money, PARAMETERS["faults"])
         self.tree_faults = self._make("TreeFaults", *money, PARAMETERS["faults"])
-        self.court = self._make("Court", *money, at["randomness"], at["pools"], GOVERNOR, GOVERNOR, PARAMETERS["court"])
+        self.court = self._make("Court", *money, at["randomness"], at["pools"], GOVERNOR, GOVERNOR, self._court)
         self.silence = self._make("Silence", *money, at["audits"], PARAMETERS["silence"])
         self.pools = self._make("JurorPools", at["staking"], at["registry"], at["court"], PARAMETERS["pools"])
         assert [getattr(self, name).address for name in order] == list(at.values())

@@ -119,6 +119,13 @@ class TestDraw:
         call = world.ledger.court.functions.draw(case.id)
         world.ledger.reverts("CourtSeedNotReady", call, world.outsider)
 
+    def test_a_seed_that_nobody_used_in_time_rolls_on(self, world: World, case: Case) -> None:
+        window = world.ledger.randomness.functions.window().call()
+        world.ledger.mine(window + 10)
+        # The appointed block is forgotten, and its successor is still readable: anybody may draw, for the same tip.
+        assert sorted(case.draw()) == sorted(world.owners[1:])
+        assert case.credit(world.outsider) == TIP
+
     def test_too_few_candidates_end_inconclusive_and_return_the_bond(self, world: World) -> None:
         ledger = world.ledger
         ledger.send(ledger.staking.functions.thaw(OPERATOR, STAKE), world.owners[1])

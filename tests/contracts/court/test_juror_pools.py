@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from scripts.jury_lots import Entry, draw
 
+from jury_lots import Entry, draw
 from retally.protocol.encoding import keccak
 from tests.contracts.court.cases import open_case
 from tests.contracts.court.ledger import DAY, GOVERNOR, OPERATOR
