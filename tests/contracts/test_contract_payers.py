@@ -9,6 +9,9 @@ from web3.contract import Contract
 from web3.contract.contract import ContractFunction
 
 from compile_contracts import Artifact
+from retally.chain.connection import Chain
+from retally.chain.deployment import Deployment
+from retally.chain.transactions import TxSender
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Address
 from retally.protocol.voucher import SignerAuth, Voucher
@@ -101,6 +104,17 @@ class TestCollectOne:
         foreign = world.item(world.payer(), stranger, 10)
         with world.reverts("EscrowUnknownNode"):
             world.send(stranger, collect_one(world, foreign.voucher, foreign.signature))
+
+
+class TestClient:
+    async def test_collects_what_a_contract_signed(self, world: World, contract: Contract) -> None:
+        owner = world.operator()
+        node = world.node(owner)
+        voucher = Voucher(Address(contract.address), Address(contract.address), node.address, 0, 300)
+        world.send(owner, contract.functions.sign(voucher.digest(world.domain), WORD))
+        async with Chain(world.url, Deployment.from_json(world.deployment)) as chain:
+            await TxSender(chain, owner).send(chain.escrow.collect_one(voucher, 300, WORD, ROOT))
+            assert await chain.escrow.channel(voucher.channel) == 300
 
 
 class TestBatch:

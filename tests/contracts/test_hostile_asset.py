@@ -36,6 +36,19 @@ class TestFeeOnTransfer:
         with hostile.reverts("StakingTransferMismatch", 10, 9):
             hostile.send(party, hostile.staking.functions.stake(OPERATOR, 10))
 
+    def test_leaves_the_books_covered_when_it_starts_later(self, hostile: World) -> None:
+        payer, owner = hostile.payer(100), hostile.operator()
+        node = hostile.node(owner)
+        hostile.send(payer, hostile.asset.functions.setKeepsFee(True))
+        hostile.collect(node, hostile.item(payer, node, 50))
+        hostile.send(owner, hostile.escrow.functions.withdrawCredit())
+        hostile.send(payer, hostile.escrow.functions.thaw(20))
+        hostile.jump(3 * DAY)
+        hostile.send(payer, hostile.escrow.functions.withdraw())
+        owed = hostile.account(payer)[0] + hostile.escrow.functions.auditPool().call()
+        assert owed == 30 + 15
+        assert hostile.balance(hostile.escrow.address) >= owed
+
 
 class TestReentrancy:
     def refused(self, hostile: World) -> bool:
