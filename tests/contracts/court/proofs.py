@@ -15,7 +15,7 @@ from retally.protocol.eip712 import SigningKey, TypedMessage
 from retally.protocol.encoding import Bytes32, keccak, u32
 from retally.protocol.job import canonical_json
 from retally.protocol.receipt import Chunk
-from tests.contracts.court.transcripts import Job
+from tests.contracts.court.transcripts import Job, Tree
 from tests.contracts.court.world import Commit, World
 
 NOBODY = bytes(32)
@@ -136,6 +136,15 @@ def halves(signature: bytes) -> tuple[bytes, bytes]:
     return signature[:32], signature[32:]
 
 
+def ids_leaves(ids: tuple[int, ...]) -> list[bytes]:
+    """Leaf hashes of a token-id tree."""
+    leaves = []
+    for start in range(0, len(ids), merkle.CHUNK):
+        part = b"".join(token.to_bytes(4, "big") for token in ids[start : start + merkle.CHUNK])
+        leaves.append(bytes(merkle.leaf(start.to_bytes(4, "big") + part)))
+    return leaves
+
+
 class Claimant:
     """Commits to claims and proves them."""
 
@@ -254,3 +263,11 @@ class Claimant:
 
     def _references(self, job: Job) -> tuple[Any, ...]:
         return job.receipt.to_abi(), halves(job.signature), job.offer.to_abi(), job.request.to_abi()
+
+
+def bound(world: World, claimant: Claimant, *jobs: Job) -> Commit:
+    """A commit whose leaves were all shown."""
+    commit = world.collect(Tree(world.ledger.domain, jobs))
+    for index in range(len(jobs)):
+        world.ledger.send(claimant.bind(commit, index), claimant.account)
+    return commit

@@ -21,8 +21,7 @@ from retally.protocol.encoding import Bytes32, keccak
 from retally.protocol.receipt import FinishReason
 from tests.contracts.court.honest import Ending, Step, Transcript, play
 from tests.contracts.court.ledger import OPERATOR
-from tests.contracts.court.proofs import Claimant, TokenTree, output_leaf, output_leaves, top_of
-from tests.contracts.court.test_faults_receipts import ids_leaves
+from tests.contracts.court.proofs import Claimant, TokenTree, ids_leaves, output_leaf, output_leaves, top_of
 from tests.contracts.court.transcripts import Job
 from tests.contracts.court.world import STAKE, World
 
