@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tests.contracts.court.cases import Case, open_case
+from tests.contracts.court.cases import Case, open_case, opening
 from tests.contracts.court.ledger import Ledger
 from tests.contracts.court.proofs import Claimant
 from tests.contracts.court.transcripts import Tree
@@ -88,7 +88,12 @@ def court(url: str) -> dict[str, Measured]:
     job = world.job()
     claimant.proves(claimant.conflict(job, job.changed(output_root=Bytes32(keccak(b"other")))))
     found = {"proof of conflicting receipts": Measured(_latest_gas(world))}
-    case = open_case(world)
+    # The court holds money and has counted a case; the accused of the one measured has none yet, and fresh locks.
+    case = open_case(world, shown=1)
+    ledger, challenger = world.ledger, world.verifiers[1]
+    court = ledger.court.functions
+    ledger.send(ledger.asset.functions.approve(ledger.court.address, court.openingCost().call()), challenger)
+    ledger.send(opening(world, case.shown, owner=world.owners[3]), challenger)
     found["case open"] = Measured(_latest_gas(world))
     return found | _votes(world, case)
 

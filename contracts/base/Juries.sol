@@ -35,7 +35,8 @@ abstract contract Juries is CourtState {
         bool allowed = juror != address(0) && (juror == msg.sender || REGISTRY.isDelegate(juror, msg.sender));
         require(allowed, CourtNotJuror(caseId, msg.sender));
         require(block.timestamp <= commitEnd, CourtCommitEnded(commitEnd, block.timestamp));
-        require(s.hash == bytes32(0) && hash != bytes32(0), CourtAlreadyCommitted(caseId, juror));
+        bool fresh = s.verdict == 0 && s.hash == bytes32(0);
+        require(fresh && hash != bytes32(0), CourtAlreadyCommitted(caseId, juror));
 
         s.hash = hash;
 
@@ -70,6 +71,7 @@ abstract contract Juries is CourtState {
         require(shown == s.hash, CourtRevealMismatch(s.hash, shown));
 
         s.verdict = verdict;
+        s.hash = bytes32(0);
 
         emit VoteRevealed(caseId, round, juror, verdict, logE);
     }
@@ -206,8 +208,9 @@ abstract contract Juries is CourtState {
         uint256 size = _rounds[caseId][round].size;
         for (uint256 i; i < size; ++i) {
             Seat storage s = _seatOf(caseId, round, i);
-            if (s.hash != bytes32(0)) ++committed;
-            if (s.verdict != 0) ++revealed;
+            bool shown = s.verdict != 0;
+            if (shown) ++revealed;
+            if (shown || s.hash != bytes32(0)) ++committed;
         }
     }
 

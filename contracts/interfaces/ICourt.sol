@@ -122,7 +122,7 @@ interface ICourt {
         uint8 outcome;
     }
 
-    /// @notice A juror's vote; `hash` is zero until committed and `verdict` until revealed.
+    /// @notice A juror's vote; `hash` is zero until committed and once revealed, `verdict` until revealed.
     struct Vote {
         bytes32 hash;
         uint8 verdict;

@@ -77,7 +77,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """A juror's vote; verdict 0 until revealed, hash zero until committed."""
+    """A juror's vote; verdict 0 until revealed, hash zero until committed and once revealed."""
 
     hash: Bytes32
     verdict: int

@@ -159,7 +159,7 @@ class TestVote:
         world.ledger.jump(DAY)
         mined = world.ledger.send(court.revealVote(*seat, MATCH, 0, SALT), node)
         assert mined.event("VoteRevealed")["juror"] == owner
-        assert court.voteOf(*seat).call() == (world.vote_hash(case.id, 0, owner, MATCH), MATCH)
+        assert court.voteOf(*seat).call() == (bytes(32), MATCH)
         assert court.roundOf(case.id, 0).call()[:3] == (3, 1, 1)
 
     def test_reverts_for_strangers_and_empty_seats(self, world: World, case: Case) -> None:
@@ -224,3 +224,5 @@ class TestVote:
         world.ledger.reverts("CourtInvalidVerdict", court.revealVote(case.id, 0, 0, 0, 0, SALT), juror)
         world.ledger.send(court.revealVote(case.id, 0, 0, MATCH, 0, SALT), juror)
         world.ledger.reverts("CourtAlreadyRevealed", court.revealVote(case.id, 0, 0, MATCH, 0, SALT), juror)
+        # The commit phase was closed early: whoever has revealed can't commit again.
+        world.ledger.reverts("CourtAlreadyCommitted", court.commitVote(case.id, 0, 0, SALT), juror)

@@ -20,16 +20,14 @@ def test_opening_and_voting_stay_below_their_ceilings(world: World) -> None:
     cost = court.openingCost().call()
     ledger.send(ledger.asset.functions.approve(ledger.court.address, cost), world.challenger)
     gas = ledger.send(fresh, world.challenger).gas
-    print("open", gas)
-    assert gas <= OPEN_CEILING
+    assert gas <= OPEN_CEILING, gas
     case.draw()
     for seat, juror in enumerate(case.jurors()):
         call = court.commitVote(case.id, 0, seat, world.vote_hash(case.id, 0, juror, MISMATCH, -1))
         gas = ledger.send(call, juror).gas
-        print("commit", gas)
-        assert gas <= COMMIT_CEILING
-    ledger.jump(86_400)
+        assert gas <= COMMIT_CEILING, gas
+    # Begun early, the reveal phase costs one slot more than by its time.
+    ledger.send(court.closeCommits(case.id), world.outsider)
     for seat, juror in enumerate(case.jurors()):
         gas = ledger.send(court.revealVote(case.id, 0, seat, MISMATCH, -1, SALT), juror).gas
-        print("reveal", gas)
-        assert gas <= REVEAL_CEILING
+        assert gas <= REVEAL_CEILING - 500, gas
