@@ -86,8 +86,11 @@ def court(url: str) -> dict[str, Measured]:
     world = CourtWorld(Ledger(url))
     claimant = Claimant(world)
     job = world.job()
-    claimant.proves(claimant.conflict(job, job.changed(output_root=Bytes32(keccak(b"other")))))
-    found = {"proof of conflicting receipts": Measured(_latest_gas(world))}
+    proven = claimant.proves(claimant.conflict(job, job.changed(output_root=Bytes32(keccak(b"other")))))
+    found = {
+        "proof of conflicting receipts": Measured(proven.proof_gas),
+        "punishment of proven receipts": Measured(proven.punish_gas),
+    }
     # The court holds money and has counted a case; the accused of the one measured has none yet, and fresh locks.
     case = open_case(world, shown=1)
     ledger, challenger = world.ledger, world.verifiers[1]

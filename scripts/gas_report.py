@@ -58,7 +58,12 @@ YARDSTICKS: Mapping[str, Yardstick] = {
         None, 49_346, "prototype 49.3k", "the dearest way: the allowance is written (2.9k); asking for a pause (2.2k)"
     ),
     "stake": Yardstick(85_000, 79_914, "prototype 80k", "one new slot; asking for a pause (2.2k)"),
-    "proof of conflicting receipts": Yardstick(85_000, 67_000, "prototype 67k", "the claim made before it"),
+    "proof of conflicting receipts": Yardstick(
+        85_000, 67_000, "prototype 67k", "the claim made before it; records only"
+    ),
+    "punishment of proven receipts": Yardstick(
+        None, 104_000, "prototype 104k to resolve and slash", "the first slash ever: three new slots (51k)"
+    ),
     "case open": Yardstick(190_000, 160_121, "prototype 160k", "bond, fee and tips; the lock; a hash of what is shown"),
     "vote commit": Yardstick(52_000, 49_963, "prototype 50k", "the dearest of the jury's"),
     "vote reveal": Yardstick(35_000, 30_114, "prototype 30k", "the dearest of the jury's"),
