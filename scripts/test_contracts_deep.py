@@ -75,7 +75,7 @@ def run_halmos(_: argparse.Namespace) -> Figures:
     forge = Forge("default")
     out = ".cache/forge/proofs"
     own = {"FOUNDRY_OUT": out, "FOUNDRY_CACHE_PATH": ".cache/forge/proofs-cache"}
-    limits = ["--solver-timeout-assertion", "300000", "--solver-threads", "1"]
+    limits = ["--solver", "z3", "--solver-timeout-assertion", "300000", "--solver-threads", "1"]
     proven: list[str] = []
     failed: list[str] = []
     for contract in PROOFS:
