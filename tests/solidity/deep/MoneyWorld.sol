@@ -23,7 +23,7 @@ abstract contract MoneyWorld {
     uint256 internal constant START = 400 days;
     uint96 internal constant DOLLAR = 1e6;
     uint96 internal constant FUNDS = 1_000_000e6;
-    uint96 internal constant CAP = 60e6;
+    uint96 internal constant CAP = 20e6;
     uint96 internal constant UNIT = 200;
     uint40 internal constant LIFE = 30 days;
     bytes32 internal constant MODEL = "model";
@@ -154,7 +154,7 @@ abstract contract MoneyWorld {
             thawPeriod: 21 days,
             slasherDelay: 28 days,
             // Small enough that payments of this world reach the exposure cap.
-            exposurePpm: 20_000,
+            exposurePpm: 5_000,
             mismatchPpm: 500_000,
             tilingPpm: 400_000,
             overbillingPpm: 300_000,
