@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
+import {Traps} from "./base/Traps.sol";
 import {IAudits} from "./interfaces/IAudits.sol";
 import {IEscrow} from "./interfaces/IEscrow.sol";
 import {IRandomness} from "./interfaces/IRandomness.sol";
@@ -8,13 +9,14 @@ import {IRegistry} from "./interfaces/IRegistry.sol";
 import {IStaking} from "./interfaces/IStaking.sol";
 import {AuditPoints} from "./libraries/AuditPoints.sol";
 import {SeedBlocks} from "./libraries/SeedBlocks.sol";
+import {Signatures} from "./libraries/Signatures.sol";
 import {Sortition} from "./libraries/Sortition.sol";
 import {Commit} from "./types/Commit.sol";
 import {Offence} from "./types/Offence.sol";
 import {VERIFIER} from "./types/Role.sol";
 
 /// @notice See IAudits.
-contract Audits is IAudits {
+contract Audits is IAudits, Traps {
     /// @dev Bytes of one packed verdict: verdict 1, logE 8.
     uint256 private constant VERDICT_SIZE = 9;
     uint256 private constant PPM = 1e6;
@@ -86,12 +88,15 @@ contract Audits is IAudits {
             AuditsCommitmentStands(duty.committed, standsUntil)
         );
 
+        address lapsed = duty.committed;
+        if (lapsed != address(0) && lapsed == duty.drawn) duty.drawn = address(0);
         duty.committed = msg.sender;
         duty.committedAt = uint40(block.timestamp);
         duty.committedBlock = uint48(block.number);
         duty.hash = hash;
 
         emit VerdictsCommitted(commitId, msg.sender, hash);
+        if (lapsed != address(0)) _punishMissedDuty(commitId, lapsed);
     }
 
     /// @inheritdoc IAudits
@@ -116,7 +121,9 @@ contract Audits is IAudits {
         emit VerdictsRevealed(c.id, msg.sender, verdicts);
 
         _payOwed(msg.sender);
-        if (points > 0 && duty.drawn != address(0) && duty.drawn != msg.sender) _punishMissedDuty(duty.drawn);
+        if (points > 0 && duty.drawn != address(0) && duty.drawn != msg.sender) {
+            _punishMissedDuty(c.id, duty.drawn);
+        }
     }
 
     /// @inheritdoc IAudits
@@ -169,10 +176,42 @@ contract Audits is IAudits {
         if (amount > 0) ESCROW.payFromAuditPool(verifier, uint96(amount));
     }
 
-    function _punishMissedDuty(address verifier) private {
+    function _punishMissedDuty(uint64 commitId, address verifier) private {
+        emit DutyMissed(commitId, verifier, _slashVerifier(verifier, address(0)));
+    }
+
+    /// @inheritdoc Traps
+    function _slashVerifier(address verifier, address rewarded) internal override returns (uint96 slashed) {
         IStaking.Slash memory order;
         order.severity = STAKING.severityOf(verifier, VERIFIER, Offence.Duty);
-        STAKING.slash(verifier, VERIFIER, order);
+        order.challenger = rewarded;
+        order.challengerShare = order.severity;
+        (slashed,,) = STAKING.slash(verifier, VERIFIER, order);
+    }
+
+    /// @inheritdoc Traps
+    function _verifierOf(Commit calldata c, bytes calldata ranges, bytes calldata verdicts, bytes32 salt)
+        internal
+        view
+        override
+        returns (address verifier)
+    {
+        _checkCommit(c);
+        require(keccak256(ranges) == c.rangesHash, AuditsWrongRanges(c.rangesHash, keccak256(ranges)));
+        Duty storage duty = _duties[c.id];
+        verifier = duty.committed;
+        bytes32 shown = keccak256(abi.encode(c.id, verifier, keccak256(verdicts), salt));
+        require(duty.paid && shown == duty.hash, TrapsNoSuchVerdicts(c.id));
+    }
+
+    /// @inheritdoc Traps
+    function _seed(uint64 commitId) internal view override returns (bytes32) {
+        return _seeds[commitId];
+    }
+
+    /// @inheritdoc Traps
+    function _domain() internal view override returns (bytes32) {
+        return Signatures.domainSeparator(address(ESCROW));
     }
 
     /// @dev One verifier of those bonded before the commit, without the node's owner and its declared siblings.

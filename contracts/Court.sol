@@ -1,207 +1,218 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
+import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
 import {SafeTransferLib} from "solady/src/utils/SafeTransferLib.sol";
 
 import {CaseLocks} from "./base/CaseLocks.sol";
+import {CourtMoney} from "./base/CourtMoney.sol";
+import {CourtState} from "./base/CourtState.sol";
 import {Juries} from "./base/Juries.sol";
-import {ICourt, Shown} from "./interfaces/ICourt.sol";
+import {Pause} from "./base/Pause.sol";
+import {ICourt} from "./interfaces/ICourt.sol";
 import {IEscrow} from "./interfaces/IEscrow.sol";
+import {IJurorPools} from "./interfaces/IJurorPools.sol";
 import {IRandomness} from "./interfaces/IRandomness.sol";
 import {IRegistry} from "./interfaces/IRegistry.sol";
 import {IStaking} from "./interfaces/IStaking.sol";
+import {Delays} from "./libraries/Delays.sol";
 import {OPERATOR} from "./types/Role.sol";
+import {Shown} from "./types/Shown.sol";
 
 /// @notice See ICourt.
-contract Court is CaseLocks {
+contract Court is Juries, CaseLocks, CourtMoney, Pause {
     /// @notice Most receipts that a case shows.
     uint256 public constant MAX_SHOWN = 32;
-    /// @notice Tips that opening a case pays for; an appeal pays for two more.
-    uint256 public constant MAX_TIPS = 5;
     /// @notice Appeals of one case.
     uint8 public constant MAX_APPEALS = 2;
-    /// @notice Length of an epoch: an owner is slashed once for the cases opened in one.
-    uint256 public constant EPOCH = 4 weeks;
 
-    address private constant BURN = 0x000000000000000000000000000000000000dEaD;
+    /// @dev Most rounds of a case: the first, a replaced and an enlarged one, and the appeals.
+    uint256 private constant MAX_ROUNDS = 3 + MAX_APPEALS;
 
     IEscrow private immutable ESCROW;
-    address private immutable ASSET;
-
-    /// @inheritdoc ICourt
-    mapping(address account => uint256) public credit;
 
     constructor(
         IEscrow escrow,
         IStaking staking,
         IRegistry registry,
         IRandomness randomness,
+        IJurorPools pools,
+        address contractOwner,
+        address guardian_,
         Parameters memory chosen
-    ) Juries(staking, registry, randomness, chosen) {
+    )
+        CourtState(staking, registry, chosen)
+        CourtMoney(escrow.asset())
+        CaseLocks(staking)
+        Juries(randomness, pools)
+        Ownable(contractOwner)
+        Pause(guardian_)
+    {
         ESCROW = escrow;
-        ASSET = escrow.asset();
+        IEscrow.Parameters memory money = escrow.parameters();
+        IStaking.Parameters memory stakes = staking.parameters();
+        uint256 round = uint256(chosen.commitSeconds) + chosen.revealSeconds;
+        Delays({
+            payerThaw: money.thawPeriod,
+            evidence: money.exposureWindow,
+            judgement: MAX_ROUNDS * round + uint256(MAX_APPEALS) * chosen.appealSeconds,
+            stakeThaw: stakes.thawPeriod,
+            tightening: stakes.slasherDelay
+        }).check();
     }
 
     /// @inheritdoc ICourt
-    function open(address owner, Shown[] calldata shown, bytes32 evidenceHash, string calldata evidenceUri)
-        external
-        returns (uint256 caseId)
-    {
-        require(shown.length > 0 && shown.length <= MAX_SHOWN, CourtShownCount(shown.length, MAX_SHOWN));
-        require(STAKING.slashable(owner, OPERATOR) > 0, CourtNothingAtStake(owner));
-        require(_ownerOf(msg.sender) != owner, CourtSelfCase(owner));
+    function open(Opening calldata opening) external whenRunning returns (uint256 caseId) {
+        return _open(opening, false);
+    }
 
-        caseId = ++caseCount;
-        Case storage c = _cases[caseId];
-        c.owner = owner;
-        c.challenger = msg.sender;
-        c.openedAt = uint40(block.timestamp);
-        c.epoch = uint32(block.timestamp / EPOCH);
-        c.tips = uint96(_parameters.tip * MAX_TIPS);
-        c.shownHash = keccak256(abi.encode(shown));
-        _openRound(caseId, c, _parameters.jurySize, _parameters.caseFee, _parameters.caseBond);
-
-        emit CaseOpened(caseId, owner, msg.sender, evidenceHash, evidenceUri, c.shownHash, abi.encode(shown));
-
-        _lock(c, shown);
-        SafeTransferLib.safeTransferFrom(ASSET, msg.sender, address(this), openingCost());
+    /// @inheritdoc ICourt
+    function openOwnJob(Opening calldata opening) external whenRunning returns (uint256 caseId) {
+        caseId = _open(opening, true);
+        address payer = opening.shown[0].payer;
+        require(msg.sender == payer, CourtNotPayer(payer, msg.sender));
     }
 
     /// @inheritdoc ICourt
     function draw(uint256 caseId) public {
-        Case storage c = _checkStatus(caseId, Status.Drawing);
-        if (_seat(caseId, c)) {
+        CaseState storage c = _checkStatus(caseId, Status.Drawing);
+        address[] memory jury = _drawJury(caseId, c);
+        --_pendingDraws;
+        if (jury.length > 0) {
             c.status = Status.Voting;
+            _seat(caseId, c.round, jury);
+        } else if (!c.redrawn) {
+            c.redrawn = true;
+            _openRound(caseId, c, c.wanted, address(0));
         } else {
-            _abandonRound(caseId, c);
+            // A first round ends inconclusive, a later one leaves the last verdict standing.
+            c.status = Status.Decided;
+            if (c.verdict == 0) c.verdict = INCONCLUSIVE;
+            emit CaseDecided(caseId, c.round, c.verdict, 0);
         }
         _tip(c);
     }
 
     /// @inheritdoc ICourt
     function decide(uint256 caseId) public {
-        Case storage c = _checkStatus(caseId, Status.Voting);
-        Round storage round = _rounds[caseId][c.round];
-        uint40 until = _waitsUntil(round);
-        require(until == 0, CourtVotesPending(caseId, until));
-
-        uint8 verdict = _tally(caseId, c.round);
+        CaseState storage c = _checkStatus(caseId, Status.Voting);
         uint16 decided = c.round;
-        c.verdict = verdict;
-        if (verdict == INCONCLUSIVE && !c.enlarged) {
+        RoundState storage round = _rounds[caseId][decided];
+        (uint8 outcome, uint256 revealed) = _tally(caseId, decided);
+        if (c.appeals == 0 || outcome != INCONCLUSIVE) c.verdict = outcome;
+        if (c.appeals > 0) _appeals[caseId][c.appeals].outcome = outcome;
+
+        uint16 next;
+        if (revealed * 2 < round.size && !c.redrawn) {
+            c.redrawn = true;
+            next = round.size;
+        } else if (outcome == INCONCLUSIVE && !c.enlarged) {
             c.enlarged = true;
-            emit CaseDecided(caseId, decided, verdict, 0);
-            ++c.round;
-            _openRound(caseId, c, 2 * round.size + 1, 0, 0);
+            next = 2 * round.size + 1;
         } else {
             c.status = Status.Decided;
-            if (c.appeals < MAX_APPEALS) c.appealEnd = uint40(block.timestamp) + _parameters.appealSeconds;
-            else c.appealEnd = 0;
-            emit CaseDecided(caseId, decided, verdict, c.appealEnd);
+            if (c.appeals < MAX_APPEALS) round.appealEnd = uint40(block.timestamp) + APPEAL_SECONDS;
+        }
+        emit CaseDecided(caseId, decided, c.verdict, round.appealEnd);
+        if (next > 0) {
+            ++c.round;
+            _openRound(caseId, c, next, address(0));
         }
         _tip(c);
-        _release(caseId, decided);
     }
 
     /// @inheritdoc ICourt
     function advance(uint256 caseId) external {
-        if (_cases[caseId].status == Status.Drawing) draw(caseId);
+        CaseState storage c = _cases[caseId];
+        if (c.status == Status.Drawing) draw(caseId);
+        else if (block.timestamp <= _rounds[caseId][c.round].commitEnd) closeCommits(caseId);
         else decide(caseId);
     }
 
     /// @inheritdoc ICourt
     function appeal(uint256 caseId) external {
-        Case storage c = _checkStatus(caseId, Status.Decided);
-        require(block.timestamp <= c.appealEnd, CourtAppealEnded(c.appealEnd, block.timestamp));
+        CaseState storage c = _checkStatus(caseId, Status.Decided);
+        RoundState storage round = _rounds[caseId][c.round];
+        require(block.timestamp <= round.appealEnd, CourtAppealEnded(round.appealEnd, block.timestamp));
         uint256 cost = appealCost(caseId);
-        uint16 size = 2 * _rounds[caseId][c.round].size + 1;
-        uint8 appealed = c.verdict;
 
-        ++c.appeals;
+        _appeals[caseId][++c.appeals] = Appeal(msg.sender, c.verdict, 0);
         ++c.round;
-        c.tips += 2 * _parameters.tip;
-        Round storage round = _rounds[caseId][c.round];
-        round.appellant = msg.sender;
-        round.appealed = appealed;
-        _openRound(caseId, c, size, _parameters.caseFee << c.appeals, _parameters.caseBond << c.appeals);
+        c.tips += 2;
+        _openRound(caseId, c, 2 * round.size + 1, msg.sender);
 
         SafeTransferLib.safeTransferFrom(ASSET, msg.sender, address(this), cost);
     }
 
     /// @inheritdoc ICourt
     function execute(uint256 caseId, Shown[] calldata shown) external {
-        Case storage c = _checkStatus(caseId, Status.Decided);
-        require(block.timestamp > c.appealEnd, CourtAppealOpen(c.appealEnd, block.timestamp));
+        CaseState storage c = _checkStatus(caseId, Status.Decided);
+        uint40 appealEnd = _rounds[caseId][c.round].appealEnd;
+        require(block.timestamp > appealEnd, CourtAppealOpen(appealEnd, block.timestamp));
         bytes32 given = keccak256(abi.encode(shown));
         require(given == c.shownHash, CourtWrongShown(c.shownHash, given));
 
         c.status = Status.Closed;
-        address[] memory payees = _coherent(caseId, c.round, c.verdict);
-        uint96 slashed;
-        uint96 refunded;
-        uint96 burned;
-        if (c.verdict == MISMATCH) (slashed, refunded, burned) = _slash(c, shown, payees);
+        uint8 verdict = c.verdict;
+        address[] memory payees = _dismiss(caseId, c.round, verdict);
+        (uint96 slashed, uint96 refunded, uint96 burned) = (0, 0, 0);
+        if (verdict == MISMATCH) (slashed, refunded, burned) = _slash(c, shown, payees);
         uint96 lost = _settle(caseId, c, payees, slashed > 0);
         _tip(c);
-        _credit(c.challenger, c.tips);
+        _credit(c.challenger, uint256(c.tips) * TIP);
         c.tips = 0;
 
-        emit CaseExecuted(caseId, c.verdict, slashed, refunded, burned, slashed > burned ? slashed - burned : 0);
+        emit CaseExecuted(caseId, verdict, slashed, refunded, burned, slashed > burned ? slashed - burned : 0);
 
-        _unlock(c);
-        if (c.verdict == MISMATCH) REGISTRY.warn(c.owner);
+        _unlock(c, shown);
+        if (verdict == MISMATCH) REGISTRY.warn(c.owner);
         if (lost > 0) SafeTransferLib.safeTransfer(ASSET, BURN, lost);
     }
 
-    /// @inheritdoc ICourt
-    function withdrawCredit() external returns (uint256 amount) {
-        amount = credit[msg.sender];
-        require(amount > 0, CourtNoCredit(msg.sender));
-        credit[msg.sender] = 0;
-        emit CreditWithdrawn(msg.sender, amount);
-        SafeTransferLib.safeTransfer(ASSET, msg.sender, amount);
-    }
+    /// @dev Two kinds of a case: one of many receipts, and a payer's one.
+    function _open(Opening calldata o, bool ownJob) private returns (uint256 caseId) {
+        uint256 most = ownJob ? 1 : MAX_SHOWN;
+        require(o.shown.length > 0 && o.shown.length <= most, CourtShownCount(o.shown.length, most));
+        // Whoever hides behind another account gains nothing: half of a slash is burned.
+        require(msg.sender != o.owner, CourtSelfCase(o.owner));
+        require(o.pool != 0, CourtNoPool());
+        bytes memory encoded = abi.encode(o.shown);
 
-    /// @inheritdoc ICourt
-    function openingCost() public view returns (uint256) {
-        return uint256(_parameters.caseFee) + _parameters.caseBond + _parameters.tip * MAX_TIPS;
-    }
-
-    /// @inheritdoc ICourt
-    function appealCost(uint256 caseId) public view returns (uint256) {
-        uint256 doublings = _cases[caseId].appeals + 1;
-        return ((uint256(_parameters.caseFee) + _parameters.caseBond) << doublings) + 2 * uint256(_parameters.tip);
-    }
-
-    function _openRound(uint256 caseId, Case storage c, uint16 size, uint96 fee, uint96 bond) private {
+        caseId = ++_caseCount;
+        CaseState memory c;
+        c.owner = o.owner;
         c.status = Status.Drawing;
-        Round storage round = _rounds[caseId][c.round];
-        round.size = size;
-        round.fee = fee;
-        round.bond = bond;
-        round.seedBlock = uint64(RANDOMNESS.currentBlock() + _parameters.seedDelay);
-        emit RoundOpened(caseId, c.round, round.appellant, size);
+        c.tips = MAX_TIPS;
+        c.ownJob = ownJob;
+        c.openedAt = uint32(block.timestamp);
+        c.challenger = msg.sender;
+        c.seedBlock = _nextSeedBlock();
+        c.pool = o.pool;
+        c.wanted = JURY_SIZE;
+        c.shownHash = keccak256(encoded);
+        _cases[caseId] = c;
+
+        emit CaseOpened(caseId, o.owner, msg.sender, o.pool, o.evidenceHash, o.evidenceUri, encoded);
+
+        _lock(o.owner, ownJob, o.shown);
+        SafeTransferLib.safeTransferFrom(ASSET, msg.sender, address(this), ownJob ? ownJobCost() : openingCost());
     }
 
-    /// @dev No jury can be seated: a first round ends inconclusive, a later one leaves the last verdict standing and
-    /// returns what its appellant paid.
-    function _abandonRound(uint256 caseId, Case storage c) private {
-        c.status = Status.Decided;
-        c.appealEnd = 0;
-        if (c.round == 0) {
-            c.verdict = INCONCLUSIVE;
-        } else {
-            Round storage round = _rounds[caseId][c.round];
-            if (round.appellant != address(0)) _credit(round.appellant, uint256(round.fee) + round.bond);
-            round.fee = 0;
-            round.bond = 0;
-        }
-        emit CaseDecided(caseId, c.round, c.verdict, 0);
+    function _openRound(uint256 caseId, CaseState storage c, uint16 size, address appellant) private {
+        c.status = Status.Drawing;
+        c.wanted = size;
+        c.seedBlock = _nextSeedBlock();
+        emit RoundOpened(caseId, c.round, appellant, size);
+    }
+
+    function _nextSeedBlock() private returns (uint48) {
+        ++_pendingDraws;
+        return uint48(RANDOMNESS.currentBlock() + SEED_DELAY);
     }
 
     /// @dev Payers first: severity once an epoch, and on top of it every shown receipt back to its payer. Held credit is
-    /// moved into the stake where that alone is short.
-    function _slash(Case storage c, Shown[] calldata shown, address[] memory jurors)
+    /// moved into the stake where that alone is short. An own job costs no severity, but the fee of its re-execution.
+    function _slash(CaseState storage c, Shown[] calldata shown, address[] memory jurors)
         private
         returns (uint96 slashed, uint96 refunded, uint96 burned)
     {
@@ -217,12 +228,16 @@ contract Court is CaseLocks {
             needed += shown[i].fee;
         }
         uint96 stake = STAKING.slashable(c.owner, OPERATOR);
-        if (_isFirstSlash(c)) {
-            order.severity = _severity(c, stake > needed ? stake - needed : 0);
+        if (c.ownJob) {
+            uint256 refund = needed + CASE_FEE;
+            order.refunds[0] = refund < type(uint96).max ? uint96(refund) : type(uint96).max;
+            needed = order.refunds[0];
+        } else if (_isFirstSlash(c)) {
+            order.severity = _severity(c, stake, stake > needed ? stake - needed : 0);
             order.challenger = c.challenger;
-            order.challengerShare = _parameters.challengerCap;
+            order.challengerShare = CHALLENGER_CAP;
             order.jurors = jurors;
-            order.jurorShare = _parameters.jurorCap;
+            order.jurorShare = JUROR_CAP;
         }
         needed += order.severity;
         if (needed > stake) {
@@ -231,48 +246,5 @@ contract Court is CaseLocks {
             if (held > 0) ESCROW.slashHeld(c.owner, uint96(short < held ? short : held));
         }
         return STAKING.slash(c.owner, OPERATOR, order);
-    }
-
-    /// @dev Fees and bonds of all rounds to whom they are due; returns what nobody gets.
-    function _settle(uint256 caseId, Case storage c, address[] memory payees, bool jurorsPaid)
-        private
-        returns (uint96 lost)
-    {
-        uint256 pot;
-        for (uint16 r; r <= c.round; ++r) {
-            Round storage round = _rounds[caseId][r];
-            address funder = r == 0 ? c.challenger : round.appellant;
-            bool right = r == 0 ? c.verdict == MISMATCH : c.verdict != round.appealed;
-            bool feeReturns = payees.length == 0 || (c.verdict == MISMATCH && right && jurorsPaid);
-            if (feeReturns) _credit(funder, round.fee);
-            else pot += round.fee;
-            if (right || (r == 0 && c.verdict == INCONCLUSIVE)) _credit(funder, round.bond);
-            else lost += _compensate(c, round.bond);
-        }
-        if (pot == 0) return lost;
-        uint256 each = pot / payees.length;
-        for (uint256 i; i < payees.length; ++i) {
-            _credit(payees[i], each);
-        }
-        lost += uint96(pot - each * payees.length);
-    }
-
-    /// @dev Half of a lost bond goes to whom the verdict favours; the rest, or all of it, to nobody.
-    function _compensate(Case storage c, uint96 bond) private returns (uint96 lost) {
-        uint96 half = c.verdict == INCONCLUSIVE ? 0 : bond / 2;
-        _credit(c.verdict == MATCH ? c.owner : c.challenger, half);
-        return bond - half;
-    }
-
-    function _tip(Case storage c) private {
-        uint96 tip = c.tips < _parameters.tip ? c.tips : _parameters.tip;
-        c.tips -= tip;
-        _credit(msg.sender, tip);
-    }
-
-    function _credit(address account, uint256 amount) private {
-        if (amount == 0) return;
-        credit[account] += amount;
-        emit Credited(account, amount);
     }
 }

@@ -1,252 +1,294 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
+import {Hashes} from "@openzeppelin/contracts/utils/cryptography/Hashes.sol";
+
 import {Claims} from "./base/Claims.sol";
+import {Leaf} from "./interfaces/IClaims.sol";
 import {IEscrow} from "./interfaces/IEscrow.sol";
-import {IFaults, Leaf} from "./interfaces/IFaults.sol";
+import {IFaults, OutputLeaf, Signed} from "./interfaces/IFaults.sol";
 import {IRegistry} from "./interfaces/IRegistry.sol";
 import {IStaking} from "./interfaces/IStaking.sol";
 import {Billing as BillingRules} from "./libraries/Billing.sol";
 import {Merkle} from "./libraries/Merkle.sol";
+import {Outputs} from "./libraries/Outputs.sol";
 import {Signatures} from "./libraries/Signatures.sol";
-import {Tiling as TilingRules} from "./libraries/Tiling.sol";
 import {Assignment} from "./types/Assignment.sol";
+import {Chunk} from "./types/Chunk.sol";
 import {Commit} from "./types/Commit.sol";
 import {JobReceipt} from "./types/JobReceipt.sol";
 import {JobRequest} from "./types/JobRequest.sol";
-import {Offence} from "./types/Offence.sol";
 import {Offer} from "./types/Offer.sol";
-import {Range, rangeAt} from "./types/Range.sol";
-import {OPERATOR, ROUTER, VERIFIER} from "./types/Role.sol";
 import {Verdict} from "./types/Verdict.sol";
 
 /// @notice See IFaults.
-contract Faults is Claims {
-    /// @dev Bytes of a leaf: receipt digest 32, signature 64.
-    uint256 private constant LEAF_SIZE = 96;
+contract Faults is IFaults, Claims {
+    /// @inheritdoc IFaults
+    mapping(bytes32 receiptDigest => address) public boundOwner;
 
     constructor(IEscrow escrow, IStaking staking, IRegistry registry, FaultParameters memory chosen)
         Claims(escrow, staking, registry, chosen)
     {}
 
     /// @inheritdoc IFaults
+    function bindLeaf(Commit calldata c, Leaf calldata leaf, uint32 count) external {
+        _checkCommit(c);
+        require(leaf.receipt.node == c.node, FaultsForeignLeaf(c.node, leaf.receipt.node));
+        bytes32 digest = _checkLeaf(c, leaf, count);
+        boundOwner[digest] = c.owner;
+        emit LeafBound(digest, c.owner, c.id);
+    }
+
+    /// @inheritdoc IFaults
     function proveConflict(
         JobReceipt calldata a,
-        bytes calldata signatureA,
+        Signed calldata signatureA,
         JobReceipt calldata b,
-        bytes calldata signatureB,
+        Signed calldata signatureB,
+        bool bound,
         bytes32 salt
     ) external {
-        bool sameWork = a.node == b.node && a.jobId == b.jobId && a.choice == b.choice;
-        bool overlap = a.outputFrom < b.outputTo && b.outputFrom < a.outputTo;
-        require(sameWork && overlap, FaultsNoContradiction());
-        _checkPair(a.hash(), signatureA, b.hash(), signatureB, a.node, salt);
-        address owner = _ownerOfLive(a);
-        _ownerOfLive(b);
+        _checkOverlap(a, b);
+        bytes32 domain = _domain();
+        bytes32 digestA = a.digestIn(domain);
+        bytes32 digestB = b.digestIn(domain);
+        _claimPair(digestA, digestB, salt);
+        _checkSigned(digestA, signatureA, a.node);
+        _checkSigned(digestB, signatureB, a.node);
+        if (bound) _requireBound(digestB);
+        Fault memory fault = _answerable(Kind.Conflict, a, digestA, bound, b.finishedAt);
+        _prove(fault, _subjectOf(fault, _workOf(a)));
+    }
 
-        bytes32 what = keccak256(abi.encode(a.node, a.jobId, a.choice));
-        _punishSigned(Kind.Conflict, _subject(Kind.Conflict, what), owner, a, bytes32(0));
+    /// @inheritdoc IFaults
+    function proveBrokenChunk(
+        Chunk calldata chunk,
+        Signed calldata chunkSignature,
+        JobReceipt calldata receipt,
+        Signed calldata signature,
+        uint256 index,
+        OutputLeaf calldata inChunk,
+        OutputLeaf calldata inReceipt,
+        bytes32 salt
+    ) external {
+        bool sameSegment = chunk.node == receipt.node && chunk.jobId == receipt.jobId && chunk.choice == receipt.choice
+            && chunk.outputFrom == receipt.outputFrom;
+        require(sameSegment, FaultsNoContradiction());
+        _checkPair(_digest(chunk.hash()), chunkSignature, receipt.digestIn(_domain()), signature, receipt.node, salt);
+        require(Outputs.differ(chunk, receipt, index, inChunk, inReceipt), FaultsNoContradiction());
+
+        Fault memory fault = _answerable(Kind.BrokenChunk, receipt, 0, false, receipt.finishedAt);
+        bytes32 what = keccak256(abi.encode(receipt.node, receipt.jobId, receipt.choice, receipt.outputFrom));
+        _prove(fault, _subjectOf(fault, what));
     }
 
     /// @inheritdoc IFaults
     function proveOverbilling(
         JobReceipt calldata receipt,
-        bytes calldata signature,
+        Signed calldata signature,
         Offer calldata offer,
         JobRequest calldata request,
+        bool bound,
         bytes32 salt
     ) external {
-        (bytes32 digest, address owner) = _checkReferences(receipt, signature, offer, request, salt);
+        bytes32 digest = _checkReceipt(receipt, signature, salt);
+        _checkReferences(receipt, offer, request);
         (Billing wrong, uint256 billed, uint256 allowed) = BillingRules.check(receipt, offer, request);
         require(wrong != Billing.Correct, FaultsBillingCorrect(billed, allowed));
-        _punishSigned(Kind.Overbilling, _subject(Kind.Overbilling, digest), owner, receipt, digest);
+        _proveReceipt(Kind.Overbilling, receipt, digest, bound);
     }
 
     /// @inheritdoc IFaults
     function proveDeviation(
         JobReceipt calldata receipt,
-        bytes calldata signature,
+        Signed calldata signature,
         Offer calldata offer,
         JobRequest calldata request,
+        bool bound,
         bytes32 salt
     ) external {
-        (bytes32 digest, address owner) = _checkReferences(receipt, signature, offer, request, salt);
+        bytes32 digest = _checkReceipt(receipt, signature, salt);
+        _checkReferences(receipt, offer, request);
         Deviation found = BillingRules.deviation(receipt, offer, request);
         require(found != Deviation.None, FaultsNoDeviation(digest));
-        _punishSigned(Kind.Deviation, _subject(Kind.Deviation, digest), owner, receipt, digest);
+        _proveReceipt(Kind.Deviation, receipt, digest, bound);
     }
 
     /// @inheritdoc IFaults
-    function proveUnsignedLeaf(
-        Commit calldata c,
-        bytes calldata leafData,
-        uint32 index,
+    function proveMiscount(
+        JobReceipt calldata receipt,
+        Signed calldata signature,
+        Tree tree,
         uint32 count,
-        bytes32[] calldata proof,
+        bytes32 top,
+        bool bound,
         bytes32 salt
     ) external {
-        require(ESCROW.isCommit(c), FaultsUnknownCommit(c.id));
-        _checkClaim(keccak256(leafData), salt);
-        bool under = Merkle.verify(c.receiptsRoot, Merkle.leaf(leafData), index, count, count, proof);
-        require(under, FaultsNotUnderRoot(c.receiptsRoot, index, count));
-        if (leafData.length == LEAF_SIZE) {
-            bytes32 digest = bytes32(leafData[:32]);
-            require(Signatures.recover(digest, leafData[32:]) != c.node, FaultsLeafSigned(digest));
-        }
-        _punishCommit(Kind.Leaf, c);
+        bytes32 digest = _checkReceipt(receipt, signature, salt);
+        (bytes32 root, uint256 stated) = Outputs.statedOf(receipt, tree);
+        require(count != stated && Merkle.seal(count, top) == root, FaultsCountsMatch(root, count));
+        _proveReceipt(Kind.Miscount, receipt, digest, bound);
     }
 
     /// @inheritdoc IFaults
-    function proveImproperLeaf(Commit calldata c, Leaf calldata leaf, uint32 count, bytes32 salt) external {
-        require(ESCROW.isCommit(c), FaultsUnknownCommit(c.id));
-        bytes32 digest = _checkLeaf(c, leaf, count);
-        _checkClaim(digest, salt);
-        bool proper = leaf.receipt.node == c.node && leaf.receipt.cumTo > leaf.receipt.cumFrom;
-        require(!proper, FaultsLeafProper(digest));
-        _punishCommit(Kind.Leaf, c);
-    }
-
-    /// @inheritdoc IFaults
-    function proveTiling(
-        Commit calldata c,
-        bytes calldata ranges,
-        uint256 rangeIndex,
-        Leaf[] calldata neighbours,
-        uint32 count,
+    function proveEarlyLength(
+        JobReceipt calldata receipt,
+        Signed calldata signature,
+        Offer calldata offer,
+        JobRequest calldata request,
+        bytes calldata params,
+        uint256 offset,
+        bool bound,
         bytes32 salt
     ) external {
-        require(ESCROW.isCommit(c), FaultsUnknownCommit(c.id));
-        require(keccak256(ranges) == c.rangesHash, FaultsWrongRanges(c.rangesHash, keccak256(ranges)));
-        _checkNeighbours(c, neighbours, count, salt);
-        require(_isBroken(c, rangeAt(ranges, rangeIndex), neighbours, count), FaultsTilingCorrect());
-        _punishCommit(Kind.Tiling, c);
+        bytes32 digest = _checkReceipt(receipt, signature, salt);
+        _checkReferences(receipt, offer, request);
+        uint256 limit = BillingRules.answerLimit(receipt, offer, request, _maxTokens(receipt, params, offset));
+        bool early = receipt.finishReason == BillingRules.LENGTH && receipt.outputTo < limit;
+        require(early, FaultsLengthReached(receipt.finishReason, receipt.outputTo, limit));
+        _proveReceipt(Kind.EarlyLength, receipt, digest, bound);
     }
 
     /// @inheritdoc IFaults
     function proveAssignments(
         Assignment calldata a,
-        bytes calldata signatureA,
+        Signed calldata signatureA,
         Assignment calldata b,
-        bytes calldata signatureB,
+        Signed calldata signatureB,
         bytes32 salt
     ) external {
         bool sameCount = a.router == b.router && a.replica == b.replica && a.boot == b.boot && a.counter == b.counter;
         require(sameCount, FaultsNoContradiction());
-        _checkPair(a.hash(), signatureA, b.hash(), signatureB, a.router, salt);
+        _checkPair(_digest(a.hash()), signatureA, _digest(b.hash()), signatureB, a.router, salt);
 
-        bytes32 what = keccak256(abi.encode(a.router, a.replica, a.boot, a.counter));
-        _punish(Kind.Assignments, _subject(Kind.Assignments, what), a.router, ROUTER, Offence.Conflict);
+        Fault memory fault;
+        fault.kind = Kind.Assignments;
+        fault.owner = a.router;
+        _prove(fault, _subject(Kind.Assignments, keccak256(abi.encode(a.router, a.replica, a.boot, a.counter))));
     }
 
     /// @inheritdoc IFaults
     function proveVerdicts(
         Verdict calldata a,
-        bytes calldata signatureA,
+        Signed calldata signatureA,
         Verdict calldata b,
-        bytes calldata signatureB,
+        Signed calldata signatureB,
         bytes32 salt
     ) external {
         bool sameRound = a.verifier == b.verifier && a.commitId == b.commitId && a.round == b.round
             && a.receiptDigest == b.receiptDigest;
         require(sameRound, FaultsNoContradiction());
-        _checkPair(a.hash(), signatureA, b.hash(), signatureB, a.verifier, salt);
+        _checkPair(_digest(a.hash()), signatureA, _digest(b.hash()), signatureB, a.verifier, salt);
 
+        Fault memory fault;
+        fault.kind = Kind.Verdicts;
+        fault.owner = a.verifier;
         bytes32 what = keccak256(abi.encode(a.verifier, a.commitId, a.round, a.receiptDigest));
-        _punish(Kind.Verdicts, _subject(Kind.Verdicts, what), a.verifier, VERIFIER, Offence.Duty);
+        _prove(fault, _subject(Kind.Verdicts, what));
     }
 
-    /// @dev A commit is punished once for all that is wrong with its tree.
-    function _punishCommit(Kind kind, Commit calldata c) private {
-        bytes32 subject = _subject(Kind.Tiling, bytes32(uint256(c.id)));
-        _punish(kind, subject, c.owner, OPERATOR, Offence.Tiling);
+    function _checkOverlap(JobReceipt calldata a, JobReceipt calldata b) private pure {
+        bool sameWork = a.node == b.node && a.jobId == b.jobId && a.choice == b.choice;
+        bool overlap = a.outputFrom < b.outputTo && b.outputFrom < a.outputTo;
+        require(sameWork && overlap, FaultsNoContradiction());
+    }
+
+    function _workOf(JobReceipt calldata receipt) private pure returns (bytes32) {
+        return keccak256(abi.encode(receipt.node, receipt.jobId, receipt.choice));
+    }
+
+    /// @dev Records a fault of one receipt, whose fee goes back if it was collected.
+    function _proveReceipt(Kind kind, JobReceipt calldata receipt, bytes32 digest, bool bound) private {
+        Fault memory fault = _answerable(kind, receipt, digest, bound, receipt.finishedAt);
+        uint96 collected = ESCROW.channel(receipt.payer, receipt.signer, receipt.node, receipt.lane);
+        if (receipt.cumTo > receipt.cumFrom && collected >= receipt.cumTo) {
+            fault.receipt = digest;
+            fault.payer = receipt.payer;
+            fault.refund = receipt.cumTo - receipt.cumFrom;
+        }
+        _prove(fault, _subjectOf(fault, digest));
+    }
+
+    /// @dev A fault of the owner that a receipt under a commit binds, or of the node's key as far as that still counts.
+    function _answerable(Kind kind, JobReceipt calldata receipt, bytes32 digest, bool bound, uint40 alsoFinishedAt)
+        private
+        view
+        returns (Fault memory fault)
+    {
+        fault.kind = kind;
+        if (bound) {
+            fault.owner = _requireBound(digest);
+        } else {
+            fault.key = receipt.node;
+            fault.owner = _ownerOfLive(receipt, alsoFinishedAt);
+        }
+    }
+
+    function _requireBound(bytes32 digest) private view returns (address owner) {
+        owner = boundOwner[digest];
+        require(owner != address(0), FaultsNotBound(digest));
+    }
+
+    /// @dev What a commit proves is another subject than what signatures alone do: a capped proof must not shield it.
+    function _subjectOf(Fault memory fault, bytes32 what) private pure returns (bytes32) {
+        return _subject(fault.kind, fault.key == address(0) ? keccak256(abi.encode(what)) : what);
+    }
+
+    function _checkReceipt(JobReceipt calldata receipt, Signed calldata signature, bytes32 salt)
+        private
+        returns (bytes32 digest)
+    {
+        digest = receipt.digestIn(_domain());
+        _useClaim(digest, salt);
+        _checkSigned(digest, signature, receipt.node);
     }
 
     /// @dev Two different statements that `signer` signed, claimed by the caller before.
     function _checkPair(
-        bytes32 hashA,
-        bytes calldata signatureA,
-        bytes32 hashB,
-        bytes calldata signatureB,
+        bytes32 digestA,
+        Signed calldata signatureA,
+        bytes32 digestB,
+        Signed calldata signatureB,
         address signer,
         bytes32 salt
-    ) private view {
-        require(hashA != hashB, FaultsNoContradiction());
-        bytes32 digestA = _digest(hashA);
-        bytes32 digestB = _digest(hashB);
-        _checkClaim(keccak256(abi.encode(digestA, digestB)), salt);
-        Signatures.check(digestA, signatureA, signer);
-        Signatures.check(digestB, signatureB, signer);
+    ) private {
+        _claimPair(digestA, digestB, salt);
+        _checkSigned(digestA, signatureA, signer);
+        _checkSigned(digestB, signatureB, signer);
     }
 
-    function _checkReferences(
-        JobReceipt calldata receipt,
-        bytes calldata signature,
-        Offer calldata offer,
-        JobRequest calldata request,
-        bytes32 salt
-    ) private view returns (bytes32 digest, address owner) {
-        digest = _digest(receipt.hash());
-        _checkClaim(digest, salt);
-        Signatures.check(digest, signature, receipt.node);
+    function _checkSigned(bytes32 digest, Signed calldata signature, address signer) private pure {
+        Signatures.check(digest, signature.r, signature.vs, signer);
+    }
+
+    function _claimPair(bytes32 digestA, bytes32 digestB, bytes32 salt) private {
+        require(digestA != digestB, FaultsNoContradiction());
+        _useClaim(Hashes.efficientKeccak256(digestA, digestB), salt);
+    }
+
+    function _checkReferences(JobReceipt calldata receipt, Offer calldata offer, JobRequest calldata request)
+        private
+        view
+    {
         bytes32 offerHash = _digest(offer.hash());
         require(offerHash == receipt.offerHash, FaultsNotReferenced(receipt.offerHash, offerHash));
-        bytes32 jobId = _digest(request.hash());
-        require(jobId == receipt.jobId, FaultsNotReferenced(receipt.jobId, jobId));
-        owner = _ownerOfLive(receipt);
+        _checkRequest(receipt, request);
     }
 
-    function _checkNeighbours(Commit calldata c, Leaf[] calldata neighbours, uint32 count, bytes32 salt) private view {
-        uint32 left = neighbours.length > 0 ? neighbours[0].index : 0;
-        uint32 right = neighbours.length > 1 ? neighbours[1].index : left;
-        bool adjacent = neighbours.length == 2 && right == left + 1;
-        bool atEdge = neighbours.length == 1 && (left == 0 || left == count - 1);
-        bool empty = neighbours.length == 0 && count == 0;
-        require(adjacent || atEdge || empty, FaultsNotNeighbours(left, right, count));
-        if (empty) {
-            bytes32 emptyRoot = Merkle.seal(0, bytes32(0));
-            require(c.receiptsRoot == emptyRoot, FaultsNotUnderRoot(c.receiptsRoot, 0, 0));
-        }
-        bytes32[2] memory digests;
-        for (uint256 i; i < neighbours.length; ++i) {
-            digests[i] = _checkLeaf(c, neighbours[i], count);
-        }
-        _checkClaim(keccak256(abi.encode(c.id, digests[0], digests[1])), salt);
+    function _maxTokens(JobReceipt calldata receipt, bytes calldata params, uint256 offset) private pure returns (uint256) {
+        bytes32 paramsHash = keccak256(params);
+        (bool found, uint256 maxTokens) = Outputs.maxTokensAt(params, offset);
+        require(found && paramsHash == receipt.paramsHash, FaultsWrongParams(receipt.paramsHash, paramsHash));
+        return maxTokens;
     }
 
-    function _isBroken(Commit calldata c, Range memory range, Leaf[] calldata neighbours, uint32 count)
-        private
-        pure
-        returns (bool)
-    {
-        uint256 channel = uint256(range.channelKeyOf(c.node));
-        JobReceipt[] memory none = new JobReceipt[](0);
-        if (neighbours.length == 0) return true;
-        JobReceipt[] memory left = new JobReceipt[](1);
-        left[0] = neighbours[0].receipt;
-        if (neighbours.length == 2) {
-            JobReceipt[] memory right = new JobReceipt[](1);
-            right[0] = neighbours[1].receipt;
-            return !TilingRules.inOrder(left[0], right[0])
-                || !TilingRules.covers(channel, range.before, range.upto, left, right);
-        }
-        bool first = neighbours[0].index == 0 && !TilingRules.covers(channel, range.before, range.upto, none, left);
-        bool last =
-            neighbours[0].index == count - 1 && !TilingRules.covers(channel, range.before, range.upto, left, none);
-        return first || last;
-    }
-
-    function _checkLeaf(Commit calldata c, Leaf calldata leaf, uint32 count) private view returns (bytes32 digest) {
-        digest = _digest(leaf.receipt.hash());
-        bytes32 node = Merkle.leaf(bytes.concat(digest, leaf.signature));
-        bool under = Merkle.verify(c.receiptsRoot, node, leaf.index, count, count, leaf.proof);
-        require(under, FaultsNotUnderRoot(c.receiptsRoot, leaf.index, count));
-    }
-
-    function _digest(bytes32 structHash) private view returns (bytes32) {
-        return Signatures.digest(ESCROW.domainSeparator(), structHash);
-    }
-
-    function _subject(Kind kind, bytes32 what) private pure returns (bytes32) {
-        return keccak256(abi.encode(kind, what));
+    /// @dev The owner answerable for a receipt outside any commit, which is void when late or of a revoked key.
+    function _ownerOfLive(JobReceipt calldata receipt, uint40 alsoFinishedAt) private view returns (address owner) {
+        bool isRevoked;
+        (owner, isRevoked) = REGISTRY.keyOf(receipt.node);
+        require(owner != address(0), FaultsUnknownNode(receipt.node));
+        uint40 finishedAt = alsoFinishedAt < receipt.finishedAt ? alsoFinishedAt : receipt.finishedAt;
+        bool late = block.timestamp > uint256(finishedAt) + RECEIPT_LIFE;
+        require(!isRevoked && !late, FaultsReceiptVoid(receipt.node, isRevoked, finishedAt));
     }
 }

@@ -14,11 +14,13 @@ import {OPERATOR} from "./types/Role.sol";
 contract Registry is IRegistry, Ownable {
     uint32 private constant PPM = 1_000_000;
 
+    /// @dev What a commit or a fault needs is in the first slot.
     struct Node {
         address owner;
+        uint88 unit;
+        bool isRevoked;
         uint40 registeredAt;
         uint40 revokedAt;
-        uint96 unit;
         bytes32 modelId;
         bytes32 profileId;
         string endpoint;
@@ -43,7 +45,9 @@ contract Registry is IRegistry, Ownable {
     mapping(address node => Node) private _nodes;
     mapping(address owner => Owner) private _owners;
     mapping(address owner => mapping(address delegate => bool)) private _delegates;
-    mapping(address owner => mapping(address sibling => bool)) private _siblings;
+    /// @dev Until when a declaration holds.
+    mapping(address owner => mapping(address sibling => uint40)) private _siblings;
+    bool private _hasNodes;
     /// @inheritdoc IRegistry
     mapping(bytes32 modelId => uint96) public modelUnit;
     /// @inheritdoc IRegistry
@@ -54,6 +58,9 @@ contract Registry is IRegistry, Ownable {
     constructor(IStaking staking, address escrow, address contractOwner, Parameters memory p) Ownable(contractOwner) {
         require(p.newSharePpm <= PPM, RegistryShareTooLarge(p.newSharePpm));
         require(p.establishedSharePpm <= PPM, RegistryShareTooLarge(p.establishedSharePpm));
+        // Whoever disagrees with a new calibration must be able to leave before it judges.
+        uint40 stakeThaw = staking.parameters().thawPeriod;
+        require(p.calibrationDelay > stakeThaw, RegistryDelayTooShort(p.calibrationDelay, stakeThaw));
         STAKING = staking;
         ESCROW = escrow;
         NEW_OWNER_PERIOD = p.newOwnerPeriod;
@@ -81,11 +88,12 @@ contract Registry is IRegistry, Ownable {
         bytes32 structHash = NodeAuth(msg.sender, node_, deadline).hash();
         Signatures.check(Signatures.digest(Signatures.domainSeparator(ESCROW), structHash), r, vs, node_);
 
+        if (!_hasNodes) _hasNodes = true;
         if (_owners[msg.sender].since == 0) _owners[msg.sender].since = uint40(block.timestamp);
         Node storage n = _nodes[node_];
         n.owner = msg.sender;
         n.registeredAt = uint40(block.timestamp);
-        n.unit = type(uint96).max;
+        n.unit = type(uint88).max;
         _serve(n, modelId, profileId, endpoint);
         emit NodeRegistered(node_, msg.sender, modelId, profileId, endpoint);
     }
@@ -98,7 +106,9 @@ contract Registry is IRegistry, Ownable {
 
     /// @inheritdoc IRegistry
     function revokeNode(address node_) external {
-        _ownNode(node_).revokedAt = uint40(block.timestamp);
+        Node storage n = _ownNode(node_);
+        n.isRevoked = true;
+        n.revokedAt = uint40(block.timestamp);
         emit NodeRevoked(node_, msg.sender);
     }
 
@@ -110,7 +120,9 @@ contract Registry is IRegistry, Ownable {
 
     /// @inheritdoc IRegistry
     function declareSibling(address sibling, bool declared) external {
-        _siblings[msg.sender][sibling] = declared;
+        uint40 until = _siblings[msg.sender][sibling];
+        if (declared) _siblings[msg.sender][sibling] = type(uint40).max;
+        else if (until == type(uint40).max) _siblings[msg.sender][sibling] = uint40(block.timestamp) + CALIBRATION_DELAY;
         emit SiblingDeclared(msg.sender, sibling, declared);
     }
 
@@ -144,13 +156,16 @@ contract Registry is IRegistry, Ownable {
         require(modelUnit[modelId] != 0, RegistryUnknownModel(modelId));
         require(isProfile[nodeProfile], RegistryUnknownProfile(nodeProfile));
         require(isProfile[verifierProfile], RegistryUnknownProfile(verifierProfile));
-        uint40 activeFrom = uint40(block.timestamp) + CALIBRATION_DELAY;
+        // Before the first node nobody serves under other rules.
+        uint40 activeFrom = uint40(block.timestamp) + (_hasNodes ? CALIBRATION_DELAY : 0);
         calibrationFrom[calibrationHash] = activeFrom;
         emit CalibrationAdded(calibrationHash, modelId, nodeProfile, verifierProfile, uri, activeFrom);
     }
 
     /// @inheritdoc IRegistry
     function warn(address owner) external {
+        // What a removed slasher still finds changes nothing, and its open cases end all the same.
+        if (STAKING.wasSlasher(msg.sender)) return;
         require(STAKING.isSlasher(msg.sender), RegistryNotSlasher(msg.sender));
         uint40 until = uint40(block.timestamp) + WARNING_PERIOD;
         _owners[owner].warnedUntil = until;
@@ -176,6 +191,11 @@ contract Registry is IRegistry, Ownable {
     }
 
     /// @inheritdoc IRegistry
+    function keyOf(address node_) external view returns (address owner, bool isRevoked) {
+        return (_nodes[node_].owner, _nodes[node_].isRevoked);
+    }
+
+    /// @inheritdoc IRegistry
     function node(address node_)
         external
         view
@@ -194,14 +214,15 @@ contract Registry is IRegistry, Ownable {
 
     /// @inheritdoc IRegistry
     function isDelegate(address owner, address who) public view returns (bool) {
-        if (who == owner || _delegates[owner][who]) return true;
+        if (who == owner) return true;
         Node storage n = _nodes[who];
-        return n.owner == owner && owner != address(0) && n.revokedAt == 0;
+        if (n.owner == owner && owner != address(0) && !n.isRevoked) return true;
+        return _delegates[owner][who];
     }
 
     /// @inheritdoc IRegistry
     function areSiblings(address a, address b) external view returns (bool) {
-        return _siblings[a][b] && _siblings[b][a];
+        return block.timestamp < _siblings[a][b] && block.timestamp < _siblings[b][a];
     }
 
     /// @inheritdoc IRegistry
@@ -222,7 +243,7 @@ contract Registry is IRegistry, Ownable {
         owner = n.owner;
         if (owner == address(0)) return (owner, 0, 0, false);
         (uint96 stepUnits, uint32 share) = auditLevel(owner);
-        return (owner, n.unit * stepUnits, share, isDelegate(owner, caller));
+        return (owner, uint96(n.unit) * stepUnits, share, isDelegate(owner, caller));
     }
 
     /// @inheritdoc IRegistry
@@ -235,7 +256,7 @@ contract Registry is IRegistry, Ownable {
         uint96 unit = modelUnit[modelId];
         require(unit != 0, RegistryUnknownModel(modelId));
         require(isProfile[profileId], RegistryUnknownProfile(profileId));
-        n.unit = uint96(Math.min(n.unit, unit));
+        n.unit = uint88(Math.min(n.unit, unit));
         n.modelId = modelId;
         n.profileId = profileId;
         n.endpoint = endpoint;
@@ -245,7 +266,7 @@ contract Registry is IRegistry, Ownable {
         n = _nodes[node_];
         require(n.owner != address(0), RegistryUnknownNode(node_));
         require(n.owner == msg.sender, RegistryNotNodeOwner(node_, n.owner, msg.sender));
-        require(n.revokedAt == 0, RegistryNodeIsRevoked(node_));
+        require(!n.isRevoked, RegistryNodeIsRevoked(node_));
     }
 
     function _checkActive(address owner) private view {

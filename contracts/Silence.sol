@@ -122,6 +122,7 @@ contract Silence is ISilence {
         uint96 tip = _silence.tip < _silence.bond ? _silence.tip : _silence.bond;
         _credit(msg.sender, tip);
         _credit(open.challenger, _silence.bond - tip);
+        uint96 locked = _stakeLocks[challengeId];
         _close(challengeId, open);
 
         uint96 slashed;
@@ -129,7 +130,9 @@ contract Silence is ISilence {
         if (!_silenced[open.commitId]) {
             _silenced[open.commitId] = true;
             IStaking.Slash memory order;
-            order.severity = STAKING.severityOf(open.owner, OPERATOR, Offence.Silence);
+            // Stake that left while the challenge was open has not made the silence cheaper.
+            uint96 severity = STAKING.severityOf(open.owner, OPERATOR, Offence.Silence);
+            order.severity = severity > locked ? severity : locked;
             order.challenger = open.challenger;
             order.challengerShare = _silence.challengerCap;
             (slashed,,) = STAKING.slash(open.owner, OPERATOR, order);

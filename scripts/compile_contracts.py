@@ -113,6 +113,20 @@ def compile_sources(sources: Mapping[str, str]) -> dict[str, dict[str, Artifact]
     }
 
 
+def compile_layout(sources: Mapping[str, str], unit: str, name: str) -> list[dict[str, Any]]:
+    """The state variables of a contract with their slots."""
+    settings = {**SETTINGS, "outputSelection": {unit: {name: ["storageLayout"]}}}
+    request = {
+        "language": "Solidity",
+        "sources": {source: {"content": text} for source, text in sources.items()},
+        "settings": settings,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        output = solcx.compile_standard(request, solc_binary=resolve_solc(Path(folder)))
+    found: list[dict[str, Any]] = output["contracts"][unit][name]["storageLayout"]["storage"]
+    return found
+
+
 def _artifact(name: str, body: Mapping[str, Any]) -> Artifact:
     deployed = bytes.fromhex(body["evm"]["deployedBytecode"]["object"])
     if len(deployed) > MAX_CODE_BYTES:

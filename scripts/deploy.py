@@ -17,10 +17,9 @@ from retally.chain.deploy import (
     Catalogue,
     Model,
     Profile,
-    default_parameters,
     deploy,
-    devnet_parameters,
 )
+from retally.chain.parameters import default_parameters, devnet_parameters
 
 __all__ = [
     "ANVIL_KEY",
@@ -75,6 +74,7 @@ def main(
     password_file: Annotated[Path | None, typer.Option(help="File with its password; asked for otherwise.")] = None,
     asset: Annotated[str | None, typer.Option(help="ERC-20 to settle in; a DevAsset is deployed otherwise.")] = None,
     catalogue: Annotated[Path | None, typer.Option(help="Models, profiles and calibrations to register.")] = None,
+    guardian: Annotated[str | None, typer.Option(help="Who may pause; the deploying key otherwise.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where to write the deployment file.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
@@ -93,7 +93,7 @@ def main(
     if not yes and chain_id != ANVIL_CHAIN_ID:
         typer.confirm("Deploy? The contracts cannot be changed afterwards", abort=True)
     entries = load_catalogue(catalogue) if catalogue else Catalogue()
-    deployment = deploy(rpc, key, catalogue=entries, asset=asset, progress=typer.echo)
+    deployment = deploy(rpc, key, catalogue=entries, asset=asset, guardian=guardian, progress=typer.echo)
     path = output or DEPLOYMENTS / f"{chain_id}.json"
     write_deployment(deployment, path)
     typer.echo(f"written to {path}")

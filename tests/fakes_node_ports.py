@@ -166,10 +166,10 @@ class FakeCourt:
     async def facts(self, case_id: int) -> CaseFacts:
         return self.cases[case_id]
 
-    async def commit_vote(self, case_id: int, hash_: bytes) -> None:
-        self.commits.append((case_id, hash_))
+    async def commit_vote(self, duty: Duty, hash_: bytes) -> None:
+        self.commits.append((duty.case_id, hash_))
 
-    async def reveal_vote(self, vote: Vote) -> None:
+    async def reveal_vote(self, duty: Duty, vote: Vote) -> None:
         self.reveals.append(vote)
 
 
@@ -191,7 +191,9 @@ class FakeCases:
     async def drawn(self, owner: Address, since: int, until: int) -> list[tuple[int, AuditPoint]]:
         return self.points
 
-    async def calibration(self, model_id: bytes, node_profile: bytes, own_profile: bytes) -> Calibration | None:
+    async def calibration(
+        self, model_id: bytes, node_profile: bytes, own_profile: bytes, committed_at: int
+    ) -> Calibration | None:
         return self.table
 
 

@@ -12,7 +12,7 @@ import {SignerAuth} from "../types/SignerAuth.sol";
 /// @notice The payers' side: deposits and their thaw, session signers, reservations.
 abstract contract EscrowAccounts is EscrowState {
     /// @inheritdoc IEscrow
-    function deposit(address payer, uint96 amount) public nonReentrant {
+    function deposit(address payer, uint96 amount) public nonReentrant whenRunning {
         require(payer != address(0), EscrowZeroAddress());
         require(amount != 0, EscrowZeroAmount());
         _accounts[payer].balance += amount;

@@ -16,12 +16,28 @@ abstract contract EscrowHolds is EscrowState {
     /// @dev Entries of held credit that one call looks at.
     uint256 private constant RELEASE_LIMIT = 32;
 
-    /// @dev Payments by half windows: this one and the two before it span the window, and up to half of one more.
-    struct Window {
+    /// @dev All that a collect within the cap and the half window writes of an owner: one slot.
+    /// @param credit What the account may withdraw.
+    /// @param current What it was paid in the half window `period`.
+    /// @param holds Whether its queue of held credit must be looked at.
+    struct Income {
+        uint96 credit;
         uint96 current;
-        uint96 previous;
         uint40 period;
+        bool holds;
+    }
+
+    /// @dev What was paid in the two half windows before `Income.period`; written when a half window begins.
+    struct Earlier {
+        uint96 previous;
         uint96 oldest;
+    }
+
+    /// @dev Both, as of now: the three half windows span the window, and up to half of one more.
+    struct Window {
+        Income income;
+        Earlier earlier;
+        bool rolled;
     }
 
     struct Queue {
@@ -35,11 +51,10 @@ abstract contract EscrowHolds is EscrowState {
         uint40 time;
     }
 
-    mapping(address owner => Window) private _windows;
+    mapping(address owner => Income) private _incomes;
+    mapping(address owner => Earlier) private _earlier;
     mapping(address owner => Queue) private _queues;
     mapping(address owner => mapping(uint64 index => Held)) private _held;
-    /// @inheritdoc IEscrow
-    mapping(address account => uint256) public credit;
     /// @inheritdoc IEscrow
     uint96 public auditPool;
     /// @inheritdoc IEscrow
@@ -53,15 +68,18 @@ abstract contract EscrowHolds is EscrowState {
 
     /// @inheritdoc IEscrow
     function releaseHeld(address owner) external returns (uint96 amount) {
-        require(_queues[owner].total != 0, EscrowNothingHeld(owner));
         Window memory window = _windowNow(owner);
+        require(window.income.holds, EscrowNothingHeld(owner));
         amount = _release(owner, window, STAKING.exposureCap(owner), RELEASE_LIMIT);
-        _windows[owner] = window;
-        credit[owner] += amount;
+        window.income.credit += amount;
+        _store(owner, window);
     }
 
     /// @inheritdoc IEscrow
-    function slashHeld(address owner, uint96 amount) external onlySlasher nonReentrant returns (uint96 moved) {
+    function slashHeld(address owner, uint96 amount) external nonReentrant returns (uint96 moved) {
+        // The cases of a removed slasher must end.
+        if (STAKING.wasSlasher(msg.sender)) return 0;
+        require(STAKING.isSlasher(msg.sender), EscrowNotSlasher(msg.sender));
         Queue storage queue = _queues[owner];
         moved = uint96(Math.min(amount, queue.total));
         if (moved == 0) return 0;
@@ -74,6 +92,7 @@ abstract contract EscrowHolds is EscrowState {
             if (entry.amount == 0) queue.head += 1;
         }
         queue.total -= moved;
+        if (queue.total == 0) _incomes[owner].holds = false;
         emit HeldSlashed(owner, msg.sender, moved);
         ASSET.forceApprove(address(STAKING), moved);
         STAKING.stakeFor(owner, OPERATOR, moved);
@@ -91,7 +110,7 @@ abstract contract EscrowHolds is EscrowState {
     function payFromAuditPool(address to, uint96 amount) external onlySlasher returns (uint96 paid) {
         paid = uint96(Math.min(amount, auditPool));
         auditPool -= paid;
-        credit[to] += paid;
+        _incomes[to].credit += paid;
         emit AuditPaid(msg.sender, to, paid);
     }
 
@@ -102,11 +121,16 @@ abstract contract EscrowHolds is EscrowState {
 
     /// @inheritdoc IEscrow
     function withdrawCreditOf(address account_) public nonReentrant returns (uint256 amount) {
-        amount = credit[account_];
+        amount = _incomes[account_].credit;
         require(amount != 0, EscrowNothingToWithdraw(account_));
-        credit[account_] = 0;
+        _incomes[account_].credit = 0;
         emit CreditWithdrawn(account_, amount);
         _push(account_, amount);
+    }
+
+    /// @inheritdoc IEscrow
+    function credit(address account_) external view returns (uint256) {
+        return _incomes[account_].credit;
     }
 
     /// @inheritdoc IEscrow
@@ -121,24 +145,36 @@ abstract contract EscrowHolds is EscrowState {
 
     /// @inheritdoc IEscrow
     function freeExposure(address owner) external view returns (uint96) {
-        return _free(_windowNow(owner), STAKING.exposureCap(owner));
+        uint96 free = _free(_windowNow(owner), STAKING.exposureCap(owner));
+        uint96 ahead = _queues[owner].total;
+        return free > ahead ? free - ahead : 0;
+    }
+
+    /// @dev Counts a commit and what it leaves for verifiers.
+    function _nextCommit(uint96 auditShare) internal returns (uint64 commitId) {
+        (uint96 pool, uint64 count) = (auditPool, commitCount);
+        commitId = count + 1;
+        (auditPool, commitCount) = (pool + auditShare, commitId);
     }
 
     /// @dev Credits an owner as far as its exposure allows and holds the rest, behind what is held already.
     function _payOwner(address owner, uint96 amount) internal returns (uint96 held) {
         Window memory window = _windowNow(owner);
+        Income memory income = window.income;
         uint96 cap = STAKING.exposureCap(owner);
-        Queue storage queue = _queues[owner];
-        uint96 released = queue.total == 0 ? 0 : _release(owner, window, cap, RELEASE_LIMIT);
-        uint96 direct = queue.total == 0 ? uint96(Math.min(amount, _free(window, cap))) : 0;
-        window.current += direct;
-        _windows[owner] = window;
-        credit[owner] += released + direct;
+        if (income.holds) income.credit += _release(owner, window, cap, RELEASE_LIMIT);
+        uint96 direct = income.holds ? 0 : uint96(Math.min(amount, _free(window, cap)));
+        income.current += direct;
+        income.credit += direct;
         held = amount - direct;
-        if (held == 0) return 0;
-        _held[owner][queue.tail] = Held(held, uint40(block.timestamp));
-        queue.tail += 1;
-        queue.total += held;
+        if (held != 0) {
+            income.holds = true;
+            Queue storage queue = _queues[owner];
+            _held[owner][queue.tail] = Held(held, uint40(block.timestamp));
+            queue.tail += 1;
+            queue.total += held;
+        }
+        _store(owner, window);
     }
 
     /// @dev Takes from the head of the queue; entries of full age do not count as exposure. Updates `window`.
@@ -149,29 +185,37 @@ abstract contract EscrowHolds is EscrowState {
             Held storage entry = _held[owner][queue.head];
             bool aged = locks == 0 && block.timestamp >= uint256(entry.time) + HELD_PERIOD;
             uint96 part = aged ? entry.amount : uint96(Math.min(entry.amount, _free(window, cap)));
-            if (!aged) window.current += part;
+            if (!aged) window.income.current += part;
             amount += part;
             entry.amount -= part;
             if (entry.amount != 0) break;
             queue.head += 1;
         }
         queue.total -= amount;
+        window.income.holds = queue.total != 0;
         emit HeldReleased(owner, amount);
     }
 
     function _windowNow(address owner) private view returns (Window memory window) {
-        window = _windows[owner];
+        Income memory income = window.income = _incomes[owner];
+        Earlier memory earlier = window.earlier = _earlier[owner];
         uint40 period = uint40(block.timestamp / (EXPOSURE_WINDOW / 2));
-        uint40 passed = period - window.period;
+        uint40 passed = period - income.period;
         if (passed == 0) return window;
-        window.oldest = passed == 1 ? window.previous : passed == 2 ? window.current : 0;
-        window.previous = passed == 1 ? window.current : 0;
-        window.current = 0;
-        window.period = period;
+        earlier.oldest = passed == 1 ? earlier.previous : passed == 2 ? income.current : 0;
+        earlier.previous = passed == 1 ? income.current : 0;
+        income.current = 0;
+        income.period = period;
+        window.rolled = true;
+    }
+
+    function _store(address owner, Window memory window) private {
+        _incomes[owner] = window.income;
+        if (window.rolled) _earlier[owner] = window.earlier;
     }
 
     function _sum(Window memory window) private pure returns (uint96) {
-        return window.current + window.previous + window.oldest;
+        return window.income.current + window.earlier.previous + window.earlier.oldest;
     }
 
     function _free(Window memory window, uint96 cap) private pure returns (uint96) {

@@ -5,6 +5,7 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 
+import {Pause} from "./Pause.sol";
 import {IEscrow} from "../interfaces/IEscrow.sol";
 import {IRandomness} from "../interfaces/IRandomness.sol";
 import {IRegistry} from "../interfaces/IRegistry.sol";
@@ -12,7 +13,7 @@ import {IStaking} from "../interfaces/IStaking.sol";
 import {Signatures} from "../libraries/Signatures.sol";
 
 /// @notice Everything the Escrow stores, its fixed parameters, and the only ways for the asset in and out.
-abstract contract EscrowState is IEscrow, ReentrancyGuardTransient {
+abstract contract EscrowState is IEscrow, Pause, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
 
     /// @dev `reserves` tells in the same slot whether the payer's reservations must be looked at.
@@ -37,6 +38,11 @@ abstract contract EscrowState is IEscrow, ReentrancyGuardTransient {
         uint40 releaseEnd;
     }
 
+    /// @dev A word, though no more than a uint96 is ever stored: nothing else shares the slot.
+    struct Channel {
+        uint256 collected;
+    }
+
     IERC20 internal immutable ASSET;
     IStaking internal immutable STAKING;
     IRegistry internal immutable REGISTRY;
@@ -45,11 +51,14 @@ abstract contract EscrowState is IEscrow, ReentrancyGuardTransient {
     uint40 internal immutable EXPOSURE_WINDOW;
     uint40 internal immutable HELD_PERIOD;
     uint32 internal immutable SEED_DELAY;
+    /// @dev The domain is kept for the chain it was made on; a fork of the chain gets another.
+    uint256 private immutable CHAIN_ID = block.chainid;
+    bytes32 private immutable DOMAIN = Signatures.domainSeparator(address(this));
 
     mapping(address payer => Account) internal _accounts;
     mapping(address payer => mapping(address signer => Signer)) internal _signers;
     mapping(address payer => mapping(address node => mapping(address signer => Set))) internal _reservations;
-    mapping(bytes32 channelKey => uint96 collected) internal _channels;
+    mapping(bytes32 channelKey => Channel) internal _channels;
 
     constructor(
         IERC20 asset_,
@@ -87,7 +96,7 @@ abstract contract EscrowState is IEscrow, ReentrancyGuardTransient {
 
     /// @inheritdoc IEscrow
     function domainSeparator() public view returns (bytes32) {
-        return Signatures.domainSeparator(address(this));
+        return block.chainid == CHAIN_ID ? DOMAIN : Signatures.domainSeparator(address(this));
     }
 
     /// @dev An asset that keeps a fee on transfers would make liabilities exceed what is here.

@@ -2,233 +2,239 @@
 pragma solidity 0.8.37;
 
 import {ICourt} from "../interfaces/ICourt.sol";
+import {IJurorPools} from "../interfaces/IJurorPools.sol";
 import {IRandomness} from "../interfaces/IRandomness.sol";
 import {IRegistry} from "../interfaces/IRegistry.sol";
 import {IStaking} from "../interfaces/IStaking.sol";
 import {SeedBlocks} from "../libraries/SeedBlocks.sol";
-import {Sortition} from "../libraries/Sortition.sol";
-import {Offence} from "../types/Offence.sol";
 import {OPERATOR} from "../types/Role.sol";
+import {CourtState} from "./CourtState.sol";
 
-/// @notice The rounds of a case: who is drawn, how they vote, what the votes come to.
-abstract contract Juries is ICourt {
-    uint8 internal constant MATCH = 1;
-    uint8 internal constant MISMATCH = 2;
-    uint8 internal constant INCONCLUSIVE = 3;
+/// @notice The rounds of a case: who is drawn, how they vote, what the votes come to, and what jurors pay.
+abstract contract Juries is CourtState {
+    /// @dev Inconclusive votes in a row, where the verdict was not, after which each one costs.
+    uint256 private constant IDLE_VOTES = 3;
+    /// @dev A vote against the verdict, and one idle vote too many, cost this part of a duty.
+    uint96 private constant DUTY_PARTS = 4;
 
-    IStaking internal immutable STAKING;
-    IRegistry internal immutable REGISTRY;
+    IJurorPools internal immutable POOLS;
     IRandomness internal immutable RANDOMNESS;
 
-    Parameters internal _parameters;
-    uint256 public caseCount;
-    mapping(uint256 caseId => Case) internal _cases;
-    mapping(uint256 caseId => mapping(uint16 round => Round)) internal _rounds;
-    mapping(uint256 caseId => mapping(uint16 round => address[])) internal _jurors;
-    mapping(uint256 caseId => mapping(uint16 round => mapping(address juror => Vote))) internal _votes;
-    /// @dev What a juror's duty locks, so that it can be taken: the same amount is unlocked.
-    mapping(uint256 caseId => mapping(uint16 round => mapping(address juror => uint96))) internal _dutyLocks;
+    /// @inheritdoc ICourt
+    mapping(address juror => uint256) public idleVotes;
 
-    constructor(IStaking staking, IRegistry registry, IRandomness randomness, Parameters memory chosen) {
-        require(chosen.jurySize > 0, CourtEmptyJury());
-        STAKING = staking;
-        REGISTRY = registry;
+    constructor(IRandomness randomness, IJurorPools pools) {
         RANDOMNESS = randomness;
-        _parameters = chosen;
+        POOLS = pools;
     }
 
     /// @inheritdoc ICourt
-    function commitVote(uint256 caseId, bytes32 hash) external {
-        Case storage c = _checkStatus(caseId, Status.Voting);
-        Round storage round = _rounds[caseId][c.round];
-        require(block.timestamp <= round.commitEnd, CourtCommitEnded(round.commitEnd, block.timestamp));
-        address juror = _jurorFor(caseId, c.round, msg.sender);
-        Vote storage vote = _votes[caseId][c.round][juror];
-        require(vote.hash == bytes32(0) && hash != bytes32(0), CourtAlreadyCommitted(caseId, juror));
+    function commitVote(uint256 caseId, uint16 round, uint16 seat, bytes32 hash) external {
+        Seat storage s = _seatOf(caseId, round, seat);
+        (address juror, uint40 commitEnd) = (s.juror, s.commitEnd);
+        bool allowed = juror != address(0) && (juror == msg.sender || REGISTRY.isDelegate(juror, msg.sender));
+        require(allowed, CourtNotJuror(caseId, msg.sender));
+        require(block.timestamp <= commitEnd, CourtCommitEnded(commitEnd, block.timestamp));
+        bool fresh = s.verdict == 0 && s.hash == bytes32(0);
+        require(fresh && hash != bytes32(0), CourtAlreadyCommitted(caseId, juror));
 
-        vote.hash = hash;
-        ++round.committed;
+        s.hash = hash;
 
-        emit VoteCommitted(caseId, c.round, juror, hash);
+        emit VoteCommitted(caseId, round, juror, hash);
     }
 
     /// @inheritdoc ICourt
-    function revealVote(uint256 caseId, uint8 verdict, int64 logE, bytes32 salt) external {
-        Case storage c = _checkStatus(caseId, Status.Voting);
-        Round storage round = _rounds[caseId][c.round];
-        bool open = _commitsOver(round) && block.timestamp <= round.revealEnd;
-        require(open, CourtNotRevealPhase(round.commitEnd, round.revealEnd, block.timestamp));
+    function closeCommits(uint256 caseId) public {
+        CaseState storage c = _checkStatus(caseId, Status.Voting);
+        RoundState storage round = _rounds[caseId][c.round];
+        require(block.timestamp <= round.commitEnd, CourtCommitsClosed(caseId, round.commitEnd));
+        (uint256 committed,) = _countVotes(caseId, c.round);
+        require(committed == round.size, CourtVotesPending(caseId, round.commitEnd));
+
+        round.commitEnd = uint40(block.timestamp - 1);
+
+        emit CommitsClosed(caseId, c.round);
+    }
+
+    /// @inheritdoc ICourt
+    function revealVote(uint256 caseId, uint16 round, uint16 seat, uint8 verdict, int64 logE, bytes32 salt) external {
+        Seat storage s = _seatOf(caseId, round, seat);
+        (address juror, uint40 commitEnd) = (s.juror, s.commitEnd);
+        uint40 revealEnd = commitEnd + REVEAL_SECONDS;
+        // What the round says costs a slot more: it is asked only for a phase that began early.
+        if (block.timestamp <= commitEnd) commitEnd = _rounds[caseId][round].commitEnd;
+        bool open = block.timestamp > commitEnd && block.timestamp <= revealEnd;
+        require(open, CourtNotRevealPhase(commitEnd, revealEnd, block.timestamp));
         require(verdict >= MATCH && verdict <= INCONCLUSIVE, CourtInvalidVerdict(verdict));
-        address juror = _jurorFor(caseId, c.round, msg.sender);
-        Vote storage vote = _votes[caseId][c.round][juror];
-        require(vote.verdict == 0, CourtAlreadyRevealed(caseId, juror));
-        bytes32 shown = keccak256(abi.encode(caseId, c.round, juror, verdict, logE, salt));
-        require(shown == vote.hash, CourtRevealMismatch(vote.hash, shown));
+        require(s.verdict == 0, CourtAlreadyRevealed(caseId, juror));
+        bytes32 shown = keccak256(abi.encode(caseId, round, juror, verdict, logE, salt));
+        require(shown == s.hash, CourtRevealMismatch(s.hash, shown));
 
-        vote.verdict = verdict;
-        vote.logE = logE;
-        ++round.revealed;
+        s.verdict = verdict;
+        s.hash = bytes32(0);
 
-        emit VoteRevealed(caseId, c.round, juror, verdict, logE);
+        emit VoteRevealed(caseId, round, juror, verdict, logE);
     }
 
     /// @inheritdoc ICourt
-    function caseOf(uint256 caseId) external view returns (Case memory) {
-        return _cases[caseId];
+    function jurorsOf(uint256 caseId, uint16 round) public view returns (address[] memory jurors) {
+        jurors = new address[](_rounds[caseId][round].size);
+        for (uint256 i; i < jurors.length; ++i) {
+            jurors[i] = _seatOf(caseId, round, i).juror;
+        }
+    }
+
+    /// @inheritdoc ICourt
+    function voteOf(uint256 caseId, uint16 round, uint16 seat) external view returns (Vote memory) {
+        Seat storage s = _seatOf(caseId, round, seat);
+        return Vote(s.hash, s.verdict);
     }
 
     /// @inheritdoc ICourt
     function roundOf(uint256 caseId, uint16 round) external view returns (Round memory) {
-        return _rounds[caseId][round];
+        CaseState storage c = _cases[caseId];
+        RoundState storage r = _rounds[caseId][round];
+        bool waits = c.status == Status.Drawing && c.round == round;
+        (uint256 committed, uint256 revealed) = _countVotes(caseId, round);
+        return Round({
+            size: waits ? c.wanted : r.size,
+            committed: uint16(committed),
+            revealed: uint16(revealed),
+            commitEnd: r.commitEnd,
+            revealEnd: r.revealEnd,
+            seedBlock: waits ? c.seedBlock : 0
+        });
     }
 
-    /// @inheritdoc ICourt
-    function jurorsOf(uint256 caseId, uint16 round) external view returns (address[] memory) {
-        return _jurors[caseId][round];
-    }
-
-    /// @inheritdoc ICourt
-    function voteOf(uint256 caseId, uint16 round, address juror) external view returns (Vote memory) {
-        return _votes[caseId][round][juror];
-    }
-
-    /// @inheritdoc ICourt
-    function parameters() external view returns (Parameters memory) {
-        return _parameters;
-    }
-
-    /// @dev Draws and seats the jury of a round that waits for it. Seats nobody and returns false when there are too
-    /// few candidates: for a first jury fewer than wanted, for a later one no more than sat before.
-    function _seat(uint256 caseId, Case storage c) internal returns (bool) {
-        Round storage round = _rounds[caseId][c.round];
-        uint256 source = SeedBlocks.current(RANDOMNESS, round.seedBlock);
+    /// @dev The jury of the round that waits for it; empty when too few may sit. An enlarged jury may be smaller than
+    /// wanted, but not as small as the one before it.
+    function _drawJury(uint256 caseId, CaseState storage c) internal view returns (address[] memory jury) {
+        uint256 source = SeedBlocks.current(RANDOMNESS, c.seedBlock);
         bytes32 blockHash = RANDOMNESS.blockHash(source);
         require(blockHash != bytes32(0), CourtSeedNotReady(source, RANDOMNESS.currentBlock()));
 
-        bytes32 seed = keccak256(abi.encodePacked(blockHash, address(this), caseId, c.round));
-        (address[] memory people, uint256[] memory weights) = _candidates(caseId, c);
-        address[] memory jury = Sortition.draw(seed, people, weights, round.size);
-        uint256 least = c.round == 0 ? round.size : uint256(_rounds[caseId][c.round - 1].size) + 1;
-        if (jury.length < least) return false;
+        bytes32 seed = keccak256(abi.encodePacked(blockHash, address(this), caseId, c.round, c.shownHash));
+        uint256 age = JUROR_AGE_SECONDS;
+        uint256 before = c.openedAt > age ? c.openedAt - age : 0;
+        jury = POOLS.draw(c.pool, seed, c.wanted, before, _parties(caseId, c), _satBefore(caseId, c.round));
+        uint256 least = c.wanted;
+        if (c.round > 0) {
+            uint256 last = _rounds[caseId][c.round - 1].size;
+            if (c.wanted > last) least = last + 1;
+        }
+        if (jury.length < least) return new address[](0);
+    }
 
+    /// @dev Only what a juror can lose is kept from leaving, until the case ends.
+    function _seat(uint256 caseId, uint16 number, address[] memory jury) internal {
+        uint40 commitEnd = uint40(block.timestamp) + COMMIT_SECONDS;
+        RoundState storage round = _rounds[caseId][number];
         round.size = uint16(jury.length);
-        round.commitEnd = uint40(block.timestamp) + _parameters.commitSeconds;
-        round.revealEnd = round.commitEnd + _parameters.revealSeconds;
-        _jurors[caseId][c.round] = jury;
+        round.commitEnd = commitEnd;
+        round.revealEnd = commitEnd + REVEAL_SECONDS;
         for (uint256 i; i < jury.length; ++i) {
-            uint96 duty = STAKING.severityOf(jury[i], OPERATOR, Offence.Duty);
-            _dutyLocks[caseId][c.round][jury[i]] = duty;
-            STAKING.lock(jury[i], OPERATOR, duty);
+            Seat storage s = _seatOf(caseId, number, i);
+            s.juror = jury[i];
+            s.commitEnd = commitEnd;
+            STAKING.lock(jury[i], OPERATOR, DUTY);
         }
-
-        emit JurorsDrawn(caseId, c.round, jury, round.commitEnd, round.revealEnd);
-        return true;
+        emit JurorsDrawn(caseId, number, jury, commitEnd, commitEnd + REVEAL_SECONDS);
     }
 
-    /// @dev Ends the duty of a round's jurors; those that did not reveal pay for it.
-    function _release(uint256 caseId, uint16 round) internal {
-        address[] memory jury = _jurors[caseId][round];
-        for (uint256 i; i < jury.length; ++i) {
-            uint96 duty = _dutyLocks[caseId][round][jury[i]];
-            STAKING.unlock(jury[i], OPERATOR, duty);
-            if (_votes[caseId][round][jury[i]].verdict != 0) continue;
-            IStaking.Slash memory order;
-            order.severity = duty;
-            STAKING.slash(jury[i], OPERATOR, order);
+    /// @dev Two thirds of the jurors seated, silent ones included, or inconclusive. Reverts while votes may still come.
+    function _tally(uint256 caseId, uint16 number) internal view returns (uint8 verdict, uint256 revealed) {
+        RoundState memory round = _rounds[caseId][number];
+        require(block.timestamp > round.commitEnd, CourtVotesPending(caseId, round.commitEnd));
+        uint256[4] memory votes;
+        for (uint256 i; i < round.size; ++i) {
+            Seat storage s = _seatOf(caseId, number, i);
+            uint8 vote = s.verdict;
+            bool pending = vote == 0 && s.hash != bytes32(0) && block.timestamp <= round.revealEnd;
+            require(!pending, CourtVotesPending(caseId, round.revealEnd));
+            ++votes[vote];
         }
+        revealed = round.size - votes[0];
+        if (votes[MISMATCH] * 3 >= uint256(round.size) * 2) return (MISMATCH, revealed);
+        if (votes[MATCH] * 3 >= uint256(round.size) * 2) return (MATCH, revealed);
+        return (INCONCLUSIVE, revealed);
     }
 
-    /// @dev Jurors that voted `verdict`, over all rounds; all that revealed when it is inconclusive.
-    function _coherent(uint256 caseId, uint16 lastRound, uint8 verdict)
-        internal
-        view
-        returns (address[] memory jurors)
-    {
+    /// @dev Ends the duty of all jurors. Those that did not reveal, voted against the verdict or sit idle too often pay.
+    /// Returns those whom fees and shares are due: who voted the verdict, all that revealed when it is inconclusive.
+    function _dismiss(uint256 caseId, uint16 last, uint8 verdict) internal returns (address[] memory payees) {
         uint256 most;
-        for (uint16 r; r <= lastRound; ++r) {
-            most += _jurors[caseId][r].length;
+        for (uint16 r; r <= last; ++r) {
+            most += _rounds[caseId][r].size;
         }
-        jurors = new address[](most);
+        payees = new address[](most);
         uint256 count;
-        for (uint16 r; r <= lastRound; ++r) {
-            address[] memory jury = _jurors[caseId][r];
-            for (uint256 i; i < jury.length; ++i) {
-                uint8 vote = _votes[caseId][r][jury[i]].verdict;
-                if (vote == verdict || (verdict == INCONCLUSIVE && vote != 0)) jurors[count++] = jury[i];
+        for (uint16 r; r <= last; ++r) {
+            uint256 size = _rounds[caseId][r].size;
+            for (uint256 i; i < size; ++i) {
+                Seat storage s = _seatOf(caseId, r, i);
+                (address juror, uint8 vote) = (s.juror, s.verdict);
+                STAKING.unlock(juror, OPERATOR, DUTY);
+                uint96 penalty = _penaltyFor(juror, vote, verdict);
+                if (penalty > 0) _penalise(caseId, juror, penalty);
+                if (vote == verdict || (verdict == INCONCLUSIVE && vote != 0)) payees[count++] = juror;
             }
         }
         assembly ("memory-safe") {
-            mstore(jurors, count)
+            mstore(payees, count)
         }
     }
 
-    /// @dev Two thirds of the jurors seated, silent ones included, or inconclusive.
-    function _tally(uint256 caseId, uint16 round) internal view returns (uint8) {
-        address[] memory jury = _jurors[caseId][round];
-        uint256[4] memory votes;
-        for (uint256 i; i < jury.length; ++i) {
-            ++votes[_votes[caseId][round][jury[i]].verdict];
+    /// @dev An inconclusive vote costs nothing, unless an operator casts no other where juries do decide.
+    function _penaltyFor(address juror, uint8 vote, uint8 verdict) private returns (uint96) {
+        if (vote == 0) return DUTY;
+        if (verdict == INCONCLUSIVE) return 0;
+        uint256 idle = idleVotes[juror];
+        if (vote == INCONCLUSIVE) {
+            idleVotes[juror] = idle + 1;
+            return idle + 1 >= IDLE_VOTES ? DUTY / DUTY_PARTS : 0;
         }
-        if (votes[MISMATCH] * 3 >= jury.length * 2) return MISMATCH;
-        if (votes[MATCH] * 3 >= jury.length * 2) return MATCH;
-        return INCONCLUSIVE;
+        if (idle > 0) idleVotes[juror] = 0;
+        return vote == verdict ? 0 : DUTY / DUTY_PARTS;
     }
 
-    /// @dev Until when a round waits for votes; zero when it waits no longer.
-    function _waitsUntil(Round storage round) internal view returns (uint40) {
-        if (!_commitsOver(round)) return round.commitEnd;
-        if (round.revealed < round.committed && block.timestamp <= round.revealEnd) return round.revealEnd;
-        return 0;
+    function _penalise(uint256 caseId, address juror, uint96 amount) private {
+        emit JurorPenalised(caseId, juror, amount);
+        IStaking.Slash memory order;
+        order.severity = amount;
+        STAKING.slash(juror, OPERATOR, order);
     }
 
-    function _checkStatus(uint256 caseId, Status expected) internal view returns (Case storage c) {
-        c = _cases[caseId];
-        require(c.status == expected, CourtWrongStatus(caseId, expected, c.status));
-    }
-
-    /// @dev The owner behind a party: the node's owner if it is a node's key.
-    function _ownerOf(address party) internal view returns (address) {
-        address owner = REGISTRY.nodeOwner(party);
-        return owner == address(0) ? party : owner;
-    }
-
-    function _commitsOver(Round storage round) private view returns (bool) {
-        return round.committed == round.size || block.timestamp > round.commitEnd;
-    }
-
-    function _candidates(uint256 caseId, Case storage c)
-        private
-        view
-        returns (address[] memory people, uint256[] memory weights)
-    {
-        people = STAKING.owners(OPERATOR);
-        weights = new uint256[](people.length);
-        for (uint256 i; i < people.length; ++i) {
-            (,,,, uint40 since) = STAKING.stakeOf(people[i], OPERATOR);
-            bool old = since + _parameters.jurorAgeSeconds < c.openedAt;
-            if (old && !_isParty(caseId, c, people[i])) weights[i] = STAKING.slashable(people[i], OPERATOR);
+    function _countVotes(uint256 caseId, uint16 round) private view returns (uint256 committed, uint256 revealed) {
+        uint256 size = _rounds[caseId][round].size;
+        for (uint256 i; i < size; ++i) {
+            Seat storage s = _seatOf(caseId, round, i);
+            bool shown = s.verdict != 0;
+            if (shown) ++revealed;
+            if (shown || s.hash != bytes32(0)) ++committed;
         }
     }
 
-    /// @dev Accused, challenger and appellants, and whoever is their declared sibling.
-    function _isParty(uint256 caseId, Case storage c, address who) private view returns (bool) {
-        if (_isSame(who, c.owner) || _isSame(who, _ownerOf(c.challenger))) return true;
-        for (uint16 r = 1; r <= c.round; ++r) {
-            address appellant = _rounds[caseId][r].appellant;
-            if (appellant != address(0) && _isSame(who, _ownerOf(appellant))) return true;
+    /// @dev Accused, challenger and appellants, or the owners whose nodes they are.
+    function _parties(uint256 caseId, CaseState storage c) private view returns (address[] memory parties) {
+        parties = new address[](2 + uint256(c.appeals));
+        parties[0] = c.owner;
+        parties[1] = _ownerOf(c.challenger);
+        for (uint8 i = 1; i <= c.appeals; ++i) {
+            parties[1 + i] = _ownerOf(_appeals[caseId][i].appellant);
         }
-        return false;
     }
 
-    function _isSame(address who, address party) private view returns (bool) {
-        return who == party || REGISTRY.areSiblings(who, party);
-    }
-
-    function _jurorFor(uint256 caseId, uint16 round, address caller) private view returns (address) {
-        address[] memory jury = _jurors[caseId][round];
-        for (uint256 i; i < jury.length; ++i) {
-            if (REGISTRY.isDelegate(jury[i], caller)) return jury[i];
+    function _satBefore(uint256 caseId, uint16 round) private view returns (address[] memory sat) {
+        uint256 count;
+        for (uint16 r; r < round; ++r) {
+            count += _rounds[caseId][r].size;
         }
-        revert CourtNotJuror(caseId, caller);
+        sat = new address[](count);
+        for (uint16 r; r < round; ++r) {
+            uint256 size = _rounds[caseId][r].size;
+            for (uint256 i; i < size; ++i) {
+                sat[--count] = _seatOf(caseId, r, i).juror;
+            }
+        }
     }
 }

@@ -6,13 +6,18 @@ import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
 import {StakingTable} from "./StakingTable.sol";
 import {IStaking} from "../interfaces/IStaking.sol";
 
-/// @notice Who may slash. Contracts are added late and never removed: nothing else here can be changed.
+/// @notice Who may slash. Contracts are added late and removed at once: nothing else here can be changed.
 abstract contract SlasherList is StakingTable, Ownable {
-    /// @inheritdoc IStaking
-    mapping(address slasher => uint40) public slasherFrom;
+    struct Term {
+        uint40 from;
+        uint40 until;
+    }
+
+    mapping(address slasher => Term) private _terms;
+    bool internal _hasRemoved;
 
     modifier onlySlasher() {
-        require(isSlasher(msg.sender), StakingNotSlasher(msg.sender));
+        require(isSlasher(msg.sender) || wasSlasher(msg.sender), StakingNotSlasher(msg.sender));
         _;
     }
 
@@ -29,15 +34,35 @@ abstract contract SlasherList is StakingTable, Ownable {
     }
 
     /// @inheritdoc IStaking
+    function removeSlasher(address slasher) external onlyOwner {
+        Term storage term = _terms[slasher];
+        require(term.from != 0 && term.until == 0, StakingSlasherUnknown(slasher));
+        // One that never could slash leaves no trace: it may be proposed again, and waits again.
+        if (block.timestamp < term.from) term.from = 0;
+        else (term.until, _hasRemoved) = (uint40(block.timestamp), true);
+        emit SlasherRemoved(slasher);
+    }
+
+    /// @inheritdoc IStaking
+    function slasherFrom(address slasher) external view returns (uint40) {
+        return _terms[slasher].from;
+    }
+
+    /// @inheritdoc IStaking
     function isSlasher(address slasher) public view returns (bool) {
-        uint40 from = slasherFrom[slasher];
-        return from != 0 && block.timestamp >= from;
+        Term storage term = _terms[slasher];
+        return term.from != 0 && block.timestamp >= term.from && term.until == 0;
+    }
+
+    /// @inheritdoc IStaking
+    function wasSlasher(address slasher) public view returns (bool) {
+        return _terms[slasher].until != 0;
     }
 
     function _addSlasher(address slasher, uint40 activeFrom) private {
         require(slasher != address(0), StakingZeroAddress());
-        require(slasherFrom[slasher] == 0, StakingSlasherKnown(slasher));
-        slasherFrom[slasher] = activeFrom;
+        require(_terms[slasher].from == 0, StakingSlasherKnown(slasher));
+        _terms[slasher].from = activeFrom;
         emit SlasherProposed(slasher, activeFrom);
     }
 }

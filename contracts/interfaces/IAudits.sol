@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity >=0.8.34 <0.9.0;
 
+import {ITraps} from "./ITraps.sol";
 import {Commit} from "../types/Commit.sol";
 
 /// @title Audits
 /// @notice Fixes the random seed of every commit and pays verifiers for auditing all its drawn points.
 /// @dev A verifier is an owner bonded in Staking under role 3 before the commit. One of them is drawn by the commit's
 /// own seed and has the duty alone for `dutySeconds`; afterwards any bonded verifier may take it over. Who is paid is
-/// who reveals; a drawn verifier whose duty another had to do pays what Staking's table asks for a missed duty.
-interface IAudits {
+/// who reveals. A drawn verifier whose duty another had to do pays what Staking's table asks for a missed duty, and so
+/// does whoever committed and did not reveal in time, once another commitment takes its place.
+interface IAudits is ITraps {
     /// @notice What a deployment chooses once.
     /// @param tipPpm Tip for fixing a seed, in 1e-6 of the price of one audit point of that commit.
     /// @param dutySeconds How long the drawn verifier alone may commit, from the fixing of the seed.
@@ -20,7 +22,7 @@ interface IAudits {
     }
 
     /// @notice The duty of one commit.
-    /// @param drawn The verifier drawn by the seed; zero when none was bonded before the commit.
+    /// @param drawn The verifier drawn by the seed; zero when none was bonded before the commit, or it was punished.
     /// @param dutyEnd From when on any bonded verifier may take over.
     /// @param commitTime When the node collected.
     /// @param committed The verifier whose commitment stands; zero when none.
@@ -47,6 +49,8 @@ interface IAudits {
     event VerdictsCommitted(uint64 indexed commitId, address indexed verifier, bytes32 hash);
     /// @notice A verifier has shown its verdicts: 9 bytes each, verdict uint8 then logE int64, by (range, k).
     event VerdictsRevealed(uint64 indexed commitId, address indexed verifier, bytes verdicts);
+    /// @notice A verifier did not do its duty.
+    event DutyMissed(uint64 indexed commitId, address indexed verifier, uint96 slashed);
     /// @notice What the audit pool could not pay yet is owed.
     event PayOwed(address indexed verifier, uint256 amount);
 

@@ -2,12 +2,15 @@
 pragma solidity >=0.8.34 <0.9.0;
 
 import {Commit} from "../types/Commit.sol";
+import {Voucher} from "../types/Voucher.sol";
 
 /// @title Escrow of payers' deposits
 /// @notice Pooled deposits, session signers, channels that only grow, reservations for single nodes, and `collect`,
 /// which pays a node for many channels at once and commits it to the receipts that it collected for.
-/// @dev It has no owner and no way to stop a payer's exit. The asset's balance equals the sum of accounts, reservations,
-/// credits, held credits and the audit pool.
+/// @dev Its owner, the timelock, can only replace the guardian, and the guardian can only pause deposits (IPause): there
+/// is no way to stop an exit or a collect. The asset's balance equals the sum of accounts, reservations, credits, held
+/// credits and the audit pool; nothing else that an asset does while it moves can change that: one that keeps a fee,
+/// answers false or calls back makes the transfer revert, one that refuses an account keeps only that account's money in.
 interface IEscrow {
     /// @notice Delays, in an order that lets nobody run: payer's thaw < exposure window < stake's thaw.
     /// @param thawPeriod Seconds between a payer's `thaw`, `revokeSigner` or `releaseReservation` and its effect.
@@ -97,7 +100,7 @@ interface IEscrow {
     error EscrowNothingToWithdraw(address account);
     error EscrowDelaysOutOfOrder(uint40 payerThaw, uint40 exposureWindow, uint40 stakeThaw);
 
-    /// @notice Adds `amount` of the caller's assets to `payer`'s account.
+    /// @notice Adds `amount` of the caller's assets to `payer`'s account. Not while deposits are paused.
     function deposit(address payer, uint96 amount) external;
 
     /// @notice As `deposit`, with the caller's EIP-2612 permit. A permit that somebody submitted before does no harm.
@@ -145,11 +148,20 @@ interface IEscrow {
     /// @return commitId Id of the commit; zero if nothing was due and none was made.
     function collect(address node, bytes calldata items, bytes32 receiptsRoot) external returns (uint64 commitId);
 
+    /// @notice As `collect` for one channel, whose payer may be a contract: as its own signer it signs by ERC-1271.
+    /// @dev A contract can take its word back at any time, without a thaw. Whoever serves it before collecting, and every
+    /// batch, takes vouchers of a session signer of the contract instead, which only a thaw ends.
+    /// @param signature 64 bytes r ‖ vs of a key, or whatever the payer's `isValidSignature` accepts.
+    function collectOne(Voucher calldata voucher, uint96 covered, bytes calldata signature, bytes32 receiptsRoot)
+        external
+        returns (uint64 commitId);
+
     /// @notice Credits an owner with held credit, first in first out, as far as its exposure allows or the held period
     /// has passed without an open case. On anybody's call.
     function releaseHeld(address owner) external returns (uint96 amount);
 
-    /// @notice Moves up to `amount` of an owner's held credit into its operator stake, to be slashed there. Slashers only.
+    /// @notice Moves up to `amount` of an owner's held credit into its operator stake, to be slashed there. Slashers only;
+    /// a removed one moves nothing.
     function slashHeld(address owner, uint96 amount) external returns (uint96 moved);
 
     /// @notice Adds to what verifiers are paid from.
@@ -164,8 +176,10 @@ interface IEscrow {
     /// @notice Pays `account` its credit, on anybody's call.
     function withdrawCreditOf(address account) external returns (uint256 amount);
 
+    /// @notice The ERC-20 that is paid in.
     function asset() external view returns (address);
 
+    /// @notice What this contract was made with; it never changes.
     function parameters() external view returns (Parameters memory);
 
     /// @notice EIP-712 domain separator of the protocol.
@@ -203,11 +217,14 @@ interface IEscrow {
     /// @notice What an owner was paid within the exposure window, or a little longer.
     function exposure(address owner) external view returns (uint96);
 
-    /// @notice What an owner may still be paid now.
+    /// @notice What an owner may still be paid now of new money: held credit comes first.
+    /// @dev Routers and nodes read it before they accept more work than can be collected soon.
     function freeExposure(address owner) external view returns (uint96);
 
+    /// @notice What verifiers are paid from.
     function auditPool() external view returns (uint96);
 
+    /// @notice What an account may withdraw of collected income and audit pay.
     function credit(address account_) external view returns (uint256);
 
     /// @notice Hash of a commit; zero for an unknown id.

@@ -1,42 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity >=0.8.34 <0.9.0;
 
+import {IClaims, Leaf} from "./IClaims.sol";
 import {Assignment} from "../types/Assignment.sol";
+import {Chunk} from "../types/Chunk.sol";
 import {Commit} from "../types/Commit.sol";
 import {JobReceipt} from "../types/JobReceipt.sol";
 import {JobRequest} from "../types/JobRequest.sol";
 import {Offer} from "../types/Offer.sol";
 import {Verdict} from "../types/Verdict.sol";
 
-/// @notice A leaf of a commit's receipts tree: receiptDigest ‖ signature, at `index` of the tree.
-/// @param receipt The receipt, whose digest starts the leaf.
-/// @param signature The 64 bytes that follow it.
-/// @param index Its place among the leaves.
+/// @notice A leaf of an output tree: u32(position of its first token) ‖ u32(id)… ‖ u16(q)….
+/// @param data The leaf's data.
 /// @param proof Its siblings from the leaf up.
-struct Leaf {
-    JobReceipt receipt;
-    bytes signature;
-    uint32 index;
+struct OutputLeaf {
+    bytes data;
     bytes32[] proof;
 }
 
-/// @title Faults
-/// @notice Punishes what signatures alone prove, on anybody's call and without a jury.
-/// @dev Claims go by commit-reveal against front-running: first `commitClaim(claimHash(claimant, evidence, salt))`,
-/// in a later block the proof. `evidence` is given with each proof. Signatures of a hot key alone, outside any commit,
-/// cost at most `signedCap` a key; a leaf under a commit binds the owner wholly, whatever became of its key.
-interface IFaults {
-    /// @notice The objective faults, each punished once per subject.
-    enum Kind {
-        Conflict,
-        Overbilling,
-        Deviation,
-        Leaf,
-        Tiling,
-        Assignments,
-        Verdicts
-    }
+/// @notice An EIP-2098 signature.
+struct Signed {
+    bytes32 r;
+    bytes32 vs;
+}
 
+/// @title Faults
+/// @notice Punishes what signatures alone prove, on anybody's call and without a jury: faults of receipts and
+/// contradicting statements of routers and verifiers.
+/// @dev Signatures of a hot key alone cost at most `signedCap` a key, and nothing once the receipt is old or the key
+/// revoked. A receipt that was shown to stand under a commit (`bindLeaf`) binds the owner wholly, whatever became of
+/// its key; it can then be punished once more than by its signature alone. `bound` says which of the two is proven.
+interface IFaults is IClaims {
     /// @notice What a receipt shows about its money.
     enum Billing {
         Correct,
@@ -57,68 +51,70 @@ interface IFaults {
         Output
     }
 
-    /// @notice What a deployment chooses once.
-    /// @param challengerCap The most a claimant gets of one slash.
-    /// @param signedCap The most that the signatures of one hot key alone can ever cost, refunds included.
-    /// @param receiptLifeSeconds How long after it was finished a receipt outside any commit can be held against a node.
-    struct FaultParameters {
-        uint96 challengerCap;
-        uint96 signedCap;
-        uint40 receiptLifeSeconds;
+    /// @notice The trees whose roots a receipt states with a count of its own.
+    enum Tree {
+        Prompt,
+        Prefix,
+        Output
     }
 
-    /// @notice A claim hash was stored.
-    event ClaimCommitted(bytes32 indexed hash, address indexed sender);
-    /// @notice A fault was proven; `subject` identifies what it cannot be proven about again.
-    event FaultProven(
-        Kind indexed kind, address indexed owner, bytes32 indexed subject, address claimant, uint96 slashed, uint96 refunded
-    );
+    /// @notice A receipt was shown to stand under a commit.
+    event LeafBound(bytes32 indexed receiptDigest, address indexed owner, uint64 commitId);
 
-    /// @notice This claim hash was committed before.
-    error FaultsClaimExists(bytes32 hash);
-    /// @notice No claim was committed for this claimant, evidence and salt.
-    error FaultsClaimUnknown(bytes32 hash);
-    /// @notice The proof must come in a later block than its claim.
-    error FaultsClaimTooFresh(uint256 claimBlock, uint256 currentBlock);
-    /// @notice This was punished before.
-    error FaultsAlreadyPunished(bytes32 subject);
     /// @notice Nobody owns this node.
     error FaultsUnknownNode(address node);
     /// @notice A receipt outside a commit is void: the node's key is revoked or the receipt too old.
-    error FaultsReceiptVoid(address node, uint40 revokedAt, uint40 finishedAt);
+    error FaultsReceiptVoid(address node, bool isRevoked, uint40 finishedAt);
     /// @notice The two statements do not contradict each other.
     error FaultsNoContradiction();
-    /// @notice The offer or the request is not the one that the receipt names.
-    error FaultsNotReferenced(bytes32 expected, bytes32 given);
+    /// @notice The leaf of an output tree is not under its root.
+    error FaultsNotInOutput(bytes32 root, uint256 index);
     /// @notice The receipt bills what it may.
     error FaultsBillingCorrect(uint256 fee, uint256 allowed);
     /// @notice The receipt follows its request and offer.
     error FaultsNoDeviation(bytes32 receiptDigest);
-    /// @notice The given commit is not the one that Escrow stored under its id.
-    error FaultsUnknownCommit(uint64 commitId);
-    /// @notice The packed ranges do not hash to the commit's.
-    error FaultsWrongRanges(bytes32 expected, bytes32 given);
-    /// @notice The leaf is signed by the commit's node.
-    error FaultsLeafSigned(bytes32 receiptDigest);
-    /// @notice The leaf is a proper one.
-    error FaultsLeafProper(bytes32 receiptDigest);
-    /// @notice The leaf is not under the commit's root.
-    error FaultsNotUnderRoot(bytes32 root, uint32 index, uint32 count);
-    /// @notice The leaves given are not neighbours.
-    error FaultsNotNeighbours(uint32 left, uint32 right, uint32 count);
-    /// @notice The neighbours are in order and cover the range between them.
-    error FaultsTilingCorrect();
+    /// @notice The receipt's count is its tree's, or the given count and top are not the root's.
+    error FaultsCountsMatch(bytes32 root, uint32 count);
+    /// @notice The receipt does not say `length`, or what it may have was used up.
+    error FaultsLengthReached(uint8 finishReason, uint256 outputTo, uint256 limit);
+    /// @notice The preimage of the params does not hash to the receipt's, or says no `maxTokens` at that place.
+    error FaultsWrongParams(bytes32 expected, bytes32 given);
+    /// @notice Nobody showed that the receipt stands under a commit.
+    error FaultsNotBound(bytes32 receiptDigest);
+    /// @notice The receipt under the commit is another node's.
+    error FaultsForeignLeaf(address expected, address given);
 
-    /// @notice Commits to a claim.
-    /// @param hash `claimHash(claimant, evidence, salt)`.
-    function commitClaim(bytes32 hash) external;
+    /// @notice Shows that a receipt stands under a commit of its node, so that faults of it bind the owner wholly.
+    /// @param c The commit.
+    /// @param leaf The receipt, with its path.
+    /// @param count The number of leaves.
+    function bindLeaf(Commit calldata c, Leaf calldata leaf, uint32 count) external;
 
     /// @notice Two receipts of one node for the same output of a job. Evidence: keccak(abi.encode(digest a, digest b)).
     function proveConflict(
         JobReceipt calldata a,
-        bytes calldata signatureA,
+        Signed calldata signatureA,
         JobReceipt calldata b,
-        bytes calldata signatureB,
+        Signed calldata signatureB,
+        bool bound,
+        bytes32 salt
+    ) external;
+
+    /// @notice A receipt whose output is not the one of a chunk of the same segment. Evidence:
+    /// keccak(abi.encode(chunk digest, receipt digest)). A receipt may end before or after the chunk: what both hold
+    /// must be the same. Outputs of equal length are compared by their roots and take no leaves.
+    /// @param chunk The chunk.
+    /// @param index Which leaf of 32 tokens is compared.
+    /// @param inChunk That leaf of the chunk's tree.
+    /// @param inReceipt That leaf of the receipt's tree.
+    function proveBrokenChunk(
+        Chunk calldata chunk,
+        Signed calldata chunkSignature,
+        JobReceipt calldata receipt,
+        Signed calldata signature,
+        uint256 index,
+        OutputLeaf calldata inChunk,
+        OutputLeaf calldata inReceipt,
         bytes32 salt
     ) external;
 
@@ -129,86 +125,72 @@ interface IFaults {
     /// that never signed its offer would escape by it.
     function proveOverbilling(
         JobReceipt calldata receipt,
-        bytes calldata signature,
+        Signed calldata signature,
         Offer calldata offer,
         JobRequest calldata request,
+        bool bound,
         bytes32 salt
     ) external;
 
-    /// @notice A receipt whose parties, model, profile, params, seed, choice or length are not its request's or offer's.
+    /// @notice A receipt whose parties, model, profile, params, seed, choice or output are not its request's or offer's.
     /// Evidence: the receipt's digest.
     function proveDeviation(
         JobReceipt calldata receipt,
-        bytes calldata signature,
+        Signed calldata signature,
         Offer calldata offer,
         JobRequest calldata request,
+        bool bound,
         bytes32 salt
     ) external;
 
-    /// @notice A leaf under a commit that is no receipt digest with the node's signature. Evidence: keccak(leafData).
-    /// @param c The commit.
-    /// @param leafData The leaf's data, whatever it is.
-    /// @param index Its place.
-    /// @param count The number of leaves.
-    /// @param proof Its siblings from the leaf up.
-    /// @param salt The claim's salt.
-    function proveUnsignedLeaf(
-        Commit calldata c,
-        bytes calldata leafData,
-        uint32 index,
+    /// @notice A receipt one of whose counts is not its tree's: promptTokens, outputFrom of the prefix, or outputTo -
+    /// outputFrom. Evidence: the receipt's digest.
+    /// @param tree Which tree.
+    /// @param count The count inside its root.
+    /// @param top The tree's last node: keccak(0x02 ‖ u32(count) ‖ top) is the root.
+    function proveMiscount(
+        JobReceipt calldata receipt,
+        Signed calldata signature,
+        Tree tree,
         uint32 count,
-        bytes32[] calldata proof,
+        bytes32 top,
+        bool bound,
         bytes32 salt
     ) external;
 
-    /// @notice A leaf under a commit whose receipt is another node's or moves no money. Evidence: the receipt's digest.
-    function proveImproperLeaf(Commit calldata c, Leaf calldata leaf, uint32 count, bytes32 salt) external;
-
-    /// @notice Neighbouring leaves of a commit that are out of order, leave a gap, overlap or repeat, or that leave a
-    /// range of the commit uncovered. Evidence: keccak(abi.encode(commit id, digests of the neighbours)), zero for none.
-    /// @param c The commit.
-    /// @param ranges Its packed ranges.
-    /// @param rangeIndex The range that is compared with the neighbours.
-    /// @param neighbours One or two leaves; two adjacent ones, or the first, or the last, or none of an empty tree.
-    /// @param count The number of leaves.
-    /// @param salt The claim's salt.
-    function proveTiling(
-        Commit calldata c,
-        bytes calldata ranges,
-        uint256 rangeIndex,
-        Leaf[] calldata neighbours,
-        uint32 count,
+    /// @notice A receipt that ended as `length` although the request, its params and the context all had room.
+    /// Evidence: the receipt's digest.
+    /// @param params Preimage of the params hash: the canonical JSON.
+    /// @param offset Where `"maxTokens":` begins in it.
+    function proveEarlyLength(
+        JobReceipt calldata receipt,
+        Signed calldata signature,
+        Offer calldata offer,
+        JobRequest calldata request,
+        bytes calldata params,
+        uint256 offset,
+        bool bound,
         bytes32 salt
     ) external;
 
     /// @notice Two assignments of one router with the same (replica, boot, counter). Evidence: keccak(abi.encode(digests)).
     function proveAssignments(
         Assignment calldata a,
-        bytes calldata signatureA,
+        Signed calldata signatureA,
         Assignment calldata b,
-        bytes calldata signatureB,
+        Signed calldata signatureB,
         bytes32 salt
     ) external;
 
     /// @notice Two verdicts of one verifier on one receipt and round. Evidence: keccak(abi.encode(digests)).
     function proveVerdicts(
         Verdict calldata a,
-        bytes calldata signatureA,
+        Signed calldata signatureA,
         Verdict calldata b,
-        bytes calldata signatureB,
+        Signed calldata signatureB,
         bytes32 salt
     ) external;
 
-    /// @notice The hash that a claimant commits before a proof.
-    function claimHash(address claimant, bytes32 evidence, bytes32 salt) external pure returns (bytes32);
-
-    /// @notice Whether a subject was punished: keccak(abi.encode(kind, what)), with `what` the evidence of a receipt's
-    /// fault, the commit id of a leaf's or tiling fault, and keccak(abi.encode(…)) of what two statements agree in.
-    function isPunished(bytes32 subject) external view returns (bool);
-
-    /// @notice What a hot key's signatures have cost so far.
-    function takenBySignatures(address key) external view returns (uint96);
-
-    /// @notice The parameters of this deployment.
-    function faultParameters() external view returns (FaultParameters memory);
+    /// @notice The owner that a receipt binds because it stands under a commit; zero if nobody showed that.
+    function boundOwner(bytes32 receiptDigest) external view returns (address);
 }

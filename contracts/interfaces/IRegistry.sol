@@ -7,7 +7,8 @@ pragma solidity >=0.8.34 <0.9.0;
 interface IRegistry {
     /// @param newOwnerPeriod Seconds after its first node for which an owner counts as new.
     /// @param warningPeriod Seconds for which a warning lasts.
-    /// @param calibrationDelay Seconds until an added calibration may be used.
+    /// @param calibrationDelay Seconds until an added calibration may be used, and until a declaration of siblings that
+    /// was taken back ends; longer than a stake's thaw.
     /// @param newStepUnits Units in a step between audit points, of a new or warned owner.
     /// @param establishedStepUnits The same of an established owner.
     /// @param newSharePpm Audit share (1e-6 of what is collected) of a new or warned owner.
@@ -56,6 +57,7 @@ interface IRegistry {
     error RegistryZeroUnit(bytes32 modelId);
     error RegistryZeroId();
     error RegistryShareTooLarge(uint32 ppm);
+    error RegistryDelayTooShort(uint40 calibrationDelay, uint40 stakeThaw);
 
     /// @notice Registers the caller's node, whose key signed NodeAuth(owner, node, deadline). Needs an active stake.
     function registerNode(
@@ -77,7 +79,9 @@ interface IRegistry {
     /// @notice Lets `delegate` act for the caller wherever an owner may: collect, vote, answer.
     function setDelegate(address delegate, bool allowed) external;
 
-    /// @notice Declares that `sibling` is run by the caller too. Counts once both have said so.
+    /// @notice Declares that `sibling` is run by the caller too, or takes that back. A declaration holds at once and counts
+    /// once both have made it; taken back, it ends only after the delay of a calibration, so that nobody drops a sibling
+    /// to sit in judgement of it.
     function declareSibling(address sibling, bool declared) external;
 
     /// @notice Adds a model. `unit` is about the usual fee of one of its jobs. Contract owner only.
@@ -86,7 +90,8 @@ interface IRegistry {
     /// @notice Adds a profile: engine, dtype, kernels and sampler. Contract owner only.
     function addProfile(bytes32 profileId, string calldata uri) external;
 
-    /// @notice Adds the evidence table of a pair of profiles. Contract owner only.
+    /// @notice Adds the evidence table of a pair of profiles. It judges only what is committed once the delay is over;
+    /// before the first node is registered there is none. Contract owner only.
     function addCalibration(
         bytes32 calibrationHash,
         bytes32 modelId,
@@ -95,14 +100,19 @@ interface IRegistry {
         string calldata uri
     ) external;
 
-    /// @notice Puts an owner on warning: it is audited like a new one. Slashers only.
+    /// @notice Puts an owner on warning: it is audited like a new one. Slashers only; of a removed one it changes nothing.
     function warn(address owner) external;
 
+    /// @notice What this contract was made with; it never changes.
     function parameters() external view returns (Parameters memory);
 
     /// @notice Owner of a node, revoked or not; zero if it was never registered.
     function nodeOwner(address node) external view returns (address);
 
+    /// @notice Owner of a node, and whether its key is revoked.
+    function keyOf(address node) external view returns (address owner, bool isRevoked);
+
+    /// @notice A node as it was registered and updated last; `revokedAt` is zero while it lives.
     function node(address node_)
         external
         view
@@ -118,7 +128,9 @@ interface IRegistry {
     /// @notice Whether `who` is the owner, a live node of it, or named by it.
     function isDelegate(address owner, address who) external view returns (bool);
 
-    /// @notice Whether both have declared each other. One alone could exclude strangers from juries.
+    /// @notice Whether both have declared each other, and neither declaration has ended. One alone could exclude strangers
+    /// from juries. Siblings are one party: none sits on a jury or is drawn to audit where another is the party. It is not
+    /// transitive.
     function areSiblings(address a, address b) external view returns (bool);
 
     /// @notice How densely the owner's next commits are audited.
@@ -137,6 +149,7 @@ interface IRegistry {
     /// @notice Audit unit of a model; zero if it is unknown.
     function modelUnit(bytes32 modelId) external view returns (uint96);
 
+    /// @notice Whether a profile was added.
     function isProfile(bytes32 profileId) external view returns (bool);
 
     /// @notice From when on a calibration may be used; zero if it is unknown.

@@ -5,7 +5,8 @@ import {Offence} from "../types/Offence.sol";
 
 /// @title Staking, typed by role
 /// @notice Holds what operators, routers and verifiers can lose. Thawing stake stays slashable until it is withdrawn.
-/// @dev Roles are the constants of types/Role.sol. Slashers are only ever added, and late enough to leave before.
+/// @dev Roles are the constants of types/Role.sol. Slashers are added late enough to leave before, and removed at once.
+/// What a removed slasher still calls changes no stake and reverts nothing, so that its open cases come to an end.
 interface IStaking {
     /// @notice The one table of what stakes owe. All fractions are in 1e-6.
     /// @param minimumOperator Bonded stake below which an operator is not active.
@@ -76,7 +77,10 @@ interface IStaking {
     event Refunded(bytes32 indexed receipt, address indexed payer, uint96 amount);
     event Rewarded(address indexed account, uint96 amount);
     event CreditWithdrawn(address indexed account, uint256 amount);
+    /// @notice The asset would not be burned: nobody's credit rose instead.
+    event BurnRefused(uint96 amount);
     event SlasherProposed(address indexed slasher, uint40 activeFrom);
+    event SlasherRemoved(address indexed slasher);
 
     error StakingUnknownRole(uint8 role);
     error StakingZeroAmount();
@@ -88,6 +92,7 @@ interface IStaking {
     error StakingNotLocked(uint96 locked, uint96 amount);
     error StakingNotSlasher(address caller);
     error StakingSlasherKnown(address slasher);
+    error StakingSlasherUnknown(address slasher);
     error StakingNothingToWithdraw(address account);
     error StakingTransferMismatch(uint256 expected, uint256 received);
     error StakingLengthMismatch(uint256 receipts, uint256 payers, uint256 refunds);
@@ -97,7 +102,8 @@ interface IStaking {
     /// @notice Bonds `amount` of the caller's assets as its stake in `role`.
     function stake(uint8 role, uint96 amount) external;
 
-    /// @notice Bonds `amount` of the caller's assets as `owner`'s stake in `role`.
+    /// @notice Bonds `amount` of the caller's assets as `owner`'s stake in `role`. Not while paused, but for the Escrow,
+    /// which moves held credit here to be slashed.
     function stakeFor(address owner, uint8 role, uint96 amount) external;
 
     /// @notice Starts the thaw of `amount` more; the wait restarts for all that thaws. An owner whose bonded stake falls
@@ -113,24 +119,37 @@ interface IStaking {
     /// @notice Pays the caller what refunds and rewards have credited to it.
     function withdrawCredit() external returns (uint256 amount);
 
+    /// @notice Pays `account` its credit, on anybody's call.
+    function withdrawCreditOf(address account) external returns (uint256 amount);
+
     /// @notice Keeps at least `amount` more of a stake from leaving while a case is open. Slashers only.
+    /// @dev A case locks the most that it can cost when it is opened, and at its end takes no less than that: stake that
+    /// had thawed before may leave in between, and makes the offence no cheaper.
     function lock(address owner, uint8 role, uint96 amount) external;
 
-    /// @notice Ends a lock of the caller. Slashers only.
+    /// @notice Ends a lock of the caller. Slashers only, removed ones too. What is not locked cannot be unlocked, unless a
+    /// slasher was removed: then what its cases end may have been another's, whose unlock must not fail for it.
     function unlock(address owner, uint8 role, uint96 amount) external;
 
     /// @notice Takes a severity and, on top of it, refunds, from bonded and thawing stake. Slashers only.
     /// @dev At least half of the severity is burned, before anything else is paid; when the stake is short, refunds and
-    /// the rest of the severity are cut pro rata. Never reverts for short funds. Rounding favours the burn.
+    /// the rest of the severity are cut pro rata. Never reverts for short funds. Rounding favours the burn. Thawing stake
+    /// goes first. What the asset refuses to send to nobody stays here as nobody's credit.
     function slash(address owner, uint8 role, Slash calldata order)
         external
         returns (uint96 severity, uint96 refunded, uint96 burned);
 
-    /// @notice Names a contract that may slash once the delay is over. Contract owner only; there is no removal.
+    /// @notice Names a contract that may slash once the delay is over, which is longer than a stake's thaw. Contract owner
+    /// only.
     function proposeSlasher(address slasher) external;
 
+    /// @notice Ends a slasher's power at once and for ever, or a proposal. Contract owner only.
+    function removeSlasher(address slasher) external;
+
+    /// @notice The ERC-20 that is staked.
     function asset() external view returns (address);
 
+    /// @notice What this contract was made with; it never changes.
     function parameters() external view returns (Parameters memory);
 
     /// @notice Smallest bonded stake of an active owner in `role`.
@@ -161,7 +180,7 @@ interface IStaking {
     /// @notice Whether the owner's bonded stake reaches the role's minimum.
     function isActive(address owner, uint8 role) external view returns (bool);
 
-    /// @notice Active owners of a role.
+    /// @notice Active verifiers; of other roles nobody is listed.
     function owners(uint8 role) external view returns (address[] memory);
 
     /// @notice Fraction (1e-6) of the slashable stake that an offence costs.
@@ -173,10 +192,15 @@ interface IStaking {
     /// @notice Whether a receipt has been refunded.
     function isRefunded(bytes32 receipt) external view returns (bool);
 
+    /// @notice What an account may withdraw of refunds and rewards.
     function credit(address account) external view returns (uint256);
 
-    /// @notice From when on a contract may slash; zero for never.
+    /// @notice From when on a contract may slash, or might until it was removed; zero for never.
     function slasherFrom(address slasher) external view returns (uint40);
 
+    /// @notice Whether it may slash now.
     function isSlasher(address slasher) external view returns (bool);
+
+    /// @notice Whether it could slash once and was removed.
+    function wasSlasher(address slasher) external view returns (bool);
 }

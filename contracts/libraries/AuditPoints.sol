@@ -13,7 +13,15 @@ library AuditPoints {
 
     /// @notice How many points lie in the ranges of a commit.
     function count(bytes32 seed, Commit memory c, bytes calldata ranges) internal pure returns (uint256 total) {
-        uint256 n = rangeCount(ranges);
+        return countBefore(seed, c, ranges, rangeCount(ranges));
+    }
+
+    /// @notice How many points lie in the first `n` ranges of a commit.
+    function countBefore(bytes32 seed, Commit memory c, bytes calldata ranges, uint256 n)
+        internal
+        pure
+        returns (uint256 total)
+    {
         for (uint256 i; i < n; ++i) {
             Range memory range = rangeAt(ranges, i);
             total += countIn(seed, range.channelKeyOf(c.node), range.before, range.upto, c.step);

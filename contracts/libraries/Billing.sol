@@ -9,6 +9,8 @@ import {Offer} from "../types/Offer.sol";
 /// @notice What a receipt may bill and must repeat, from its offer and its request (R-9, R-19, R-26).
 library Billing {
     uint256 private constant PER_TOKENS = 1e6;
+    /// @dev The finish reason `length` (R-10).
+    uint8 internal constant LENGTH = 1;
 
     /// @notice Fee of a receipt at the prices of its offer, rounded down (R-19).
     function fee(JobReceipt memory receipt, Offer memory offer) internal pure returns (uint256) {
@@ -62,7 +64,18 @@ library Billing {
         if (receipt.choice >= request.n) return IFaults.Deviation.Choice;
         bytes32 seed = keccak256(abi.encodePacked("retally/seed", request.clientSeed, receipt.choice));
         if (receipt.seed != seed) return IFaults.Deviation.Seed;
-        if (receipt.outputTo > request.maxOutput) return IFaults.Deviation.Output;
+        if (receipt.outputTo > request.maxOutput || receipt.outputTo < receipt.outputFrom) return IFaults.Deviation.Output;
         return IFaults.Deviation.None;
+    }
+
+    /// @notice How many tokens an answer may have: asked for, and fitting the context.
+    function answerLimit(JobReceipt memory receipt, Offer memory offer, JobRequest memory request, uint256 maxTokens)
+        internal
+        pure
+        returns (uint256 limit)
+    {
+        limit = maxTokens < request.maxOutput ? maxTokens : request.maxOutput;
+        uint256 room = offer.maxContext > receipt.promptTokens ? offer.maxContext - receipt.promptTokens : 0;
+        if (room < limit) limit = room;
     }
 }

@@ -84,6 +84,7 @@ def stake(
                 await operate.stake(operator, parse_amount(amount))
             files = ModelFiles.load(settings.model_dir)
             done = await operate.register(operator, node, files, profile, url)
+            await operate.enlist(operator, node.address)
             await operate.send_gas(operator, node.address, GAS_WEI)
             return {"node": node.address, "entry": done, **await operate.stake_status(operator.chain, operator.owner)}
 

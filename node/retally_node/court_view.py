@@ -43,21 +43,24 @@ class ChainCourt:
             case = await court.case_of(case_id)
             if case.status == CaseStatus.CLOSED:
                 self._closed.add(case_id)
-            elif case.status == CaseStatus.VOTING and self._owner in await court.jurors_of(case_id, case.round):
-                found.append(await self._duty(case_id, case.round))
+            elif case.status == CaseStatus.VOTING:
+                jurors = await court.jurors_of(case_id, case.round)
+                if self._owner in jurors:
+                    found.append(await self._duty(case_id, case.round, jurors.index(self._owner)))
         return found
 
-    async def _duty(self, case_id: int, round_: int) -> Duty:
+    async def _duty(self, case_id: int, round_: int, seat: int) -> Duty:
         state = await self._chain.court.round_of(case_id, round_)
-        vote = await self._chain.court.vote_of(case_id, round_, self._owner)
+        vote = await self._chain.court.vote_of(case_id, round_, seat)
         now = self._chain.clock.now()
         return Duty(
             case_id=case_id,
             round=round_,
+            seat=seat,
             commit_end=state.commit_end,
             committed=vote.hash if any(vote.hash) else None,
             revealed=vote.verdict != 0,
-            may_reveal=state.committed == state.size or now > state.commit_end,
+            may_reveal=now > state.commit_end,
         )
 
     async def facts(self, case_id: int) -> CaseFacts:
@@ -71,6 +74,8 @@ class ChainCourt:
             evidence_hash=Bytes32(opened.args["evidenceHash"]),
             evidence_uri=str(opened.args["evidenceUri"]),
             shown=decode_shown(opened.args["shown"]),
+            pair=await self._chain.juror_pools.pair_of(case.pool),
+            own_job=case.own_job,
         )
 
     async def _opening(self, case_id: int, opened_at: int) -> ChainEvent:
@@ -80,13 +85,14 @@ class ChainCourt:
                 return event
         raise NotFound(f"the opening of case {case_id} is not in the logs")
 
-    async def commit_vote(self, case_id: int, hash_: bytes) -> None:
+    async def commit_vote(self, duty: Duty, hash_: bytes) -> None:
         """Commit a vote."""
-        await self._sender.send(self._chain.court.commit_vote(case_id, hash_))
+        await self._sender.send(self._chain.court.commit_vote(duty.case_id, duty.round, duty.seat, hash_))
 
-    async def reveal_vote(self, vote: Vote) -> None:
+    async def reveal_vote(self, duty: Duty, vote: Vote) -> None:
         """Show a vote."""
-        await self._sender.send(self._chain.court.reveal_vote(vote.case_id, vote.verdict, vote.log_e, vote.salt))
+        case = (vote.case_id, vote.round, duty.seat)
+        await self._sender.send(self._chain.court.reveal_vote(*case, vote.verdict, vote.log_e, vote.salt))
 
 
 class ChainCases:
@@ -95,7 +101,7 @@ class ChainCases:
     def __init__(self, chain: Chain, calibration_dir: Path | None) -> None:
         self._chain = chain
         self._reader = EventReader(chain, ("Escrow",))
-        self._calibrations = Calibrations(chain.registry, chain.clock)
+        self._calibrations = Calibrations(chain.registry)
         if calibration_dir is not None:
             self._calibrations.load(calibration_dir)
 
@@ -125,9 +131,11 @@ class ChainCases:
                 found += [(commit.id, point) for point in points]
         return found
 
-    async def calibration(self, model_id: bytes, node_profile: bytes, own_profile: bytes) -> Calibration | None:
-        """The calibration that may be used now for a node's profile against one's own."""
-        return await self._calibrations.find(model_id, node_profile, own_profile)
+    async def calibration(
+        self, model_id: bytes, node_profile: bytes, own_profile: bytes, committed_at: int
+    ) -> Calibration | None:
+        """The calibration that judges what was committed then, for a node's profile against one's own."""
+        return await self._calibrations.find(model_id, node_profile, own_profile, committed_at)
 
 
 class HttpEvidence:

@@ -28,6 +28,7 @@ class Duty:
 
     case_id: int
     round: int
+    seat: int
     commit_end: int
     committed: Bytes32 | None
     revealed: bool
@@ -43,10 +44,10 @@ class CourtView(Protocol):
     async def facts(self, case_id: int) -> CaseFacts:
         """What the chain says about a case."""
 
-    async def commit_vote(self, case_id: int, hash_: bytes) -> None:
+    async def commit_vote(self, duty: Duty, hash_: bytes) -> None:
         """Commit a vote."""
 
-    async def reveal_vote(self, vote: Vote) -> None:
+    async def reveal_vote(self, duty: Duty, vote: Vote) -> None:
         """Show a vote."""
 
 
@@ -96,7 +97,7 @@ class Jury:
         if duty.committed is None:
             await self._commit(duty, vote)
         elif duty.may_reveal and duty.committed == self._hash(vote):
-            await self._reveal(vote)
+            await self._reveal(duty, vote)
 
     async def _decide(self, duty: Duty) -> Vote | None:
         """Weigh the case and write the vote down; None while the file may still turn up."""
@@ -132,17 +133,17 @@ class Jury:
             return
         crash_point("before:send:vote")
         try:
-            await self._court.commit_vote(duty.case_id, self._hash(vote))
+            await self._court.commit_vote(duty, self._hash(vote))
         except TransactionFailed as error:
             if error.error_name != "CourtAlreadyCommitted":
                 raise
         crash_point("after:send:vote")
         await self._ledger.votes.set_vote_state(vote, "committed")
 
-    async def _reveal(self, vote: Vote) -> None:
+    async def _reveal(self, duty: Duty, vote: Vote) -> None:
         crash_point("before:send:reveal")
         try:
-            await self._court.reveal_vote(vote)
+            await self._court.reveal_vote(duty, vote)
         except TransactionFailed as error:
             if error.error_name != "CourtAlreadyRevealed":
                 raise

@@ -69,6 +69,16 @@ def profile_of(chain: Chain, profile: str | None) -> Bytes32:
     return parse_bytes32("profile", known[0].get("profileId") or known[0].get("id"))
 
 
+async def enlist(operator: Operator, node: Address) -> None:
+    """Stand for jury duty with the stake as it is now; an entry that stands is left alone, so that it stays old."""
+    chain = operator.chain
+    pools, entry = chain.juror_pools, await chain.registry.node(node)
+    pool = await pools.pool_of(entry.model_id, entry.profile_id)
+    known = await pools.entry_of(pool, operator.owner) if pool else None
+    if known is None or known.weight == 0 or known.node != node:
+        await operator.sender.send(pools.enlist(node))
+
+
 async def send_gas(operator: Operator, node: Address, wei: int) -> None:
     """Give the hot key gas, if it has little."""
     held = int(await operator.chain.rpc.request("eth_getBalance", node, "latest"), 16)

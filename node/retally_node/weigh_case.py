@@ -15,7 +15,7 @@ from retally.protocol.calibration import Calibration
 from retally.protocol.case import CommitRecord, Shown, VerdictKind
 from retally.protocol.eip712 import Domain
 from retally.protocol.encoding import Address, Bytes32
-from retally.protocol.evidence import NAT, JobEvidence, owner_verdict
+from retally.protocol.evidence import JOB_CLIP, NAT, JobEvidence, owner_verdict
 from retally.protocol.evidence_file import EvidenceFile, EvidencePoint, period_start, shown_points
 from retally.protocol.judgement import case_wealth, ids_to_score, judge_replay, judge_without_replay
 from retally.protocol.margins import TOP
@@ -33,6 +33,8 @@ class CaseFacts:
     evidence_hash: Bytes32
     evidence_uri: str
     shown: tuple[Shown, ...]
+    pair: tuple[Bytes32, Bytes32]
+    own_job: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,10 @@ class CaseChain(Protocol):
     async def drawn(self, owner: Address, since: int, until: int) -> list[tuple[int, AuditPoint]]:
         """All drawn points of an owner's commits between two times."""
 
-    async def calibration(self, model_id: bytes, node_profile: bytes, own_profile: bytes) -> Calibration | None:
-        """The calibration that may be used now for a node's profile against one's own."""
+    async def calibration(
+        self, model_id: bytes, node_profile: bytes, own_profile: bytes, committed_at: int
+    ) -> Calibration | None:
+        """The calibration that judges what was committed then, for a node's profile against one's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,11 @@ class CaseScale:
             # Each receipt speaks once: the same bad luck told twice would convict.
             log.warning("case %d: a receipt is shown more than once", facts.case_id)
             return INCONCLUSIVE
+        if any((p.answer.receipt.model_id, p.answer.receipt.profile_id) != facts.pair for p in file.points):
+            log.warning("case %d: what is shown is not of the pair that the case names", facts.case_id)
+            return INCONCLUSIVE
+        if facts.own_job:
+            return await self._weigh_own_job(facts, file.points[0])
         since = period_start(facts.opened_at)
         drawn = await self._chain.drawn(facts.owner, since, facts.opened_at)
         valid = [point for point in file.points if await self._is_valid(point, facts, since)]
@@ -104,6 +113,20 @@ class CaseScale:
         wealth = case_wealth(jobs, len(drawn), covered)
         log.info("case %d: %d points shown of %d drawn, log wealth %.1f", facts.case_id, len(valid), len(drawn), wealth)
         return Opinion(owner_verdict(wealth), round(wealth * NAT))
+
+    async def _weigh_own_job(self, facts: CaseFacts, point: EvidencePoint) -> Opinion:
+        """A payer's one job, drawn or not, by itself (R-67)."""
+        if point.commit.owner != facts.owner or not await self._chain.is_commit(point.commit):
+            return INCONCLUSIVE
+        try:
+            check_answer(point.own_context(self._domain), point.answer)
+        except (InvalidReceipt, InvalidSignature) as error:
+            log.warning("case %d: the job is not what it claims: %s", facts.case_id, error)
+            return INCONCLUSIVE
+        job = await self._job(point)
+        if not job.calibrated or 0 <= job.log_e < JOB_CLIP:
+            return Opinion(VerdictKind.INCONCLUSIVE, round(job.log_e * NAT))
+        return Opinion(VerdictKind.MATCH if job.log_e < 0 else VerdictKind.MISMATCH, round(job.log_e * NAT))
 
     def _covered(
         self, file: EvidenceFile, valid: Sequence[EvidencePoint], drawn: list[tuple[int, AuditPoint]]
@@ -137,6 +160,7 @@ class CaseScale:
             return JobEvidence(payer, judged.evidence.log_e, judged.evidence.calibrated)
         ids, start = ids_to_score(bundle)
         scores = await own.engine.score(ids, start, TOP)
-        calibration = await self._chain.calibration(own.model_id, bundle.receipt.profile_id, own.profile_id)
+        pair = (bundle.receipt.profile_id, own.profile_id)
+        calibration = await self._chain.calibration(own.model_id, *pair, point.commit.time)
         evidence = judge_replay(bundle, scores, calibration, own.eos_ids)
         return JobEvidence(payer, evidence.log_e if evidence.calibrated else 0.0, evidence.calibrated)

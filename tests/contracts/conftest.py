@@ -48,6 +48,7 @@ def world(deployed_world: World) -> Iterator[World]:
 @pytest.fixture(scope="session")
 def test_contracts() -> Mapping[str, Artifact]:
     """Contracts that exist for tests alone."""
-    units = {name: f"tests/solidity/{name}.sol" for name in ("HostileAsset", "LeakyEscrow", "TypesProbe")}
+    names = ("ContractPayer", "DelaysHarness", "HostileAsset", "LeakyEscrow", "OddAsset", "PickyAsset", "TypesProbe")
+    units = {name: f"tests/solidity/{name}.sol" for name in names}
     compiled = compile_sources(collect_sources(units.values()))
     return {name: compiled[unit][name] for name, unit in units.items()}

@@ -11,6 +11,7 @@ from eth_abi.abi import encode
 
 from retally.chain.abi import CONTRACTS, load_abi
 from retally.chain.audits import PointVerdict, pack_verdicts, unpack_verdicts, verdicts_hash
+from retally.chain.calibrations import Calibrations
 from retally.chain.clock import ChainClock
 from retally.chain.connection import Chain
 from retally.chain.court import decode_shown, vote_hash
@@ -21,11 +22,12 @@ from retally.chain.rpc import Rpc
 from retally.chain.staking import Offence, Role
 from retally.chain.transactions import TxSender, _Pending
 from retally.errors import BadRequest, ChainUnreachable, NotFound, TransactionFailed
+from retally.protocol.calibration import Calibration, MarginTable
 from retally.protocol.case import Shown
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import ZERO_ADDRESS, keccak
 from retally.protocol.voucher import ChannelId, SignerAuth, Voucher
-from tests.contracts.world import DOLLAR, MODEL, PROFILE, World
+from tests.contracts.world import DAY, DOLLAR, MODEL, OTHER_PROFILE, PROFILE, World
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ class TestViews:
         payer, owner = world.payer(9 * DOLLAR), world.operator(2_000 * DOLLAR)
         assert (await chain.escrow.account(payer.address)).balance == 9 * DOLLAR
         assert (await chain.staking.stake_of(owner.address, Role.OPERATOR)).bonded == 2_000 * DOLLAR
-        assert owner.address in await chain.staking.owners(Role.OPERATOR)
+        assert await chain.staking.owners(Role.VERIFIER) == ()
         assert await chain.staking.severity_of(owner.address, Role.OPERATOR, Offence.MISMATCH) > 0
         assert (await chain.escrow.signer(payer.address, owner.address)).expiry == 0
         assert (await chain.escrow.reservation(payer.address, ZERO_ADDRESS, owner.address)).granted == 0
@@ -94,6 +96,27 @@ class TestViews:
         assert not unknown.is_live
         assert await chain.registry.is_delegate(owner.address, node.address)
         assert (await chain.registry.audit_level(owner.address)).share_ppm == 300_000
+
+
+class TestCalibrations:
+    async def test_judge_only_what_was_committed_once_they_held(
+        self, world: World, chain: Chain, tmp_path: Path
+    ) -> None:
+        table = MarginTable(edges=(1, 1_000_000), honest=(10**9, 10**6, 10**5), cheat=(10**8, 10**8, 10**8))
+        made = Calibration(MODEL, PROFILE, PROFILE, {"seeded": table}, {"temperature": (1, 2_000_000)})
+        (tmp_path / "made.json").write_text(json.dumps(made.to_json()))
+        calibrations = Calibrations(chain.registry)
+        assert calibrations.load(tmp_path) == 1
+        assert await calibrations.find(MODEL, PROFILE, PROFILE, world.now) is None
+        world.node(world.operator())
+        world.rpc("anvil_setBalance", world.timelock.address, hex(10**20))
+        add = world.registry.functions.addCalibration(made.hash, MODEL, PROFILE, PROFILE, "")
+        world.send(world.timelock.address, add)
+        from_ = world.now + 28 * DAY
+        world.jump(60 * DAY)
+        assert await calibrations.find(MODEL, PROFILE, PROFILE, from_ - 1) is None
+        assert await calibrations.find(MODEL, PROFILE, PROFILE, from_) == made
+        assert await calibrations.find(MODEL, PROFILE, OTHER_PROFILE, from_) is None
 
 
 class TestTxSender:

@@ -85,7 +85,7 @@ class TestCheckSupply:
         assert result["supply_conserved"], result
 
     def test_sees_a_leak(self, world: World, test_contracts: Mapping[str, Artifact], tmp_path: Path) -> None:
-        parts = (world.at[name] for name in ("Asset", "Staking", "Registry", "Randomness"))
+        parts = (world.at[name] for name in ("Asset", "Timelock", "Timelock", "Staking", "Registry", "Randomness"))
         leaky = world.create_test(test_contracts["LeakyEscrow"], *parts, (3 * DAY, 7 * DAY, 21 * DAY, 4))
         payer = world.party()
         world.send(payer, world.asset.functions.approve(leaky.address, DOLLAR))

@@ -11,9 +11,17 @@ from eth_account import Account
 from typer.testing import CliRunner
 
 import deploy as deploy_script
-from retally.chain.deploy import artifact, default_parameters, devnet_parameters
+from retally.chain.deploy import ANVIL_KEY, artifact, deploy
 from retally.chain.deployment import Deployment
-from tests.contracts.world import MODEL, PROFILE, World
+from retally.chain.parameters import (
+    DelaysDoNotFit,
+    check_delays,
+    default_parameters,
+    devnet_parameters,
+    longest_case_seconds,
+    scale_delays,
+)
+from tests.contracts.world import DAY, MODEL, PROFILE, World
 
 app = typer.Typer()
 app.command()(deploy_script.main)
@@ -34,6 +42,7 @@ class TestDeploy:
         parameters = world.deployment["parameters"]
         for contract, name in ((world.escrow, "Escrow"), (world.staking, "Staking"), (world.registry, "Registry")):
             assert tuple(contract.functions.parameters().call()) == tuple(parameters[name].values())
+        assert world.deployment["guardian"] == world.staking.functions.guardian().call()
         assert world.timelock.functions.getMinDelay().call() == parameters["Timelock"]["minDelay"]
 
     def test_deploys_the_bytes_of_the_artifacts(self, world: World) -> None:
@@ -41,11 +50,68 @@ class TestDeploy:
             assert world.web3.eth.get_code(world.web3.to_checksum_address(world.at[name]))
             assert len(artifact(stem)["bytecode"]) > 100
 
-    def test_keeps_real_time_windows_on_the_devnet(self) -> None:
+    def test_keeps_real_delays_on_the_devnet_unless_told_otherwise(self) -> None:
         real, devnet = default_parameters(), devnet_parameters()
-        assert real["Escrow"] == devnet["Escrow"]
-        assert real["Staking"] == devnet["Staking"]
-        assert real["Timelock"]["minDelay"] == 7 * 86_400
+        for name in ("Timelock", "Staking", "Registry", "Escrow", "Audits", "Faults", "Silence"):
+            assert real[name] == devnet[name]
+
+
+class TestDelays:
+    def test_of_a_real_chain_are_the_designs(self) -> None:
+        real = default_parameters()
+        shown = {
+            "payer thaw": real["Escrow"]["thawPeriod"],
+            "evidence": real["Silence"]["windowSeconds"],
+            "timelock": real["Timelock"]["minDelay"],
+            "stake thaw": real["Staking"]["thawPeriod"],
+            "slashers": real["Staking"]["slasherDelay"],
+            "calibrations": real["Registry"]["calibrationDelay"],
+        }
+        days = {"payer thaw": 3, "evidence": 7, "timelock": 7, "stake thaw": 21, "slashers": 28, "calibrations": 28}
+        assert shown == {name: count * DAY for name, count in days.items()}
+        assert longest_case_seconds(real["Court"]) <= 8 * DAY
+
+    @pytest.mark.parametrize("factor", [1, 24, 1000])
+    def test_fit_together_at_any_scale(self, factor: int) -> None:
+        scaled = devnet_parameters(factor)
+        check_delays(scaled)
+        assert scaled["Staking"]["thawPeriod"] == 21 * DAY // factor
+        assert scaled["Staking"]["mismatchPpm"] == default_parameters()["Staking"]["mismatchPpm"]
+
+    def test_that_are_longer_than_an_hour_are_scaled_all(self) -> None:
+        real, scaled = default_parameters(), scale_delays(default_parameters(), 60)
+        untouched = {
+            field
+            for name, values in real.items()
+            for field, value in values.items()
+            if value == scaled[name][field] and field.endswith(("Seconds", "Period", "Delay", "Window"))
+        }
+        # A number of blocks.
+        assert untouched == {"seedDelay"}
+
+    @pytest.mark.parametrize(
+        ("contract", "field", "value"),
+        [
+            ("Escrow", "thawPeriod", 7 * DAY),
+            ("Timelock", "minDelay", 3 * DAY),
+            ("Timelock", "minDelay", 21 * DAY),
+            ("Staking", "slasherDelay", 21 * DAY),
+            ("Registry", "calibrationDelay", 27 * DAY),
+            ("Silence", "windowSeconds", 14 * DAY),
+        ],
+    )
+    def test_that_do_not_fit_are_not_deployed(
+        self, contract_chain_url: str, contract: str, field: str, value: int
+    ) -> None:
+        parameters = default_parameters()
+        parameters[contract][field] = value
+        with pytest.raises(DelaysDoNotFit):
+            deploy(contract_chain_url, ANVIL_KEY, parameters)
+
+    def test_of_a_scaled_devnet_are_taken_by_every_contract(self, contract_chain_url: str, world: World) -> None:
+        deployed = deploy(contract_chain_url, ANVIL_KEY, devnet_parameters(1000))
+        staking = world.contract("Staking", deployed["contracts"]["Staking"])
+        assert staking.functions.parameters().call()[3] == 21 * DAY // 1000
 
 
 class TestCommand:

@@ -74,6 +74,66 @@ class TestExposure:
         world.collect(node, world.item(payer, node, 300))
         assert world.escrow.functions.exposure(owner.address).call() == (210 if halves < 3 else 140)
 
+    def test_what_is_held_comes_before_new_money(
+        self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
+    ) -> None:
+        align(world)
+        world.collect(node, world.item(payer, node, 500 * DOLLAR))
+        assert held(world, owner) == 150 * DOLLAR
+        world.jump(11 * DAY)
+        assert world.escrow.functions.exposure(owner.address).call() == 0
+        assert world.escrow.functions.freeExposure(owner.address).call() == CAP - 150 * DOLLAR
+        done = world.collect(node, world.item(payer, node, 600 * DOLLAR))
+        assert done.commit["held"] == HUNDRED_AFTER_SHARE - 50 * DOLLAR
+        assert world.escrow.functions.freeExposure(owner.address).call() == 0
+
+
+class TestHeldCreditAlwaysGetsOut:
+    def test_of_an_owner_that_left_in_a_pause_with_more_entries_than_one_call_takes(
+        self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
+    ) -> None:
+        world.send(owner, world.staking.functions.thaw(OPERATOR, 1_000 * DOLLAR))
+        for cents in range(1, 35):
+            assert world.collect(node, world.item(payer, node, cents * 10)).commit["held"] == 7
+        world.jump(21 * DAY)
+        world.send(owner, world.staking.functions.withdraw(OPERATOR))
+        assert world.staking.functions.slashable(owner.address, OPERATOR).call() == 0
+        world.send(world.escrow.functions.guardian().call(), world.escrow.functions.pause(world.now + 10 * DAY))
+        stranger = world.party()
+        for left in (2 * 7, 0):
+            world.send(stranger, world.escrow.functions.releaseHeld(owner.address))
+            assert held(world, owner) == left
+        before = world.balance(owner)
+        world.send(stranger, world.escrow.functions.withdrawCreditOf(owner.address))
+        assert world.balance(owner) == before + 34 * 7
+
+    def test_new_money_delays_no_older(
+        self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
+    ) -> None:
+        world.collect(node, world.item(payer, node, 500 * DOLLAR))
+        world.send(owner, world.staking.functions.thaw(OPERATOR, 1_000 * DOLLAR))
+        for day in range(1, 21):
+            world.jump(DAY)
+            world.collect(node, world.item(payer, node, 500 * DOLLAR + 10 * day))
+        assert world.credit(owner) == CAP
+        world.jump(DAY)
+        world.send(payer, world.escrow.functions.releaseHeld(owner.address))
+        assert world.credit(owner) == CAP + 150 * DOLLAR
+        assert held(world, owner) == 20 * 7
+
+    def test_a_case_that_ends_lets_it_go(
+        self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
+    ) -> None:
+        world.collect(node, world.item(payer, node, 500 * DOLLAR))
+        lock, unlock = world.staking.functions.lock, world.staking.functions.unlock
+        world.send(world.slasher, lock(owner.address, OPERATOR, 1_000 * DOLLAR))
+        world.jump(40 * DAY)
+        world.send(payer, world.escrow.functions.releaseHeld(owner.address))
+        assert held(world, owner) == 150 * DOLLAR
+        world.send(world.slasher, unlock(owner.address, OPERATOR, 1_000 * DOLLAR))
+        world.send(payer, world.escrow.functions.releaseHeld(owner.address))
+        assert (world.credit(owner), held(world, owner)) == (CAP + 150 * DOLLAR, 0)
+
 
 class TestReleaseHeld:
     def test_reverts_when_nothing_is_held(self, world: World, owner: SigningKey) -> None:
@@ -183,6 +243,6 @@ class TestConstruction:
         ],
     )
     def test_reverts_when_delays_are_out_of_order(self, world: World, delays: tuple[int, int, int]) -> None:
-        parts = [world.at[name] for name in ("Asset", "Staking", "Registry", "Randomness")]
+        parts = [world.at[name] for name in ("Asset", "Timelock", "Timelock", "Staking", "Registry", "Randomness")]
         with world.reverts("EscrowDelaysOutOfOrder"):
             world.create_named("Escrow", *parts, (*delays, 4))

@@ -36,6 +36,19 @@ class TestFeeOnTransfer:
         with hostile.reverts("StakingTransferMismatch", 10, 9):
             hostile.send(party, hostile.staking.functions.stake(OPERATOR, 10))
 
+    def test_leaves_the_books_covered_when_it_starts_later(self, hostile: World) -> None:
+        payer, owner = hostile.payer(100), hostile.operator()
+        node = hostile.node(owner)
+        hostile.send(payer, hostile.asset.functions.setKeepsFee(True))
+        hostile.collect(node, hostile.item(payer, node, 50))
+        hostile.send(owner, hostile.escrow.functions.withdrawCredit())
+        hostile.send(payer, hostile.escrow.functions.thaw(20))
+        hostile.jump(3 * DAY)
+        hostile.send(payer, hostile.escrow.functions.withdraw())
+        owed = hostile.account(payer)[0] + hostile.escrow.functions.auditPool().call()
+        assert owed == 30 + 15
+        assert hostile.balance(hostile.escrow.address) >= owed
+
 
 class TestReentrancy:
     def refused(self, hostile: World) -> bool:
@@ -84,7 +97,7 @@ class TestReentrancy:
 
 class TestLeakyEscrow:
     def test_pays_out_what_nobody_was_debited(self, world: World, test_contracts: Mapping[str, Artifact]) -> None:
-        parts = [world.at[name] for name in ("Asset", "Staking", "Registry", "Randomness")]
+        parts = [world.at[name] for name in ("Asset", "Timelock", "Timelock", "Staking", "Registry", "Randomness")]
         leaky = world.create_test(test_contracts["LeakyEscrow"], *parts, (3 * DAY, 7 * DAY, 21 * DAY, 4))
         payer = world.party()
         world.send(payer, world.asset.functions.approve(leaky.address, FUNDS))

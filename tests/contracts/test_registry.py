@@ -113,6 +113,30 @@ class TestSiblings:
         world.send(b, world.registry.functions.declareSibling(a.address, True))
         assert world.registry.functions.areSiblings(b.address, a.address).call()
 
+    def test_taking_it_back_ends_it_only_after_28_days(self, world: World) -> None:
+        a, b = world.party(), world.party()
+        declare, siblings = world.registry.functions.declareSibling, world.registry.functions.areSiblings
+        # What was never declared is not declared by taking it back.
+        world.send(a, declare(b.address, False))
+        world.send(b, declare(a.address, True))
+        assert not siblings(a.address, b.address).call()
+        world.send(a, declare(b.address, True))
+        world.send(a, declare(b.address, False))
+        world.jump(27 * DAY)
+        # Taken back twice it ends no later.
+        world.send(a, declare(b.address, False))
+        assert siblings(a.address, b.address).call()
+        world.jump(DAY)
+        assert not siblings(a.address, b.address).call()
+        world.send(a, declare(b.address, True))
+        assert siblings(b.address, a.address).call()
+
+    def test_are_not_transitive(self, world: World) -> None:
+        a, b, c = world.party(), world.party(), world.party()
+        for one, other in ((a, b), (b, a), (b, c), (c, b)):
+            world.send(one, world.registry.functions.declareSibling(other.address, True))
+        assert not world.registry.functions.areSiblings(a.address, c.address).call()
+
 
 class TestAuditLevel:
     def test_thins_after_28_days_and_thickens_with_a_warning(self, world: World, owner: SigningKey) -> None:
@@ -143,6 +167,14 @@ class TestCatalogue:
         assert functions.modelUnit(OTHER).call() == 7
         assert functions.isProfile(OTHER).call()
         assert functions.calibrationFrom(OTHER).call() == world.now
+
+    def test_calibrations_wait_28_days_once_somebody_serves(
+        self, world: World, governor: str, owner: SigningKey
+    ) -> None:
+        world.node(owner)
+        functions = world.registry.functions
+        world.send(governor, functions.addCalibration(OTHER, MODEL, PROFILE, PROFILE, ""))
+        assert functions.calibrationFrom(OTHER).call() == world.now + 28 * DAY
 
     def test_is_never_changed(self, world: World, governor: str) -> None:
         functions = world.registry.functions
@@ -187,4 +219,10 @@ class TestConstruction:
         parameters = tuple((world.deployment["parameters"]["Registry"] | {field: 1_000_001}).values())
         parts = (world.at["Staking"], world.at["Escrow"], world.at["Timelock"])
         with world.reverts("RegistryShareTooLarge", 1_000_001):
+            world.create_named("Registry", *parts, parameters)
+
+    def test_reverts_when_stakers_could_not_leave_before_a_calibration(self, world: World) -> None:
+        parameters = tuple((world.deployment["parameters"]["Registry"] | {"calibrationDelay": 21 * DAY}).values())
+        parts = (world.at["Staking"], world.at["Escrow"], world.at["Timelock"])
+        with world.reverts("RegistryDelayTooShort", 21 * DAY, 21 * DAY):
             world.create_named("Registry", *parts, parameters)

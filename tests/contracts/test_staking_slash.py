@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from compile_contracts import Artifact
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import keccak
 from tests.contracts.world import BURNED, DOLLAR, FUNDS, OPERATOR, World
@@ -130,6 +131,46 @@ class TestShortFunds:
     def test_of_refunds_alone_pays_what_there_is(self, world: World) -> None:
         owner, payer = world.operator(100), world.party()
         assert slash(world, owner, order(0, refunds=[("a", payer, 300)]))["refunded"] == 100
+
+
+class TestRefusedBurn:
+    def test_saves_nothing_of_the_stake(
+        self, contract_chain_url: str, world: World, test_contracts: Mapping[str, Artifact]
+    ) -> None:
+        asset = world.create_test(test_contracts["PickyAsset"])
+        picky = World(contract_chain_url, asset_address=asset.address)
+        picky.asset = asset
+        owner, payer = picky.operator(STAKE), picky.party()
+        picky.send(payer, asset.functions.refuse(BURNED, True))
+        call = picky.staking.functions.slash(owner.address, OPERATOR, order(1_000, refunds=[("a", payer, 300)]))
+        receipt = picky.send(picky.slasher, call)
+        (event,) = picky.events(picky.staking, "Slashed", receipt)
+        assert (event["refunded"], event["burned"]) == (300, 1_000)
+        assert [refused["amount"] for refused in picky.events(picky.staking, "BurnRefused", receipt)] == [1_000]
+        assert picky.staking.functions.credit(BURNED).call() == 1_000
+        picky.send(payer, picky.staking.functions.withdrawCreditOf(payer.address))
+        assert picky.balance(picky.staking.address) == STAKE - 300
+        picky.send(payer, asset.functions.refuse(BURNED, False))
+        picky.send(payer, picky.staking.functions.withdrawCreditOf(BURNED))
+        assert picky.balance(BURNED) == 1_000
+
+    def test_of_a_refused_victim_blocks_nobody(
+        self, contract_chain_url: str, world: World, test_contracts: Mapping[str, Artifact]
+    ) -> None:
+        asset = world.create_test(test_contracts["PickyAsset"])
+        picky = World(contract_chain_url, asset_address=asset.address)
+        picky.asset = asset
+        owner, victim, other = picky.operator(STAKE), picky.party(), picky.party()
+        picky.send(other, asset.functions.refuse(victim.address, True))
+        slash(picky, owner, order(1_000, refunds=[("a", victim, 300), ("b", other, 200)]))
+        picky.errors |= world.errors
+        picky.send(other, picky.staking.functions.withdrawCredit())
+        assert picky.balance(other) == FUNDS + 200
+        with picky.reverts("PickyAssetRefuses"):
+            picky.send(victim, picky.staking.functions.withdrawCredit())
+        picky.send(other, asset.functions.refuse(victim.address, False))
+        picky.send(other, picky.staking.functions.withdrawCreditOf(victim.address))
+        assert picky.balance(victim) == FUNDS + 300
 
 
 class TestSelfSlash:

@@ -17,6 +17,7 @@ from web3.logs import DISCARD
 from web3.types import TxReceipt
 
 from compile_contracts import Artifact
+from retally.chain.abi import CONTRACTS
 from retally.chain.deploy import ANVIL_KEY, Catalogue, Model, Profile, artifact, deploy
 from retally.protocol.eip712 import Domain, SigningKey, TypedMessage
 from retally.protocol.encoding import Address, keccak
@@ -33,7 +34,6 @@ CATALOGUE = Catalogue(
     models=[Model("0x" + MODEL.hex(), UNIT, "tiny", "ipfs://m"), Model("0x" + BIG_MODEL.hex(), 9_000, "big", "")],
     profiles=[Profile("0x" + PROFILE.hex(), "ipfs://p"), Profile("0x" + OTHER_PROFILE.hex(), "")],
 )
-NAMES = ("Audits", "Court", "DevAsset", "Escrow", "Faults", "Registry", "Silence", "Staking", "TimelockController")
 FUNDS = 1_000_000 * DOLLAR
 # Named, since asking the chain for a price doubles the time of a test.
 GAS_PRICE = 10**10
@@ -95,7 +95,7 @@ class World:
         self.timelock = self.contract("TimelockController", self.at["Timelock"])
         self.slasher = self.at["Court"]
         self.rpc("anvil_setBalance", self.slasher, hex(10**20))
-        self.errors = _errors([item for name in NAMES for item in artifact(name)["abi"]])
+        self.errors = _errors([item for name in (*CONTRACTS, "TimelockController") for item in artifact(name)["abi"]])
 
     def rpc(self, method: str, *params: Any) -> Any:
         """A raw JSON-RPC call."""

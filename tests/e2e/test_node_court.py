@@ -12,21 +12,23 @@ from tests.fakes_node import tiny_format
 from tests.fakes_node_ports import FakeEvidence
 
 from retally.chain.connection import Chain
-from retally.chain.court import CaseStatus
-from retally.chain.deploy import ANVIL_KEY, deploy
+from retally.chain.court import CaseStatus, Opening
+from retally.chain.deploy import ANVIL_KEY, Catalogue, Model, Profile, deploy
 from retally.chain.deployment import Deployment
 from retally.chain.staking import Role
 from retally.chain.transactions import TxSender
 from retally.inference.chat_format import ChatFormat
 from retally.protocol.case import Shown, VerdictKind
 from retally.protocol.eip712 import SigningKey
-from retally.protocol.encoding import Bytes32, keccak
+from retally.protocol.encoding import Bytes32, keccak, to_hex
+from retally.protocol.voucher import NodeAuth
 from retally_node.court_view import ChainCases, ChainCourt
 from retally_node.jury import Jury
 from retally_node.ledger import Ledger
 from retally_node.weigh_case import CaseScale, OwnReplayer
 
 RUSD = 10**6
+MODEL_ID, PROFILE_ID = keccak(b"court e2e model"), keccak(b"court e2e profile")
 URI = "https://challenger/evidence"
 FILE = b'{"version": 1}'
 ACCUSED, CHALLENGER = (SigningKey(keccak(b"court e2e " + name)) for name in (b"accused", b"challenger"))
@@ -43,6 +45,15 @@ async def fund(chain: Chain, key: SigningKey, role: Role | None) -> TxSender:
     return sender
 
 
+async def enlist(chain: Chain, owner: SigningKey, sender: TxSender) -> None:
+    """Register a node of the owner and let it stand for jury duty."""
+    node = SigningKey(keccak(b"court e2e node " + owner.address.encode()))
+    consent = NodeAuth(owner.address, node.address, chain.clock.now() + 600)
+    signature = node.sign(consent.digest(chain.domain))
+    await sender.send(chain.registry.register_node(consent, signature, MODEL_ID, PROFILE_ID, "http://node"))
+    await sender.send(chain.juror_pools.enlist(node.address))
+
+
 def juror(chain: Chain, key: SigningKey, sender: TxSender, folder: Path, chat_format: ChatFormat) -> Jury:
     engine = FakeEngine(vocab_size=chat_format.vocab_size)
     own = OwnReplayer(engine, chat_format.render, chat_format.eos_ids, Bytes32(bytes(32)), Bytes32(bytes(32)))
@@ -55,7 +66,8 @@ def juror(chain: Chain, key: SigningKey, sender: TxSender, folder: Path, chat_fo
 @pytest.fixture
 def deployment(anvil: RunningAnvil) -> Deployment:
     """Contracts of this test's own, so that nobody else's operators are drawn."""
-    return Deployment.from_json(deploy(anvil.url, ANVIL_KEY))
+    pair = Catalogue([Model(to_hex(MODEL_ID), 200, "a model", "")], [Profile(to_hex(PROFILE_ID), "")])
+    return Deployment.from_json(deploy(anvil.url, ANVIL_KEY, catalogue=pair))
 
 
 async def test_a_file_that_proves_nothing_ends_inconclusive_by_jury(
@@ -65,26 +77,34 @@ async def test_a_file_that_proves_nothing_ends_inconclusive_by_jury(
         await fund(chain, ACCUSED, Role.OPERATOR)
         challenger = await fund(chain, CHALLENGER, None)
         chat_format = tiny_format(tmp_path / "model")
-        jury = [juror(chain, key, await fund(chain, key, Role.OPERATOR), tmp_path, chat_format) for key in JURORS]
+        senders = [await fund(chain, key, Role.OPERATOR) for key in JURORS]
+        for key, sender in zip(JURORS, senders, strict=True):
+            await enlist(chain, key, sender)
+        jury = [juror(chain, key, sender, tmp_path, chat_format) for key, sender in zip(JURORS, senders, strict=True)]
         await challenger.send(chain.asset.approve(chain.court.address, await chain.court.opening_cost()))
         # Who bonds in the second of the opening is no juror of it.
         await chain.rpc.request("evm_increaseTime", hex(5))
         shown = [Shown(1, keccak(b"receipt"), CHALLENGER.address, 5)]
-        await challenger.send(chain.court.open(ACCUSED.address, shown, keccak(FILE), URI))
+        pool = await chain.juror_pools.pool_of(MODEL_ID, PROFILE_ID)
+        await challenger.send(chain.court.open(Opening(ACCUSED.address, pool, shown, keccak(FILE), URI)))
         await asyncio.gather(*(member.step() for member in jury))
         assert (await chain.court.case_of(1)).status == CaseStatus.DRAWING
 
         await chain.rpc.request("anvil_mine", hex(10))
         await challenger.send(chain.court.draw(1))
-        for _ in range(2):
-            await asyncio.gather(*(member.step() for member in jury))
+        await asyncio.gather(*(member.step() for member in jury))
+        await challenger.send(chain.court.advance(1))
+        await chain.rpc.request("evm_increaseTime", hex(2))
+        await chain.rpc.request("anvil_mine", hex(1))
+        await chain.clock.refresh()
+        await asyncio.gather(*(member.step() for member in jury))
         state = await chain.court.round_of(1, 0)
         assert (state.size, state.committed, state.revealed) == (3, 3, 3)
         await challenger.send(chain.court.decide(1))
         case = await chain.court.case_of(1)
         # Inconclusive asks a larger jury.
         assert (case.round, case.enlarged) == (1, True)
-        assert (await chain.court.vote_of(1, 0, JURORS[0].address)).verdict == VerdictKind.INCONCLUSIVE
+        assert (await chain.court.vote_of(1, 0, 0)).verdict == VerdictKind.INCONCLUSIVE
         for member in jury:
             assert member._ledger.votes.unfinished_votes() == []
             member._ledger.close()

@@ -36,6 +36,7 @@ class MoneyMachine(RuleBasedStateMachine):
         self.promised: dict[tuple[int, bool, int, int], int] = defaultdict(int)
         self.collected: dict[tuple[int, bool, int, int], int] = defaultdict(int)
         self.refunded: set[bytes] = set()
+        self.locked = [0, 0]
 
     def teardown(self) -> None:
         self.world.rpc("evm_revert", self.snapshot)
@@ -124,6 +125,24 @@ class MoneyMachine(RuleBasedStateMachine):
         done = self.attempt(self.owners[who], calls[step])
         if done is not None and step == "withdraw":
             assert before[2] <= self.world.now, "I-7: a stake left while it was thawing"
+            left = functions.slashable(self.owners[who].address, OPERATOR).call()
+            assert left >= self.locked[who], "I-7: a stake left that a case had locked"
+
+    @rule(who=WHO, amount=AMOUNT, ends=st.booleans(), by_court=st.booleans())
+    def lock(self, who: int, amount: int, ends: bool, by_court: bool) -> None:
+        functions = self.world.staking.functions
+        move = functions.unlock if ends else functions.lock
+        amount = min(amount, self.locked[who]) if ends else amount
+        by = self.world.slasher if by_court else self.owners[who]
+        done = self.attempt(by, move(self.owners[who].address, OPERATOR, amount))
+        if done is not None:
+            assert by_court, "I-26: only slashers lock"
+            self.locked[who] += -amount if ends else amount
+
+    @rule(who=WHO)
+    def cancel_thaws(self, who: int) -> None:
+        self.attempt(self.payers[who], self.world.escrow.functions.cancelThaw())
+        self.attempt(self.owners[who], self.world.staking.functions.cancelThaw(OPERATOR))
 
     @rule(who=WHO, severity=AMOUNT, refund=AMOUNT, receipt=st.integers(0, 2), by_court=st.booleans())
     def slash(self, who: int, severity: int, refund: int, receipt: int, by_court: bool) -> None:
@@ -193,6 +212,31 @@ class MoneyMachine(RuleBasedStateMachine):
             self.collected[key] = now
             used[who] += now if by_signer else 0
         assert all(total <= CAP for total in used.values())
+
+    @invariant()
+    def thaws_are_within_balances(self) -> None:
+        """I-15."""
+        for payer in self.payers:
+            balance, thawing, _, _ = self.world.account(payer)
+            assert thawing <= balance
+
+    @invariant()
+    def reservations_add_up(self) -> None:
+        """I-16."""
+        view = self.world.escrow.functions.reservation
+        for payer, session in zip(self.payers, self.signers, strict=True):
+            for_whom = [(signer, node.address) for signer in (ZERO, session.address) for node in self.nodes]
+            sets = [view(payer.address, *where).call() for where in for_whom]
+            assert sum(remaining for _, remaining, _, _ in sets) == self.world.account(payer)[3]
+
+    @invariant()
+    def active_with_the_minimum(self) -> None:
+        """I-28."""
+        functions = self.world.staking.functions
+        minimum = functions.minimum(OPERATOR).call()
+        for owner in self.owners:
+            bonded = functions.stakeOf(owner.address, OPERATOR).call()[0]
+            assert functions.isActive(owner.address, OPERATOR).call() == (bonded >= minimum)
 
     def burned(self) -> int:
         """What slashes have burned so far."""

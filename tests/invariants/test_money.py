@@ -1,4 +1,4 @@
-"""The books balance after any moves (README.md in this folder, I-1 to I-7, I-10, I-11)."""
+"""The books balance after any moves (README.md in this folder)."""
 
 from __future__ import annotations
 

@@ -12,11 +12,13 @@ import {IStaking} from "../../contracts/interfaces/IStaking.sol";
 contract LeakyEscrow is Escrow {
     constructor(
         IERC20 asset_,
+        address contractOwner,
+        address guardian_,
         IStaking staking,
         IRegistry registry,
         IRandomness randomness,
         Parameters memory parameters_
-    ) Escrow(asset_, staking, registry, randomness, parameters_) {}
+    ) Escrow(asset_, contractOwner, guardian_, staking, registry, randomness, parameters_) {}
 
     function leak(address to, uint256 amount) external {
         _push(to, amount);

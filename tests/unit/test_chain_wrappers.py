@@ -13,11 +13,12 @@ from retally.chain.audits import Audits
 from retally.chain.contract import Contract
 from retally.chain.court import Court
 from retally.chain.escrow import Escrow
+from retally.chain.juror_pools import JurorPools
 from retally.chain.registry import Registry
 from retally.chain.silence import Silence
 from retally.chain.staking import Staking
 
-WRAPPERS = (Asset, Audits, Court, Escrow, Registry, Silence, Staking)
+WRAPPERS = (Asset, Audits, Court, Escrow, JurorPools, Registry, Silence, Staking)
 
 
 def named_functions(wrapper: type[Contract]) -> set[str]:

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from retally.devnet.keys import derive_key, derive_secret
+from retally.devnet.options import UpOptions
 from retally.devnet.ports import HOST, NoFreePort, free_port, is_free
 from retally.devnet.processes import MARK, ProcessId, Service, ServiceFailed, end_marked, find_marked
 from retally.devnet.state import STATE, SUPERVISOR, devnet_folder, read_state, write_private
@@ -171,3 +172,9 @@ class TestState:
         write_private(tmp_path / "secret.json", {"key": 1})
         assert (tmp_path / "secret.json").stat().st_mode & 0o077 == 0
         assert json.loads((tmp_path / "secret.json").read_text()) == {"key": 1}
+
+
+class TestUpOptions:
+    def test_scale_the_delays_of_the_network(self, tmp_path: Path) -> None:
+        assert UpOptions().network(tmp_path).time_scale == 1
+        assert UpOptions(time_scale=24).network(tmp_path).time_scale == 24

@@ -27,6 +27,7 @@ from retally_node.ledger import OpenChallenge, Vote
 from retally_node.weigh_case import CaseFacts, CaseScale, OwnReplayer
 
 SEED = keccak(b"seed")
+PAIR = (Bytes32(MODEL_ID), Bytes32(PROFILE_ID))
 URI = "https://verifier/evidence"
 WIDE = {"temperature": (1, 2_000_000), "promptTokens": (1, 4096), "outputTokens": (1, 4096)}
 TABLE = MarginTable(
@@ -64,7 +65,7 @@ async def committed(world: World, jobs: int = 6) -> tuple[EvidenceFile, CaseFact
     world.cases.points = [(record.id, point) for point in drawn]
     world.cases.table = CALIBRATION
     world.evidence.files[URI] = file.to_bytes()
-    facts = CaseFacts(1, OWNER, START + 10, file.hash, URI, file.shown(world.node.domain))
+    facts = CaseFacts(1, OWNER, START + 10, file.hash, URI, file.shown(world.node.domain), PAIR)
     world.court.cases[1] = facts
     return file, facts
 
@@ -162,7 +163,7 @@ class TestWeigh:
 class TestVote:
     def duty(self, committed: bytes | None = None, *, may_reveal: bool = False) -> Duty:
         kept = None if committed is None else Bytes32(committed)
-        return Duty(1, 0, START + 86_400, kept, False, may_reveal)
+        return Duty(1, 0, 0, START + 86_400, kept, False, may_reveal)
 
     async def test_commits_then_reveals_the_same_vote_across_a_restart(self, world: World, tmp_path: Path) -> None:
         await committed(world)

@@ -138,7 +138,7 @@ class CommitAuditor:
         if judged is not None:
             return FindingState.REPLAYED, VerdictKind.INCONCLUSIVE, 0.0, {"reason": "nothing to replay"}
         seed = (commit.seed or b"") + bundle.receipt.digest(self._chain.domain)
-        replay = await self._replayer.replay(bundle, commit.record.owner, chat_format.eos_ids, seed)
+        replay = await self._replayer.replay(bundle, commit.record, chat_format.eos_ids, seed)
         if not replay.calibrated:
             return FindingState.UNREPLAYED, VerdictKind.INCONCLUSIVE, 0.0, replay.detail
         return FindingState.REPLAYED, verdict_of(replay.log_e), replay.log_e, replay.detail

@@ -75,7 +75,7 @@ async def open_verifier(settings: VerifierSettings) -> AsyncIterator[Verifier]:
         async with Chain(settings.rpc_url, deployment) as chain:
             sender = TxSender(chain, key, settings.data_dir / "pending.json")
             cases = CaseOpener(chain, sender, store, settings.public_url)
-            calibrations = Calibrations(chain.registry, chain.clock)
+            calibrations = Calibrations(chain.registry)
             log.info("%d calibrations", calibrations.load(settings.calibration_dir))
             replayer = Replayer(
                 store,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import defaultdict
 
 from retally.chain.connection import Chain
-from retally.chain.court import CaseStatus, decode_shown
+from retally.chain.court import CaseStatus, Opening, decode_shown
 from retally.chain.transactions import TxSender
 from retally.errors import TransactionFailed
 from retally.protocol.audit_points import AuditPoint, drawn_points
@@ -52,7 +53,7 @@ class CaseOpener:
     def wealth_of(self, owner: Address, now: int) -> tuple[float, list[Finding]]:
         """log wealth of an owner over the period, and the findings that a case would show."""
         since = period_start(now)
-        shown = _strongest(self._store.findings_of_owner(owner, since))
+        shown = _of_one_pair(_strongest(self._store.findings_of_owner(owner, since)))
         if not shown:
             return 0.0, []
         drawn = self._drawn(owner, since)
@@ -93,10 +94,15 @@ class CaseOpener:
     async def _open(self, owner: Address, file: EvidenceFile) -> None:
         data, hash_ = file.to_bytes(), file.hash
         self._store.put_evidence(hash_, data)
-        cost = await self._chain.court.opening_cost()
-        await self._allow(self._chain.court.address, cost)
         uri = f"{self._public_url}/evidence/{to_hex(hash_)}"
-        await self._sender.send(self._chain.court.open(owner, file.shown(self._chain.domain), hash_, uri))
+        receipt = file.points[0].answer.receipt
+        pool = await self._chain.juror_pools.pool_of(receipt.model_id, receipt.profile_id)
+        if pool == 0:
+            log.error("owner %s: nobody has enlisted to judge its model and profile", owner)
+            return
+        await self._allow(self._chain.court.address, await self._chain.court.opening_cost())
+        opening = Opening(owner, pool, file.shown(self._chain.domain), hash_, uri)
+        await self._sender.send(self._chain.court.open(opening))
 
     async def _allow(self, spender: Address, amount: int) -> None:
         if await self._chain.asset.allowance(self._sender.address, spender) < amount:
@@ -139,8 +145,10 @@ class CaseOpener:
         state = await self._chain.court.round_of(case_id, round_)
         if status == CaseStatus.DRAWING:
             return await self._chain.block_number() > state.seed_block
-        now = self._chain.clock.now()
-        return now > state.reveal_end or (state.revealed == state.size and state.size > 0)
+        if self._chain.clock.now() <= state.commit_end:
+            # The reveal phase can begin.
+            return state.committed == state.size
+        return self._chain.clock.now() > state.reveal_end or state.revealed == state.committed
 
 
 def _strongest(findings: list[Finding]) -> list[Finding]:
@@ -150,3 +158,14 @@ def _strongest(findings: list[Finding]) -> list[Finding]:
         if found.receipt_digest is not None and found.answer is not None and found.log_e > 0:
             by_receipt.setdefault(found.receipt_digest, found)
     return sorted(by_receipt.values(), key=lambda found: -found.log_e)[:MAX_POINTS]
+
+
+def _of_one_pair(findings: list[Finding]) -> list[Finding]:
+    """Those of the model and profile with the most evidence: a case names one pair, whose jurors can replay it."""
+    weights: dict[tuple[bytes, bytes], float] = defaultdict(float)
+    pairs = []
+    for found in findings:
+        receipt = AnswerBundle.from_wire(json.loads(found.answer or b"{}")).receipt
+        pairs.append((receipt.model_id, receipt.profile_id))
+        weights[pairs[-1]] += found.log_e
+    return [found for found, pair in zip(findings, pairs, strict=True) if weights[pair] == max(weights.values())]

@@ -20,6 +20,7 @@ from retally.chain.clock import Clock
 from retally.chain.registry import Registry
 from retally.crash_points import crash_point
 from retally.errors import BadRequest, InvalidReceipt, RetallyError
+from retally.protocol.case import CommitRecord
 from retally.protocol.eip712 import Domain, SigningKey, check_signed_by
 from retally.protocol.encoding import ZERO_BYTES32, Address, Bytes32, parse_object, parse_signature
 from retally.protocol.evidence import JobLogE, combine
@@ -101,18 +102,18 @@ class Replayer:
         self._boot = secrets.randbits(48)
         self._counter = 0
 
-    async def replay(self, bundle: AnswerBundle, accused: Address, eos_ids: Sequence[int], seed: bytes) -> Replay:
+    async def replay(self, bundle: AnswerBundle, commit: CommitRecord, eos_ids: Sequence[int], seed: bytes) -> Replay:
         """Replays an answer on enough nodes; with too few of them nothing is held against anybody."""
         receipt = bundle.receipt
         found: dict[Address, JobLogE] = {}
         said: list[dict[str, Any]] = []
-        for node in await self._candidates(receipt.model_id, accused, seed):
+        for node in await self._candidates(receipt.model_id, commit.owner, seed):
             if len(found) == self._wanted:
                 break
             if node.owner in found:
                 continue
             try:
-                evidence = await self._one(bundle, node, eos_ids)
+                evidence = await self._one(bundle, commit, node, eos_ids)
             except Exception as error:  # whatever a re-executor answers: it must not end the audits of others
                 log.warning("replay on %s failed: %s", node.node, error, exc_info=not isinstance(error, RetallyError))
                 said.append({"node": node.node, "error": getattr(error, "code", type(error).__name__)})
@@ -132,11 +133,14 @@ class Replayer:
         random.Random(seed).shuffle(kept)  # the seed is the randomness
         return kept
 
-    async def _one(self, bundle: AnswerBundle, node: NodeRecord, eos_ids: Sequence[int]) -> JobLogE:
+    async def _one(
+        self, bundle: AnswerBundle, commit: CommitRecord, node: NodeRecord, eos_ids: Sequence[int]
+    ) -> JobLogE:
         ids, start = ids_to_score(bundle)
         scores = await self.score(node, ids, start)
         receipt = bundle.receipt
-        calibration = await self._calibrations.find(receipt.model_id, receipt.profile_id, node.profile_id)
+        pair = (receipt.profile_id, node.profile_id)
+        calibration = await self._calibrations.find(receipt.model_id, *pair, commit.time)
         return judge_replay(bundle, scores, calibration, eos_ids)
 
     async def score(self, node: NodeRecord, ids: Sequence[int], start: int) -> ScoredRows:

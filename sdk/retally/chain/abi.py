@@ -14,7 +14,10 @@ from eth_abi.exceptions import DecodingError
 
 from retally.protocol.encoding import checksum_address, keccak
 
-CONTRACTS = ("Audits", "Court", "DevAsset", "Escrow", "Faults", "Registry", "Silence", "Staking")
+CONTRACTS = (
+    "Audits", "Court", "DevAsset", "Escrow", "Faults", "JurorPools",
+    "Registry", "Silence", "Staking", "TreeFaults",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

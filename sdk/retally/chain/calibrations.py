@@ -6,7 +6,6 @@ import json
 import logging
 from pathlib import Path
 
-from retally.chain.clock import Clock
 from retally.chain.registry import Registry
 from retally.errors import BadRequest
 from retally.protocol.calibration import Calibration
@@ -16,13 +15,12 @@ log = logging.getLogger(__name__)
 
 
 class Calibrations:
-    """The calibrations of a folder; only one whose hash the Registry holds and has aged is used."""
+    """The calibrations of a folder; one judges only what was committed once the Registry let it (R-41)."""
 
-    def __init__(self, registry: Registry, clock: Clock) -> None:
+    def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._clock = clock
         self._by_pair: dict[tuple[bytes, bytes, bytes], Calibration] = {}
-        self._active: set[Bytes32] = set()
+        self._since: dict[Bytes32, int] = {}
 
     def load(self, folder: Path) -> int:
         """Reads all calibrations of a folder and returns their number."""
@@ -34,15 +32,17 @@ class Calibrations:
             self._by_pair[found.model_id, found.node_profile, found.verifier_profile] = found
         return len(self._by_pair)
 
-    async def find(self, model_id: bytes, node_profile: bytes, verifier_profile: bytes) -> Calibration | None:
-        """The calibration for a pair, if it may be used now."""
+    async def find(
+        self, model_id: bytes, node_profile: bytes, verifier_profile: bytes, committed_at: int
+    ) -> Calibration | None:
+        """The calibration for a pair, if it may judge what was committed then."""
         found = self._by_pair.get((model_id, node_profile, verifier_profile))
         if found is None:
             return None
-        if found.hash not in self._active:
-            since = await self._registry.calibration_from(found.hash)
-            if since == 0 or since > self._clock.now():
-                log.warning("calibration %s is not active in the Registry", to_hex(found.hash))
-                return None
-            self._active.add(found.hash)
+        if not self._since.get(found.hash):
+            self._since[found.hash] = await self._registry.calibration_from(found.hash)
+        since = self._since[found.hash]
+        if since == 0 or since > committed_at:
+            log.warning("calibration %s does not judge what was committed at %d", to_hex(found.hash), committed_at)
+            return None
         return found

@@ -14,6 +14,7 @@ from retally.chain.clock import ChainClock
 from retally.chain.court import Court
 from retally.chain.deployment import Deployment
 from retally.chain.escrow import Escrow
+from retally.chain.juror_pools import JurorPools
 from retally.chain.registry import Registry
 from retally.chain.rpc import Rpc
 from retally.chain.silence import Silence
@@ -34,6 +35,7 @@ class Chain:
         self.staking = Staking(self.rpc, deployment.address("Staking"))
         self.registry = Registry(self.rpc, deployment.address("Registry"))
         self.court = Court(self.rpc, deployment.address("Court"))
+        self.juror_pools = JurorPools(self.rpc, deployment.address("JurorPools"))
         self.silence = Silence(self.rpc, deployment.address("Silence"))
         self.audits = Audits(self.rpc, deployment.address("Audits"))
 

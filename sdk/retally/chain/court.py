@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 from eth_abi.abi import decode, encode
 
@@ -33,20 +34,38 @@ class Case:
     status: int
     round: int
     appeals: int
-    enlarged: bool
     verdict: int
+    enlarged: bool
+    redrawn: bool
+    own_job: bool
     challenger: Address
+    pool: int
     opened_at: int
     epoch: int
     appeal_end: int
     tips: int
-    fees_locked: int
     shown_hash: Bytes32
 
 
 @dataclass(frozen=True, slots=True)
+class Opening:
+    """What opens a case: all that is shown is of the pair that the juror pool judges."""
+
+    owner: Address
+    pool: int
+    shown: Sequence[Shown]
+    evidence_hash: bytes
+    evidence_uri: str
+
+    def to_abi(self) -> tuple[Any, ...]:
+        """The struct for a call."""
+        shown = [item.to_abi() for item in self.shown]
+        return (self.owner, self.pool, shown, self.evidence_hash, self.evidence_uri)
+
+
+@dataclass(frozen=True, slots=True)
 class Round:
-    """A round of a case."""
+    """A round of a case; `seed_block` is 0 unless it waits to be drawn."""
 
     size: int
     committed: int
@@ -54,19 +73,14 @@ class Round:
     commit_end: int
     reveal_end: int
     seed_block: int
-    fee: int
-    bond: int
-    appellant: Address
-    appealed: int
 
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """A juror's vote; verdict 0 until revealed, hash zero until committed."""
+    """A juror's vote; verdict 0 until revealed, hash zero until committed and once revealed."""
 
     hash: Bytes32
     verdict: int
-    log_e: int
 
 
 def vote_hash(case_id: int, round_: int, juror: Address, verdict: int, log_e: int, salt: bytes) -> Bytes32:
@@ -96,16 +110,20 @@ class Court(Contract):
         return Round(*await self.view("roundOf", case_id, round_))
 
     async def jurors_of(self, case_id: int, round_: int) -> tuple[Address, ...]:
-        """The jury of a round."""
+        """The jury of a round, by seat."""
         return tuple(await self.view("jurorsOf", case_id, round_))
 
-    async def vote_of(self, case_id: int, round_: int, juror: Address) -> Vote:
-        """A juror's vote."""
-        return Vote(*await self.view("voteOf", case_id, round_, juror))
+    async def vote_of(self, case_id: int, round_: int, seat: int) -> Vote:
+        """The vote of the juror in a seat."""
+        return Vote(*await self.view("voteOf", case_id, round_, seat))
 
     async def opening_cost(self) -> int:
         """What opening a case pulls."""
         return int(await self.view("openingCost"))
+
+    async def own_job_cost(self) -> int:
+        """What the re-execution of an own job pulls."""
+        return int(await self.view("ownJobCost"))
 
     async def case_count(self) -> int:
         """How many cases were opened; ids run from 1."""
@@ -119,25 +137,33 @@ class Court(Contract):
         """What an account can withdraw."""
         return int(await self.view("credit", account))
 
-    def open(self, owner: Address, shown: Sequence[Shown], evidence_hash: bytes, evidence_uri: str) -> ContractCall:
+    def open(self, opening: Opening) -> ContractCall:
         """Opens a case."""
-        return self.call("open", owner, [item.to_abi() for item in shown], evidence_hash, evidence_uri)
+        return self.call("open", opening.to_abi())
+
+    def open_own_job(self, opening: Opening) -> ContractCall:
+        """Has one job of the sender's own re-executed."""
+        return self.call("openOwnJob", opening.to_abi())
 
     def draw(self, case_id: int) -> ContractCall:
         """Draws the jury."""
         return self.call("draw", case_id)
 
     def advance(self, case_id: int) -> ContractCall:
-        """Draws or decides, whichever is due."""
+        """Draws, closes commits or decides, whichever is due."""
         return self.call("advance", case_id)
 
-    def commit_vote(self, case_id: int, hash_: bytes) -> ContractCall:
-        """Commits a juror's vote."""
-        return self.call("commitVote", case_id, hash_)
+    def commit_vote(self, case_id: int, round_: int, seat: int, hash_: bytes) -> ContractCall:
+        """Commits the vote of the juror in a seat."""
+        return self.call("commitVote", case_id, round_, seat, hash_)
 
-    def reveal_vote(self, case_id: int, verdict: int, log_e: int, salt: bytes) -> ContractCall:
-        """Shows a juror's vote."""
-        return self.call("revealVote", case_id, verdict, log_e, salt)
+    def close_commits(self, case_id: int) -> ContractCall:
+        """Begins the reveal phase when all have committed."""
+        return self.call("closeCommits", case_id)
+
+    def reveal_vote(self, case_id: int, round_: int, seat: int, verdict: int, log_e: int, salt: bytes) -> ContractCall:
+        """Shows the vote of the juror in a seat."""
+        return self.call("revealVote", case_id, round_, seat, verdict, log_e, salt)
 
     def decide(self, case_id: int) -> ContractCall:
         """Ends the round."""

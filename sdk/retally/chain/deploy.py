@@ -16,22 +16,20 @@ from web3.contract import Contract
 from web3.types import Nonce, TxParams, TxReceipt
 from web3.utils.address import get_create_address
 
+from retally.chain.parameters import Parameters, check_delays, default_parameters, devnet_parameters
 from retally.errors import TransactionFailed
 
 ANVIL_CHAIN_ID = 31337
 # The first of the accounts that anvil prints; of no worth anywhere else.
 ANVIL_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 
-_DAY = 24 * 3600
-_DOLLAR = 1_000_000
 _ZERO = "0x0000000000000000000000000000000000000000"
 # Names in the order of deployment. Each may name any other in its constructor, since addresses follow from the nonce.
 _ORDER = (
-    "Asset", "Timelock", "Randomness", "Staking", "Registry", "Escrow", "Audits", "Faults", "Silence", "Court"
+    "Asset", "Timelock", "Randomness", "Staking", "Registry", "Escrow", "Audits", "Faults", "TreeFaults", "Silence",
+    "Court", "JurorPools",
 )  # fmt: skip
 _ARTIFACTS = {"Asset": "DevAsset", "Timelock": "TimelockController", "Randomness": "BlockhashRandomness"}
-
-Parameters = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,84 +68,6 @@ class Catalogue:
     models: Sequence[Model] = ()
     profiles: Sequence[Profile] = ()
     calibrations: Sequence[CalibrationEntry] = ()
-
-
-def default_parameters() -> dict[str, dict[str, int]]:
-    """Parameters for a chain with money of six decimals on it."""
-    return {
-        "Timelock": {"minDelay": 7 * _DAY},
-        "Staking": {
-            "minimumOperator": 1_000 * _DOLLAR,
-            "minimumRouter": 1_000 * _DOLLAR,
-            "minimumVerifier": 1_000 * _DOLLAR,
-            "thawPeriod": 21 * _DAY,
-            "slasherDelay": 28 * _DAY,
-            "exposurePpm": 200_000,
-            "mismatchPpm": 500_000,
-            "tilingPpm": 500_000,
-            "overbillingPpm": 500_000,
-            "conflictPpm": 100_000,
-            "dutyPpm": 20_000,
-            "challengerCapPpm": 300_000,
-            "jurorsCapPpm": 200_000,
-        },
-        "Registry": {
-            "newOwnerPeriod": 28 * _DAY,
-            "warningPeriod": 28 * _DAY,
-            "calibrationDelay": 28 * _DAY,
-            "newStepUnits": 5,
-            "establishedStepUnits": 50,
-            "newSharePpm": 300_000,
-            "establishedSharePpm": 30_000,
-        },
-        "Escrow": {"thawPeriod": 3 * _DAY, "exposureWindow": 7 * _DAY, "heldPeriod": 21 * _DAY, "seedDelay": 4},
-        **_court_parameters(),
-    }
-
-
-def _court_parameters() -> dict[str, dict[str, int]]:
-    return {
-        "Audits": {"tipPpm": 100_000, "dutySeconds": _DAY, "revealSeconds": _DAY},
-        "Faults": {
-            "challengerCap": 1_000 * _DOLLAR,
-            "signedCap": 500 * _DOLLAR,
-            "receiptLifeSeconds": 28 * _DAY,
-        },
-        "Silence": {
-            "bond": 20 * _DOLLAR,
-            "answerFee": 2 * _DOLLAR,
-            "answerFeePerKilobyte": _DOLLAR // 10,
-            "tip": _DOLLAR // 2,
-            "challengerCap": 1_000 * _DOLLAR,
-            "windowSeconds": 7 * _DAY,
-            "answerSeconds": _DAY,
-            "partSeconds": 3600,
-            "partTokens": 2048,
-            "payerLimit": 4,
-        },
-        "Court": {
-            "jurySize": 7,
-            "seedDelay": 4,
-            "commitSeconds": _DAY,
-            "revealSeconds": _DAY,
-            "appealSeconds": 2 * _DAY,
-            "jurorAgeSeconds": 28 * _DAY,
-            "caseFee": 70 * _DOLLAR,
-            "caseBond": 50 * _DOLLAR,
-            "tip": _DOLLAR // 2,
-            "challengerCap": 1_000 * _DOLLAR,
-            "jurorCap": 100 * _DOLLAR,
-        },
-    }
-
-
-def devnet_parameters() -> dict[str, dict[str, int]]:
-    """The same for a local chain: every time window is real, but nobody waits for a rule change or for old jurors."""
-    parameters = default_parameters()
-    parameters["Timelock"]["minDelay"] = 0
-    parameters["Registry"]["calibrationDelay"] = 0
-    parameters["Court"] |= {"jurySize": 3, "jurorAgeSeconds": 0, "caseFee": 30 * _DOLLAR, "caseBond": 20 * _DOLLAR}
-    return parameters
 
 
 def artifact(name: str) -> dict[str, Any]:
@@ -199,7 +119,7 @@ class Deployer:
 
 
 def _constructor_arguments(
-    at: Mapping[str, ChecksumAddress], parameters: Parameters, deployer: ChecksumAddress
+    at: Mapping[str, ChecksumAddress], parameters: Parameters, deployer: ChecksumAddress, guardian: ChecksumAddress
 ) -> dict[str, Callable[[], list[Any]]]:
     """The constructor arguments of each contract, which know every address beforehand."""
 
@@ -209,20 +129,31 @@ def _constructor_arguments(
         (fields,) = (each["components"] for each in constructor["inputs"] if each["type"] == "tuple")
         return tuple(parameters[name][field["name"]] for field in fields)
 
-    slashers = [at[name] for name in ("Faults", "Court", "Audits", "Silence")]
+    slashers = [at[name] for name in ("Faults", "TreeFaults", "Court", "Audits", "Silence")]
+    judging = [at[name] for name in ("Randomness", "JurorPools", "Timelock")]
     core = [at["Escrow"], at["Staking"], at["Registry"]]
     return {
         "Asset": list,
         # The deployer proposes and executes until the operators of a deployment name others, by proposal.
         "Timelock": lambda: [parameters["Timelock"]["minDelay"], [deployer], [deployer], _ZERO],
         "Randomness": list,
-        "Staking": lambda: [at["Asset"], at["Timelock"], struct("Staking"), slashers],
+        "Staking": lambda: [at["Asset"], at["Escrow"], at["Timelock"], guardian, struct("Staking"), slashers],
         "Registry": lambda: [at["Staking"], at["Escrow"], deployer, struct("Registry")],
-        "Escrow": lambda: [at["Asset"], at["Staking"], at["Registry"], at["Randomness"], struct("Escrow")],
+        "Escrow": lambda: [
+            at["Asset"],
+            at["Timelock"],
+            guardian,
+            at["Staking"],
+            at["Registry"],
+            at["Randomness"],
+            struct("Escrow"),
+        ],
         "Audits": lambda: [*core, at["Randomness"], struct("Audits")],
         "Faults": lambda: [*core, struct("Faults")],
+        "TreeFaults": lambda: [*core, struct("TreeFaults")],
         "Silence": lambda: [*core, at["Audits"], struct("Silence")],
-        "Court": lambda: [*core, at["Randomness"], struct("Court")],
+        "Court": lambda: [*core, *judging, guardian, struct("Court")],
+        "JurorPools": lambda: [at["Staking"], at["Registry"], at["Court"], struct("JurorPools")],
     }
 
 
@@ -232,19 +163,25 @@ def deploy(
     parameters: Parameters | None = None,
     catalogue: Catalogue | None = None,
     asset: str | None = None,
+    guardian: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Deploy everything, register the catalogue, hand the Registry to the timelock; return the deployment file."""
+    """Deploy everything, register the catalogue, hand the Registry to the timelock; return the deployment file.
+
+    The guardian, who may pause what lets money in, is the deployer unless another is named.
+    """
     web3 = Web3(Web3.HTTPProvider(rpc_url))
     deployer = Deployer(web3, Account.from_key(key))
     chain_id = web3.eth.chain_id
     chosen = parameters or (devnet_parameters() if chain_id == ANVIL_CHAIN_ID else default_parameters())
+    check_delays(chosen)
     names = [name for name in _ORDER if name != "Asset" or asset is None]
     nonce = web3.eth.get_transaction_count(deployer.account.address)
     at = {name: get_create_address(deployer.account.address, Nonce(nonce + i)) for i, name in enumerate(names)}
     if asset is not None:
         at["Asset"] = Web3.to_checksum_address(asset)
-    arguments = _constructor_arguments(at, chosen, deployer.account.address)
+    pauses = Web3.to_checksum_address(guardian) if guardian else deployer.account.address
+    arguments = _constructor_arguments(at, chosen, deployer.account.address, pauses)
     deployed_block = web3.eth.block_number
     for name in names:
         receipt = deployer.create(name, arguments[name]())
@@ -256,7 +193,7 @@ def deploy(
     _hand_over(deployer, at, registered)
     if asset is None:
         at["DevAsset"] = at["Asset"]
-    return _deployment_file(chain_id, deployed_block, at, chosen, registered)
+    return {"guardian": pauses, **_deployment_file(chain_id, deployed_block, at, chosen, registered)}
 
 
 def _deployment_file(

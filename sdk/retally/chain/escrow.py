@@ -165,6 +165,10 @@ class Escrow(Contract):
         """Collects for many channels of a node and commits to the receipts."""
         return self.call("collect", node, b"".join(item.pack() for item in items), receipts_root)
 
+    def collect_one(self, voucher: Voucher, covered: int, signature: bytes, receipts_root: bytes) -> ContractCall:
+        """Collects one voucher, whose payer may be a contract that signs by ERC-1271."""
+        return self.call("collectOne", voucher.to_abi(), covered, signature, receipts_root)
+
     def release_held(self, owner: Address) -> ContractCall:
         """Credits an owner with what the exposure window has freed."""
         return self.call("releaseHeld", owner)

@@ -34,6 +34,7 @@ def up(
     nodes: Annotated[int, typer.Option(min=1, max=8, help="How many nodes share the engine.")] = 3,
     model_dir: Annotated[Path | None, typer.Option(help="Another model than the devnet's, with a manifest.")] = None,
     engine_url: Annotated[str | None, typer.Option(help="An engine that already serves the model.")] = None,
+    time_scale: Annotated[int, typer.Option(min=1, max=1000, help="Divides every delay of the contracts.")] = 1,
 ) -> None:
     """Start the network, wait until everything answers, and leave it running."""
     started = time.monotonic()
@@ -43,7 +44,7 @@ def up(
         errors.print(f"{time.monotonic() - started:5.1f} s  {line}", markup=False)
 
     folder = str(model_dir.resolve()) if model_dir else None
-    options = UpOptions(seed=seed, nodes=nodes, model_dir=folder, engine_url=engine_url)
+    options = UpOptions(seed=seed, nodes=nodes, model_dir=folder, engine_url=engine_url, time_scale=time_scale)
     state = start_devnet(Session(ctx).home, options, say)
     emit(ctx, state, _welcome(state))
 

@@ -80,13 +80,13 @@ async def _rounds(chain: Any, case_id: int) -> list[dict[str, Any]]:
     rounds = []
     for number in range(case.round + 1):
         jurors = await chain.court.jurors_of(case_id, number)
-        votes = [await chain.court.vote_of(case_id, number, juror) for juror in jurors]
+        votes = [await chain.court.vote_of(case_id, number, seat) for seat in range(len(jurors))]
         if jurors:
             rounds.append(
                 {
                     "round": number,
                     "votes": [
-                        {"juror": juror, "verdict": VERDICTS.get(vote.verdict, "?"), "logE": vote.log_e / 1e6}
+                        {"juror": juror, "verdict": VERDICTS.get(vote.verdict, "?")}
                         for juror, vote in zip(jurors, votes, strict=True)
                     ],
                 }
@@ -103,8 +103,8 @@ def _cases_view(found: list[dict[str, Any]]) -> Any:
 
 def _case_view(case: dict[str, Any]) -> Any:
     title = f"case {case['caseId']} against {case['owner']}: {case['status']}, verdict {case['verdict']}"
-    view = table("round", "juror", "verdict", "log e", title=title)
+    view = table("round", "juror", "verdict", title=title)
     for entry in case["rounds"]:
         for vote in entry["votes"]:
-            view.add_row(str(entry["round"]), vote["juror"], vote["verdict"], f"{vote['logE']:.2f}")
+            view.add_row(str(entry["round"]), vote["juror"], vote["verdict"])
     return view

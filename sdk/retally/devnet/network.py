@@ -17,6 +17,7 @@ import httpx
 from retally.chain.connection import Chain
 from retally.chain.deploy import ANVIL_KEY, deploy
 from retally.chain.deployment import Deployment
+from retally.chain.parameters import devnet_parameters
 from retally.chain.staking import Role
 from retally.devnet.anvil import Anvil
 from retally.devnet.api_key import create_api_key
@@ -186,7 +187,8 @@ class Network:
             self.engines[name] = engine
 
     async def _deploy(self) -> None:
-        deployed = await asyncio.to_thread(deploy, self.rpc_url, ANVIL_KEY, catalogue=self.market.catalogue)
+        parameters = devnet_parameters(self.options.time_scale)
+        deployed = await asyncio.to_thread(deploy, self.rpc_url, ANVIL_KEY, parameters, self.market.catalogue)
         self.deployment_path.write_text(json.dumps(deployed, indent=2) + "\n", encoding="utf-8")
         self.chain = await Chain(self.rpc_url, Deployment.load(self.deployment_path)).start()
 

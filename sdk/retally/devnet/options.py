@@ -52,6 +52,7 @@ class NetworkOptions:
     stake: int = 5_000 * RUSD
     deposit: int = 1_000 * RUSD
     key_cap: int = 500 * RUSD
+    time_scale: int = 1
     poll_seconds: float = 0.5
     log_level: str = "INFO"
 
@@ -74,6 +75,7 @@ class UpOptions:
     nodes: int = 3
     model_dir: str | None = None
     engine_url: str | None = None
+    time_scale: int = 1
 
     def network(self, folder: Path) -> NetworkOptions:
         """The network they describe."""
@@ -84,4 +86,5 @@ class UpOptions:
             engines={"honest": Path(self.model_dir) if self.model_dir else devnet_model_dir()},
             engine_urls={"honest": self.engine_url} if self.engine_url else {},
             familiar_ports=True,
+            time_scale=self.time_scale,
         )

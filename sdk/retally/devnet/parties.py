@@ -62,6 +62,7 @@ class Party:
         consent = NodeAuth(owner=self.address, node=node.address, deadline=deadline)
         signature = node.sign(consent.digest(self._chain.domain))
         await self.send(self._chain.registry.register_node(consent, signature, model_id, profile_id, endpoint))
+        await self.send(self._chain.juror_pools.enlist(node.address))
 
 
 async def prepare_router(party: Party) -> None:

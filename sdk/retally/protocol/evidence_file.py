@@ -10,7 +10,7 @@ from typing import Any
 from retally.errors import BadRequest, InvalidReceipt, PayloadTooLarge
 from retally.protocol.answer import AnswerContext
 from retally.protocol.audit_points import AuditPoint, point_of
-from retally.protocol.case import CommitRecord, Shown, unpack_ranges
+from retally.protocol.case import CommitRecord, Range, Shown, unpack_ranges
 from retally.protocol.eip712 import Domain
 from retally.protocol.encoding import (
     Address,
@@ -47,14 +47,26 @@ class EvidencePoint:
     k: int
     answer: AnswerBundle
 
-    def context(self, domain: Domain, seed: bytes) -> AnswerContext:
-        """What the answer has to answer, recomputed from commit and seed; raises if no such point was drawn."""
+    def _range(self) -> Range:
         if keccak(self.packed_ranges) != self.commit.ranges_hash:
             raise InvalidReceipt("the commit's ranges")
         ranges = unpack_ranges(self.packed_ranges)
         if self.range_index >= len(ranges):
             raise InvalidReceipt("the commit's ranges", len(ranges), self.range_index)
-        item = ranges[self.range_index]
+        return ranges[self.range_index]
+
+    def own_context(self, domain: Domain) -> AnswerContext:
+        """The same for a payer's own job, which need not be drawn: any point of the receipt within the range."""
+        item, receipt = self._range(), self.answer.receipt
+        channel = channel_key(item.payer, item.signer, self.commit.node, item.lane)
+        point = max(item.before, receipt.cum_from)
+        if not point < min(item.after, receipt.cum_to):
+            raise InvalidReceipt("being collected by this commit", (item.before, item.after), point)
+        return AnswerContext(domain, self.commit, item, AuditPoint(self.range_index, channel, 0, point))
+
+    def context(self, domain: Domain, seed: bytes) -> AnswerContext:
+        """What the answer has to answer, recomputed from commit and seed; raises if no such point was drawn."""
+        item = self._range()
         channel = channel_key(item.payer, item.signer, self.commit.node, item.lane)
         point = point_of(seed, channel, self.k, self.commit.step)
         if not item.before <= point < item.after:

@@ -7,7 +7,7 @@ from typing import Any
 
 from retally.protocol.encoding import keccak
 from tests.contracts.court.ledger import COURT, DAY, MILLION, OPERATOR
-from tests.contracts.court.transcripts import Job
+from tests.contracts.court.transcripts import MODEL, PROFILE, Job
 from tests.contracts.court.world import STAKE, World
 
 FEE, BOND, TIP = COURT["fee"], COURT["bond"], COURT["tip"]
@@ -27,7 +27,7 @@ class Case:
 
     @property
     def record(self) -> tuple[Any, ...]:
-        """What the court stores: owner, status, round, appeals, enlarged, verdict, …"""
+        """What the court stores: owner, status, round, appeals, verdict, enlarged, redrawn, …"""
         return tuple(self.world.ledger.court.functions.caseOf(self.id).call())
 
     @property
@@ -61,11 +61,13 @@ class Case:
         call = self.world.ledger.court.functions.execute(self.id, self.shown)
         return self.world.ledger.send(call, self.world.outsider).event("CaseExecuted")
 
-    def judged(self, verdict: int) -> Any:
-        """The whole life up to its execution, with a unanimous jury."""
+    def judged(self, verdict: int, rounds: int = 0) -> Any:
+        """The whole life up to its execution, with a unanimous jury; no larger one can be seated in `rounds` more."""
         self.draw()
         self.vote_all(verdict)
         assert self.decide() == verdict
+        for _ in range(2 * rounds):
+            assert self.draw() == []
         return self.execute()
 
     def credit(self, account: str) -> int:
@@ -77,13 +79,20 @@ class Case:
         return int(self.world.ledger.staking.functions.credit(account).call())
 
 
+def opening(world: World, entries: list[tuple[Any, ...]], own_job: bool = False, owner: str | None = None) -> Any:
+    """The call that opens a case of these entries against the cheat."""
+    court = world.ledger.court.functions
+    pool = world.ledger.pools.functions.poolOf(MODEL, PROFILE).call()
+    what = (owner or world.cheat, pool, entries, keccak(b"evidence"), "http://evidence")
+    return court.openOwnJob(what) if own_job else court.open(what)
+
+
 def open_case(world: World, jobs: int = 4, shown: int = 2, challenger: str | None = None) -> Case:
     """A case that shows some of the jobs of a commit."""
     commit = world.committed(jobs)
     made = list(commit.tree.jobs)[:shown]
     entries = [(commit.record.id, job.digest, job.receipt.payer, job.receipt.fee) for job in made]
-    call = world.ledger.court.functions.open(world.cheat, entries, keccak(b"evidence"), "http://evidence")
-    mined = world.ledger.send(call, challenger or world.challenger)
+    mined = world.ledger.send(opening(world, entries), challenger or world.challenger)
     return Case(world, mined.event("CaseOpened")["caseId"], made, entries)
 
 

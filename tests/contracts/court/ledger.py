@@ -26,7 +26,8 @@ from retally.protocol.encoding import Address, keccak
 
 ROOT = Path(__file__).resolve().parents[3]
 ARTIFACTS = ROOT / "sdk" / "retally" / "chain" / "abi"
-NAMES = ("Audits", "BlockhashRandomness", "Court", "DevAsset", "Escrow", "Faults", "Registry", "Silence", "Staking")
+NAMES = ("Audits", "BlockhashRandomness", "Court", "DevAsset", "Escrow", "Faults", "JurorPools", "Registry",
+         "Silence", "Staking", "TreeFaults")  # fmt: skip
 DAY = 86_400
 MILLION = 1_000_000
 DEPLOYER = "0x00000000000000000000000000000000000000D1"
@@ -34,19 +35,20 @@ GOVERNOR = "0x00000000000000000000000000000000000000D2"
 BURN = "0x000000000000000000000000000000000000dEaD"
 OPERATOR, ROUTER, VERIFIER = 1, 2, 3
 
-COURT = {"fee": 30 * MILLION, "bond": 20 * MILLION, "tip": 500_000}
+COURT = {"fee": 30 * MILLION, "bond": 20 * MILLION, "tip": 500_000, "duty": 10 * MILLION}
 PARAMETERS: Mapping[str, tuple[int, ...]] = {
     "staking": (
         1_000 * MILLION, 100 * MILLION, 100 * MILLION, 21 * DAY, 28 * DAY,
         200_000, 300_000, 300_000, 50_000, 50_000, 10_000, 200_000, 200_000,
     ),
-    "registry": (28 * DAY, 28 * DAY, 0, 5, 50, 300_000, 30_000),
+    "registry": (28 * DAY, 28 * DAY, 28 * DAY, 5, 50, 300_000, 30_000),
     "escrow": (3 * DAY, 7 * DAY, 21 * DAY, 4),
     "audits": (100_000, DAY, DAY),
     "court": (
-        3, 4, DAY, DAY, 2 * DAY, 0, COURT["fee"], COURT["bond"], COURT["tip"], 100 * MILLION, 10 * MILLION,
+        3, 4, DAY, DAY, DAY, 0, COURT["fee"], COURT["bond"], COURT["tip"], COURT["duty"], 100 * MILLION, 10 * MILLION,
     ),
-    "faults": (100 * MILLION, 120 * MILLION, 28 * DAY),
+    "pools": (4, 4_000 * MILLION),
+    "faults": (100 * MILLION, 120 * MILLION, 28 * DAY, 7 * DAY),
     "silence": (20 * MILLION, 2 * MILLION, 100_000, 500_000, 100 * MILLION, 7 * DAY, DAY, 3_600, 64, 2),
 }  # fmt: skip
 
@@ -57,6 +59,7 @@ class Mined:
 
     events: tuple[tuple[str, Mapping[str, Any]], ...]
     block: int
+    gas: int
 
     def event(self, name: str) -> Mapping[str, Any]:
         """The arguments of the only event of this name."""
@@ -67,7 +70,8 @@ class Mined:
 class Ledger:
     """The contracts of one fresh chain."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, court: tuple[int, ...] = PARAMETERS["court"]) -> None:
+        self._court = court
         self.web3 = Web3(HTTPProvider(url))
         self._artifacts = {name: json.loads((ARTIFACTS / f"{name}.json").read_text()) for name in NAMES}
         self._errors = _selectors(self._artifacts.values(), "error")
@@ -85,7 +89,8 @@ class Ledger:
     @property
     def contracts(self) -> list[Contract]:
         """All but the asset."""
-        return [self.escrow, self.staking, self.registry, self.audits, self.faults, self.court, self.silence]
+        return [self.escrow, self.staking, self.registry, self.audits, self.faults, self.court, self.silence,
+                self.pools, self.tree_faults]  # fmt: skip
 
     def rpc(self, method: str, *params: Any) -> Any:
         """The result of a JSON-RPC call."""
@@ -104,7 +109,19 @@ class Ledger:
                 call.call({"from": sender}, block_identifier=before)
             raise AssertionError(f"{call.fn_name} reverted with {self._error(caught.value)}")
         logs = [self._decode(log) for log in receipt["logs"]]
-        return Mined(tuple(log for log in logs if log is not None), receipt["blockNumber"])
+        return Mined(tuple(log for log in logs if log is not None), receipt["blockNumber"], receipt["gasUsed"])
+
+    def send_all(self, calls: Sequence[tuple[ContractFunction, str]]) -> None:
+        """Send calls in one request and wait for none: what reverts shows in what the caller reads next."""
+        requests = [
+            ("eth_sendTransaction", [{
+                "from": sender, "to": call.address, "gas": "0xf42400", "gasPrice": "0x0",
+                "data": call._encode_transaction_data(),
+            }])
+            for call, sender in calls
+        ]  # fmt: skip
+        answers = self.web3.provider.make_batch_request(requests)  # type: ignore[arg-type]
+        assert all("error" not in answer for answer in answers), answers
 
     def reverts(
         self, error: str, call: ContractFunction, sender: str, block: BlockIdentifier = "pending"
@@ -167,26 +184,44 @@ class Ledger:
         assert self._error(caught.value)[0] == error
 
     def _deploy(self) -> None:
-        order = ("asset", "randomness", "staking", "registry", "escrow", "audits", "faults", "court", "silence")
+        order = (
+            "asset", "randomness", "staking", "registry", "escrow", "audits", "faults", "tree_faults", "court",
+            "silence", "pools",
+        )  # fmt: skip
         at = {name: _created(DEPLOYER, nonce) for nonce, name in enumerate(order)}
-        slashers = [at[name] for name in ("faults", "court", "audits", "silence")]
+        slashers = [at[name] for name in ("faults", "tree_faults", "court", "audits", "silence")]
         money = (at["escrow"], at["staking"], at["registry"])
         self.asset = self._make("DevAsset")
         self.randomness = self._make("BlockhashRandomness")
-        self.staking = self._make("Staking", at["asset"], GOVERNOR, PARAMETERS["staking"], slashers)
+        self.staking = self._make(
+            "Staking", at["asset"], at["escrow"], GOVERNOR, GOVERNOR, PARAMETERS["staking"], slashers
+        )
         self.registry = self._make("Registry", at["staking"], at["escrow"], GOVERNOR, PARAMETERS["registry"])
         self.escrow = self._make(
-            "Escrow", at["asset"], at["staking"], at["registry"], at["randomness"], PARAMETERS["escrow"]
+            "Escrow",
+            at["asset"],
+            GOVERNOR,
+            GOVERNOR,
+            at["staking"],
+            at["registry"],
+            at["randomness"],
+            PARAMETERS["escrow"],
         )
         self.audits = self._make("Audits", *money, at["randomness"], PARAMETERS["audits"])
         self.faults = self._make("Faults", *money, PARAMETERS["faults"])
-        self.court = self._make("Court", *money, at["randomness"], PARAMETERS["court"])
+        self.tree_faults = self._make("TreeFaults", *money, PARAMETERS["faults"])
+        self.court = self._make("Court", *money, at["randomness"], at["pools"], GOVERNOR, GOVERNOR, self._court)
         self.silence = self._make("Silence", *money, at["audits"], PARAMETERS["silence"])
+        self.pools = self._make("JurorPools", at["staking"], at["registry"], at["court"], PARAMETERS["pools"])
         assert [getattr(self, name).address for name in order] == list(at.values())
 
     def _make(self, name: str, *args: Any) -> Contract:
         artifact = self._artifacts[name]
         return self.deploy(artifact["abi"], artifact["bytecode"], *args)
+
+    def error_name(self, data: bytes) -> str:
+        """The name of the custom error in a revert's data; anything else raises KeyError."""
+        return self._errors[data[:4]][0]
 
     def _error(self, error: ContractCustomError) -> tuple[str, tuple[Any, ...]]:
         data = bytes.fromhex(str(error.data)[2:])

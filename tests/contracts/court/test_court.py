@@ -18,8 +18,10 @@ from tests.contracts.court.cases import (
     Case,
     locked,
     open_case,
+    opening,
 )
-from tests.contracts.court.ledger import DAY, OPERATOR
+from tests.contracts.court.ledger import DAY, GOVERNOR, OPERATOR
+from tests.contracts.court.transcripts import MODEL, PROFILE
 from tests.contracts.court.world import INCONCLUSIVE, MATCH, MISMATCH, SALT, STAKE, World, operators
 
 
@@ -34,19 +36,21 @@ class TestOpen:
         commit = world.committed(2)
         job = commit.tree.jobs[0]
         entries = [(commit.record.id, job.digest, job.receipt.payer, job.receipt.fee)]
-        call = world.ledger.court.functions.open(world.cheat, entries, keccak(b"e"), "http://e")
+        call = opening(world, entries)
         event = world.ledger.send(call, world.challenger).event("CaseOpened")
         (shown,) = decode([SHOWN], event["shown"])
         assert [tuple(entry) for entry in shown] == [
             (commit.record.id, job.digest, job.receipt.payer.lower(), job.receipt.fee)
         ]
-        assert event["shownHash"] == keccak(encode([SHOWN], [entries]))
+        assert world.ledger.pools.functions.pairOf(event["pool"]).call() == [MODEL, PROFILE]
+        record = world.ledger.court.functions.caseOf(event["caseId"]).call()
+        assert record[-1] == keccak(encode([SHOWN], [entries]))
 
     def test_pulls_fee_bond_and_tips(self, world: World) -> None:
         before = world.ledger.balance(world.challenger)
         case = open_case(world)
         cost = world.ledger.court.functions.openingCost().call()
-        assert cost == FEE + BOND + 5 * TIP
+        assert cost == FEE + BOND + 7 * TIP
         assert before - world.ledger.balance(world.challenger) == cost
         assert world.ledger.court.functions.caseCount().call() == case.id
 
@@ -59,23 +63,34 @@ class TestOpen:
     @pytest.mark.parametrize("count", [0, 33])
     def test_reverts_for_too_few_or_many(self, world: World, count: int) -> None:
         entry = (1, keccak(b"x"), world.payer.address, 1)
-        call = world.ledger.court.functions.open(world.cheat, [entry] * count, SALT, "")
+        call = opening(world, [entry] * count)
         assert world.ledger.reverts("CourtShownCount", call, world.challenger) == (count, 32)
 
     def test_reverts_without_stake(self, world: World) -> None:
         entry = (1, keccak(b"x"), world.payer.address, 1)
-        call = world.ledger.court.functions.open(world.outsider, [entry], SALT, "")
+        call = opening(world, [entry], owner=world.outsider)
         world.ledger.reverts("CourtNothingAtStake", call, world.challenger)
 
     def test_reverts_against_oneself(self, world: World) -> None:
         entry = (1, keccak(b"x"), world.payer.address, 1)
-        call = world.ledger.court.functions.open(world.cheat, [entry], SALT, "")
+        call = opening(world, [entry])
         world.ledger.reverts("CourtSelfCase", call, world.cheat)
-        world.ledger.reverts("CourtSelfCase", call, world.cheat_node.address)
+
+    def test_reverts_without_a_pool(self, world: World) -> None:
+        entry = (1, keccak(b"x"), world.payer.address, 1)
+        call = world.ledger.court.functions.open((world.cheat, 0, [entry], SALT, ""))
+        world.ledger.reverts("CourtNoPool", call, world.challenger)
+
+    def test_reverts_while_paused(self, world: World) -> None:
+        ledger = world.ledger
+        ledger.send(ledger.court.functions.pause(ledger.now() + DAY), GOVERNOR)
+        entry = (1, keccak(b"x"), world.payer.address, 1)
+        ledger.reverts("PauseInForce", opening(world, [entry]), world.challenger)
+        ledger.reverts("PauseInForce", opening(world, [entry], own_job=True), world.payer.address)
 
     def test_an_invented_fee_locks_no_more_than_the_severity_again(self, world: World) -> None:
         entry = (1, keccak(b"x"), world.payer.address, 2**95)
-        call = world.ledger.court.functions.open(world.cheat, [entry] * 32, SALT, "")
+        call = opening(world, [entry] * 32)
         world.ledger.send(call, world.challenger)
         assert locked(world, world.cheat) == 2 * SEVERITY
 
@@ -104,19 +119,25 @@ class TestDraw:
         call = world.ledger.court.functions.draw(case.id)
         world.ledger.reverts("CourtSeedNotReady", call, world.outsider)
 
-    def test_a_juror_bonded_after_the_opening_does_not_sit(self, world: World, case: Case) -> None:
-        late = operators(world, 1)
-        assert late[0] not in case.draw()
+    def test_a_seed_that_nobody_used_in_time_rolls_on(self, world: World, case: Case) -> None:
+        window = world.ledger.randomness.functions.window().call()
+        world.ledger.mine(window + 10)
+        # The appointed block is forgotten, and its successor is still readable: anybody may draw, for the same tip.
+        assert sorted(case.draw()) == sorted(world.owners[1:])
+        assert case.credit(world.outsider) == TIP
 
     def test_too_few_candidates_end_inconclusive_and_return_the_bond(self, world: World) -> None:
         ledger = world.ledger
         ledger.send(ledger.staking.functions.thaw(OPERATOR, STAKE), world.owners[1])
         case = open_case(world)
         assert case.draw() == []
+        assert case.status == DRAWING
+        # A later block draws once more.
+        assert case.draw() == []
         assert case.status == DECIDED
         event = case.execute()
         assert (event["verdict"], event["slashed"]) == (INCONCLUSIVE, 0)
-        assert case.credit(world.challenger) == FEE + BOND + 3 * TIP
+        assert case.credit(world.challenger) == FEE + BOND + 4 * TIP
         assert locked(world, world.cheat) == 0
         world.supply()
 
@@ -127,53 +148,81 @@ class TestDraw:
 
 
 class TestVote:
+    def _seat(self, world: World, case: Case, juror: str) -> tuple[int, int, int]:
+        return case.id, 0, case.jurors().index(juror)
+
     def test_a_node_votes_for_its_owner(self, world: World, case: Case) -> None:
         case.draw()
         court, owner, node = world.ledger.court.functions, world.owners[1], world.nodes[1].address
-        world.ledger.send(court.commitVote(case.id, world.vote_hash(case.id, 0, owner, MATCH)), node)
+        seat = self._seat(world, case, owner)
+        world.ledger.send(court.commitVote(*seat, world.vote_hash(case.id, 0, owner, MATCH)), node)
         world.ledger.jump(DAY)
-        mined = world.ledger.send(court.revealVote(case.id, MATCH, 0, SALT), node)
+        mined = world.ledger.send(court.revealVote(*seat, MATCH, 0, SALT), node)
         assert mined.event("VoteRevealed")["juror"] == owner
-        assert court.voteOf(case.id, 0, owner).call()[1] == MATCH
-        assert court.roundOf(case.id, 0).call()[2] == 1
+        assert court.voteOf(*seat).call() == (bytes(32), MATCH)
+        assert court.roundOf(case.id, 0).call()[:3] == (3, 1, 1)
 
-    def test_reverts_for_strangers(self, world: World, case: Case) -> None:
+    def test_reverts_for_strangers_and_empty_seats(self, world: World, case: Case) -> None:
         case.draw()
-        call = world.ledger.court.functions.commitVote(case.id, SALT)
-        world.ledger.reverts("CourtNotJuror", call, world.outsider)
-        world.ledger.reverts("CourtNotJuror", call, world.cheat)
+        commit = world.ledger.court.functions.commitVote
+        world.ledger.reverts("CourtNotJuror", commit(case.id, 0, 0, SALT), world.outsider)
+        world.ledger.reverts("CourtNotJuror", commit(case.id, 0, 0, SALT), world.cheat)
+        world.ledger.reverts("CourtNotJuror", commit(case.id, 0, 3, SALT), world.outsider)
+        world.ledger.reverts("CourtNotJuror", commit(case.id, 1, 0, SALT), case.jurors()[0])
 
     def test_reverts_for_a_second_or_empty_commitment(self, world: World, case: Case) -> None:
         case.draw()
         juror = case.jurors()[0]
         commit = world.ledger.court.functions.commitVote
-        world.ledger.reverts("CourtAlreadyCommitted", commit(case.id, bytes(32)), juror)
-        world.ledger.send(commit(case.id, SALT), juror)
-        world.ledger.reverts("CourtAlreadyCommitted", commit(case.id, SALT), juror)
+        world.ledger.reverts("CourtAlreadyCommitted", commit(case.id, 0, 0, bytes(32)), juror)
+        world.ledger.send(commit(case.id, 0, 0, SALT), juror)
+        world.ledger.reverts("CourtAlreadyCommitted", commit(case.id, 0, 0, SALT), juror)
 
     def test_reverts_after_the_commit_phase(self, world: World, case: Case) -> None:
         case.draw()
         world.ledger.jump(DAY + 1)
-        call = world.ledger.court.functions.commitVote(case.id, SALT)
+        call = world.ledger.court.functions.commitVote(case.id, 0, 0, SALT)
         world.ledger.reverts("CourtCommitEnded", call, case.jurors()[0])
 
     def test_reveal_reverts_before_all_committed(self, world: World, case: Case) -> None:
         case.draw()
         juror = case.jurors()[0]
         court = world.ledger.court.functions
-        world.ledger.send(court.commitVote(case.id, world.vote_hash(case.id, 0, juror, MATCH)), juror)
-        world.ledger.reverts("CourtNotRevealPhase", court.revealVote(case.id, MATCH, 0, SALT), juror)
+        world.ledger.send(court.commitVote(case.id, 0, 0, world.vote_hash(case.id, 0, juror, MATCH)), juror)
+        reveal = court.revealVote(case.id, 0, 0, MATCH, 0, SALT)
+        world.ledger.reverts("CourtNotRevealPhase", reveal, juror)
+        world.ledger.reverts("CourtVotesPending", court.closeCommits(case.id), world.outsider)
         world.ledger.jump(2 * DAY + 1)
-        world.ledger.reverts("CourtNotRevealPhase", court.revealVote(case.id, MATCH, 0, SALT), juror)
+        world.ledger.reverts("CourtNotRevealPhase", reveal, juror)
+
+    def test_the_reveal_phase_begins_early_when_all_have_committed(self, world: World, case: Case) -> None:
+        case.draw()
+        case.vote_all(MATCH)
+        court = world.ledger.court.functions
+        world.ledger.reverts("CourtCommitsClosed", court.closeCommits(case.id), world.outsider)
+        assert case.decide() == MATCH
+
+    def test_a_copied_commitment_cannot_be_revealed(self, world: World, case: Case) -> None:
+        case.draw()
+        court, jurors = world.ledger.court.functions, case.jurors()
+        copied = world.vote_hash(case.id, 0, jurors[0], MATCH)
+        for seat, juror in enumerate(jurors):
+            world.ledger.send(court.commitVote(case.id, 0, seat, copied), juror)
+        world.ledger.send(court.closeCommits(case.id), world.outsider)
+        world.ledger.send(court.revealVote(case.id, 0, 0, MATCH, 0, SALT), jurors[0])
+        world.ledger.reverts("CourtRevealMismatch", court.revealVote(case.id, 0, 1, MATCH, 0, SALT), jurors[1])
 
     def test_reveal_reverts_for_another_vote_twice_or_no_verdict(self, world: World, case: Case) -> None:
         case.draw()
-        court = world.ledger.court.functions
-        for juror in case.jurors():
-            world.ledger.send(court.commitVote(case.id, world.vote_hash(case.id, 0, juror, MATCH)), juror)
-        juror = case.jurors()[0]
-        world.ledger.reverts("CourtRevealMismatch", court.revealVote(case.id, MISMATCH, 0, SALT), juror)
-        world.ledger.reverts("CourtInvalidVerdict", court.revealVote(case.id, 4, 0, SALT), juror)
-        world.ledger.reverts("CourtInvalidVerdict", court.revealVote(case.id, 0, 0, SALT), juror)
-        world.ledger.send(court.revealVote(case.id, MATCH, 0, SALT), juror)
-        world.ledger.reverts("CourtAlreadyRevealed", court.revealVote(case.id, MATCH, 0, SALT), juror)
+        court, juror = world.ledger.court.functions, case.jurors()[0]
+        for seat, member in enumerate(case.jurors()):
+            hashed = world.vote_hash(case.id, 0, member, MATCH)
+            world.ledger.send(court.commitVote(case.id, 0, seat, hashed), member)
+        world.ledger.send(court.advance(case.id), world.outsider)
+        world.ledger.reverts("CourtRevealMismatch", court.revealVote(case.id, 0, 0, MISMATCH, 0, SALT), juror)
+        world.ledger.reverts("CourtInvalidVerdict", court.revealVote(case.id, 0, 0, 4, 0, SALT), juror)
+        world.ledger.reverts("CourtInvalidVerdict", court.revealVote(case.id, 0, 0, 0, 0, SALT), juror)
+        world.ledger.send(court.revealVote(case.id, 0, 0, MATCH, 0, SALT), juror)
+        world.ledger.reverts("CourtAlreadyRevealed", court.revealVote(case.id, 0, 0, MATCH, 0, SALT), juror)
+        # The commit phase was closed early: whoever has revealed can't commit again.
+        world.ledger.reverts("CourtAlreadyCommitted", court.commitVote(case.id, 0, 0, SALT), juror)

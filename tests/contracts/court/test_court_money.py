@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from retally.protocol.encoding import keccak
-from tests.contracts.court.cases import BOND, CLOSED, FEE, SEVERITY, TIP, Case, locked, open_case, stake_of
-from tests.contracts.court.ledger import DAY, MILLION, OPERATOR
-from tests.contracts.court.world import MATCH, MISMATCH, SALT, STAKE, World
+from tests.contracts.court.cases import BOND, CLOSED, FEE, SEVERITY, TIP, Case, locked, open_case, opening, stake_of
+from tests.contracts.court.ledger import DAY, GOVERNOR, MILLION, OPERATOR
+from tests.contracts.court.world import MATCH, MISMATCH, STAKE, World
 
 
 @pytest.fixture
@@ -36,12 +38,12 @@ class TestMismatch:
 
     def test_returns_fee_bond_and_unspent_tips(self, world: World, case: Case) -> None:
         case.judged(MISMATCH)
-        assert case.credit(world.challenger) == FEE + BOND + 2 * TIP
+        assert case.credit(world.challenger) == FEE + BOND + 4 * TIP
         assert case.credit(world.outsider) == 3 * TIP
         before = world.ledger.balance(world.challenger)
         court = world.ledger.court.functions
         world.ledger.send(court.withdrawCredit(), world.challenger)
-        assert world.ledger.balance(world.challenger) - before == FEE + BOND + 2 * TIP
+        assert world.ledger.balance(world.challenger) - before == FEE + BOND + 4 * TIP
         world.ledger.reverts("CourtNoCredit", court.withdrawCredit(), world.challenger)
         world.ledger.send(court.withdrawCredit(), world.outsider)
         assert world.ledger.balance(world.ledger.court.address) == 0
@@ -51,7 +53,7 @@ class TestMismatch:
         assert all(locked(world, owner) == 0 for owner in world.owners)
         assert world.ledger.registry.functions.warnedUntil(world.cheat).call() > world.ledger.now()
         assert case.status == CLOSED
-        assert world.ledger.court.functions.wasSlashed(world.cheat, case.record[8]).call()
+        assert world.ledger.court.functions.wasSlashed(world.cheat, case.record[11]).call()
 
     def test_two_thirds_decide_and_the_third_is_not_paid(self, world: World, case: Case) -> None:
         jurors = case.draw()
@@ -85,7 +87,7 @@ class TestMismatch:
 
     def test_refunds_a_receipt_once_ever(self, world: World) -> None:
         first = open_case(world)
-        call = world.ledger.court.functions.open(world.cheat, first.shown * 2, SALT, "")
+        call = opening(world, first.shown * 2)
         again = Case(
             world, world.ledger.send(call, world.challenger).event("CaseOpened")["caseId"], [], first.shown * 2
         )
@@ -99,7 +101,7 @@ class TestMismatch:
         world.committed(250, output_tokens=500)
         held = ledger.escrow.functions.heldOf(world.cheat).call()
         entries = [(1, keccak(b"big"), world.payer.address, STAKE)]
-        call = ledger.court.functions.open(world.cheat, entries, SALT, "")
+        call = opening(world, entries)
         case = Case(world, ledger.send(call, world.challenger).event("CaseOpened")["caseId"], [], entries)
         event = case.judged(MISMATCH)
         assert event["slashed"] + event["refunded"] == STAKE + held
@@ -115,7 +117,7 @@ class TestMatch:
         assert (event["slashed"], event["refunded"]) == (0, 0)
         assert [case.credit(juror) for juror in case.jurors()] == [FEE // 3] * 3
         assert case.credit(world.cheat) == BOND // 2
-        assert case.credit(world.challenger) == 2 * TIP
+        assert case.credit(world.challenger) == 4 * TIP
         assert stake_of(world, world.cheat) == STAKE
         assert locked(world, world.cheat) == 0
         after = world.supply()
@@ -139,8 +141,17 @@ class TestExecute:
         world.ledger.send(call, world.outsider)
         world.ledger.reverts("CourtWrongStatus", call, world.outsider)
 
-    def test_a_jury_has_jurors(self, world: World) -> None:
+    @pytest.mark.parametrize("size", [0, 16])
+    def test_a_jury_has_jurors_and_is_drawn_in_one_transaction(self, world: World, size: int) -> None:
+        world.ledger.deployment_reverts("CourtJurySize", self._deployment(world, 0, size))
+
+    def test_a_case_ends_before_the_stake_can_leave(self, world: World) -> None:
+        world.ledger.deployment_reverts("DelaysOutOfOrder", self._deployment(world, 4, 3 * DAY))
+
+    def _deployment(self, world: World, place: int, value: int) -> Any:
+        """The court once more, with another parameter."""
         ledger = world.ledger
-        chosen = (0, *ledger.court.functions.parameters().call()[1:])
-        deployment = ledger.constructor("Court", *ledger.money, ledger.randomness.address, chosen)
-        ledger.deployment_reverts("CourtEmptyJury", deployment)
+        chosen = list(ledger.court.functions.parameters().call())
+        chosen[place] = value
+        others = (ledger.randomness.address, ledger.pools.address, GOVERNOR, GOVERNOR)
+        return ledger.constructor("Court", *ledger.money, *others, tuple(chosen))

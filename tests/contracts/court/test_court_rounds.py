@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.contracts.court.cases import BOND, DRAWING, FEE, SEVERITY, TIP, Case, locked, open_case, stake_of
-from tests.contracts.court.ledger import DAY
+from tests.contracts.court.ledger import COURT, DAY, MILLION
 from tests.contracts.court.world import INCONCLUSIVE, MATCH, MISMATCH, SALT, STAKE, World, operators
+
+DUTY = COURT["duty"]
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ class TestInconclusive:
         assert case.decide() == INCONCLUSIVE
         event = case.execute()
         assert event["slashed"] == 0
-        assert case.credit(world.challenger) == BOND
+        assert case.credit(world.challenger) == BOND + 2 * TIP
         assert sum(case.credit(owner) for owner in world.owners) == FEE
         world.supply()
 
@@ -37,8 +39,9 @@ class TestInconclusive:
         case.vote_all(INCONCLUSIVE)
         assert case.decide() == INCONCLUSIVE
         assert case.draw() == []
+        assert case.draw() == []
         assert case.execute()["verdict"] == INCONCLUSIVE
-        assert case.credit(world.challenger) == BOND + TIP
+        assert case.credit(world.challenger) == BOND + 2 * TIP
 
     def test_a_larger_jury_can_convict(self, world: World) -> None:
         operators(world, 5)
@@ -60,28 +63,83 @@ class TestSilentJury:
         world.ledger.jump(DAY + 1)
         advance = world.ledger.court.functions.advance(case.id)
         world.ledger.send(advance, world.outsider)
-        assert [stake_of(world, juror) for juror in jurors] == [STAKE * 99 // 100] * 3
+        # Its place takes another of the same size: nobody else is left, so the same sit again.
+        assert (case.status, case.record[6]) == (DRAWING, True)
+        world.ledger.mine(6)
+        world.ledger.send(advance, world.outsider)
+        assert sorted(case.jurors(1)) == sorted(jurors)
+        world.ledger.jump(DAY + 1)
+        world.ledger.send(advance, world.outsider)
+        # Then a larger one is wanted, and nobody is left to sit in it.
         world.ledger.mine(6)
         world.ledger.send(advance, world.outsider)
         event = case.execute()
         assert event["verdict"] == INCONCLUSIVE
+        assert [stake_of(world, juror) for juror in jurors] == [STAKE - 2 * DUTY] * 3
         assert case.credit(world.challenger) == FEE + BOND + TIP
-        assert case.credit(world.outsider) == 4 * TIP
+        assert case.credit(world.outsider) == 6 * TIP
         assert all(locked(world, owner) == 0 for owner in world.owners)
         world.supply()
 
     def test_one_that_commits_and_does_not_reveal_pays(self, world: World, case: Case) -> None:
         jurors = case.draw()
         court = world.ledger.court.functions
-        world.ledger.send(court.commitVote(case.id, SALT), jurors[0])
-        for juror in jurors[1:]:
-            world.ledger.send(court.commitVote(case.id, world.vote_hash(case.id, 0, juror, MISMATCH)), juror)
-        for juror in jurors[1:]:
-            world.ledger.send(court.revealVote(case.id, MISMATCH, 0, SALT), juror)
+        world.ledger.send(court.commitVote(case.id, 0, 0, SALT), jurors[0])
+        for seat in (1, 2):
+            hashed = world.vote_hash(case.id, 0, jurors[seat], MISMATCH)
+            world.ledger.send(court.commitVote(case.id, 0, seat, hashed), jurors[seat])
+        world.ledger.send(court.closeCommits(case.id), world.outsider)
+        for seat in (1, 2):
+            world.ledger.send(court.revealVote(case.id, 0, seat, MISMATCH, 0, SALT), jurors[seat])
         world.ledger.reverts("CourtVotesPending", court.decide(case.id), world.outsider)
         world.ledger.jump(2 * DAY + 1)
         assert case.decide() == MISMATCH
-        assert [stake_of(world, juror) for juror in jurors] == [STAKE * 99 // 100, STAKE, STAKE]
+        case.execute()
+        assert [stake_of(world, juror) for juror in jurors] == [STAKE - DUTY, STAKE, STAKE]
+        assert [case.reward(juror) for juror in jurors] == [0, 10 * MILLION, 10 * MILLION]
+
+
+class TestPenalties:
+    def test_a_vote_against_the_verdict_costs_a_quarter_of_a_duty(self, world: World, case: Case) -> None:
+        jurors = case.draw()
+        world.vote(case.id, 0, {jurors[0]: MISMATCH, jurors[1]: MISMATCH, jurors[2]: MATCH})
+        case.decide()
+        assert [locked(world, juror) for juror in jurors] == [DUTY] * 3
+        case.execute()
+        assert [stake_of(world, juror) for juror in jurors] == [STAKE, STAKE, STAKE - DUTY // 4]
+        assert [locked(world, juror) for juror in jurors] == [0] * 3
+
+    def test_the_last_verdict_decides_who_was_right(self, world: World) -> None:
+        operators(world, 12)
+        case = open_case(world)
+        first = case.draw()
+        case.vote_all(MATCH)
+        case.decide()
+        world.ledger.send(world.ledger.court.functions.appeal(case.id), world.friend.address)
+        case.draw()
+        case.vote_all(MISMATCH, 1)
+        case.decide()
+        case.execute()
+        assert [stake_of(world, juror) for juror in first] == [STAKE - DUTY // 4] * 3
+
+    def test_an_inconclusive_vote_costs_nothing_until_it_is_a_habit(self, world: World) -> None:
+        for owner in world.owners:
+            # A juror whose stake falls below the least would not be drawn again.
+            world.ledger.send(world.ledger.staking.functions.stake(1, STAKE), owner)
+        idle, idle_votes = world.owners[3], world.ledger.court.functions.idleVotes
+        for habit, cost in ((1, 0), (2, 0), (3, DUTY // 4), (4, DUTY // 4)):
+            before = stake_of(world, idle)
+            case = open_case(world)
+            case.draw()
+            world.vote(case.id, 0, {j: INCONCLUSIVE if j == idle else MATCH for j in case.jurors()})
+            case.decide()
+            case.execute()
+            assert before - stake_of(world, idle) == cost
+            assert idle_votes(idle).call() == habit
+        open_case(world).judged(INCONCLUSIVE, rounds=1)
+        assert idle_votes(idle).call() == 4
+        open_case(world).judged(MATCH)
+        assert idle_votes(idle).call() == 0
 
 
 class TestAppeal:
@@ -105,7 +163,7 @@ class TestAppeal:
         event = case.execute()
         assert event["slashed"] == SEVERITY
         assert case.credit(world.friend.address) == 2 * (FEE + BOND)
-        assert case.credit(world.challenger) == FEE + BOND + 2 * TIP
+        assert case.credit(world.challenger) == FEE + BOND + 4 * TIP
         world.supply()
 
     def test_a_wrong_appellant_pays_jurors_and_challenger(self, world: World) -> None:
@@ -117,7 +175,7 @@ class TestAppeal:
         case.decide()
         case.execute()
         assert case.credit(world.cheat) == 0
-        assert case.credit(world.challenger) == FEE + BOND + BOND + 2 * TIP
+        assert case.credit(world.challenger) == FEE + BOND + BOND + 4 * TIP
         paid = sum(case.credit(owner) for owner in world.owners)
         assert 2 * FEE - 10 < paid <= 2 * FEE
         world.supply()
@@ -131,7 +189,10 @@ class TestAppeal:
         court, appellant = world.ledger.court.functions, world.owners[1]
         world.ledger.send(court.appeal(case.id), appellant)
         # Of eight owners the accused and the appellant are parties: six are left for seven seats.
-        assert sorted(case.draw()) == sorted({*world.owners} - {world.cheat, appellant})
+        drawn = case.draw()
+        assert sorted(drawn) == sorted({*world.owners} - {world.cheat, appellant})
+        # Those that sat before come last: only where there are not enough others.
+        assert not set(drawn[:3]) & set(case.jurors(0))
 
     def test_twice_at_most_and_doubling(self, world: World) -> None:
         case = self._decided(world, MATCH)
@@ -146,11 +207,28 @@ class TestAppeal:
         assert case.credit(world.friend.address) == 0
         world.supply()
 
+    def test_an_inconclusive_appeal_turns_nothing_and_returns_its_bond(self, world: World) -> None:
+        case = self._decided(world, MISMATCH)
+        court = world.ledger.court.functions
+        world.ledger.send(court.appeal(case.id), world.cheat)
+        case.draw()
+        case.vote_all(INCONCLUSIVE, 1)
+        # The jury is enlarged as any other; the verdict stands meanwhile and after it.
+        assert case.decide() == MISMATCH
+        assert len(case.draw()) > 7
+        case.vote_all(INCONCLUSIVE, 2)
+        assert case.decide() == MISMATCH
+        assert case.execute()["slashed"] == SEVERITY
+        assert court.appealOf(case.id, 1).call() == (world.cheat, MISMATCH, INCONCLUSIVE)
+        assert case.credit(world.cheat) == 2 * BOND
+        world.supply()
+
     def test_stands_and_returns_the_money_when_no_jury_can_be_seated(self, world: World, case: Case) -> None:
         case.draw()
         case.vote_all(MISMATCH)
         case.decide()
         world.ledger.send(world.ledger.court.functions.appeal(case.id), world.cheat)
+        assert case.draw() == []
         assert case.draw() == []
         assert case.execute()["slashed"] == SEVERITY
         assert case.credit(world.cheat) == 2 * (FEE + BOND)

@@ -23,13 +23,17 @@ def vote_somehow(case: Case, round_: int, chance: Random) -> None:
         for juror in case.jurors(round_)
         if chance.random() < 0.9
     }
+    seats = {juror: seat for seat, juror in enumerate(case.jurors(round_))}
     for juror, verdict in votes.items():
-        world.ledger.send(court.commitVote(case.id, world.vote_hash(case.id, round_, juror, verdict)), juror)
-    if len(votes) < len(case.jurors(round_)):
+        hashed = world.vote_hash(case.id, round_, juror, verdict)
+        world.ledger.send(court.commitVote(case.id, round_, seats[juror], hashed), juror)
+    if len(votes) == len(seats):
+        world.ledger.send(court.closeCommits(case.id), world.outsider)
+    else:
         world.ledger.jump(DAY + 1)
     for juror, verdict in votes.items():
         if chance.random() < 0.9:
-            world.ledger.send(court.revealVote(case.id, verdict, 0, SALT), juror)
+            world.ledger.send(court.revealVote(case.id, round_, seats[juror], verdict, 0, SALT), juror)
     world.ledger.jump(2 * DAY + 1)
 
 
@@ -45,7 +49,7 @@ def live(case: Case, chance: Random) -> None:
         elif status == VOTING:
             vote_somehow(case, round_, chance)
             world.ledger.send(court.advance(case.id), world.outsider)
-        elif status == DECIDED and case.record[9] > world.ledger.now() and chance.random() < 0.5:
+        elif status == DECIDED and case.record[12] > world.ledger.now() and chance.random() < 0.5:
             world.ledger.send(court.appeal(case.id), chance.choice(appellants))
         else:
             case.execute()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.contracts.court.ledger import ROOT
 
-INTERFACES = ("IAudits", "ICourt", "IFaults", "ISilence")
+INTERFACES = ("IAudits", "IClaims", "ICourt", "IFaults", "IJurorPools", "ISilence", "ITraps", "ITreeFaults")
 TESTS = "\n".join(path.read_text() for path in (ROOT / "tests" / "contracts" / "court").glob("test_*.py"))
 
 

@@ -11,13 +11,12 @@ from retally.protocol.case import Verdict
 from retally.protocol.encoding import Bytes32, keccak
 from retally.protocol.job import Assignment
 from tests.contracts.court.ledger import DAY, MILLION, OPERATOR, PARAMETERS, ROUTER, VERIFIER
-from tests.contracts.court.proofs import Claimant, pair_evidence
+from tests.contracts.court.proofs import Claimant, Kind, pair_evidence
 from tests.contracts.court.transcripts import Job, Tree
 from tests.contracts.court.world import BOND, STAKE, World, key
 
 SIGNED_CAP = PARAMETERS["faults"][1]
 SEVERITY = STAKE * 50_000 // MILLION
-CONFLICT, OVERBILLING, DEVIATION, LEAF, TILING, ASSIGNMENTS, VERDICTS = range(7)
 OTHER = Bytes32(b"\x33" * 32)
 
 
@@ -62,22 +61,22 @@ class TestConflict:
     def test_slashes_and_rewards(self, world: World, claimant: Claimant, job: Job) -> None:
         before = world.supply()
         other = job.changed(output_root=OTHER)
-        event = claimant.proves(claimant.conflict(job, other)).event("FaultProven")
-        assert (event["kind"], event["owner"], event["slashed"], event["refunded"]) == (
-            CONFLICT, world.cheat, SEVERITY, 0,
+        punished = claimant.proves(claimant.conflict(job, other))
+        assert (punished.kind, punished.owner, punished.slashed, punished.refunded) == (
+            Kind.CONFLICT, world.cheat, SEVERITY, 0,
         )  # fmt: skip
         staking = world.ledger.staking.functions
         assert staking.credit(world.outsider).call() == SEVERITY // 5
         assert staking.slashable(world.cheat, OPERATOR).call() == STAKE - SEVERITY
         what = keccak(encode(["address", "bytes32", "uint16"], [job.receipt.node, job.receipt.job_id, 0]))
-        assert event["subject"] == subject(CONFLICT, what)
-        assert world.ledger.faults.functions.isPunished(event["subject"]).call()
+        assert punished.subject == subject(Kind.CONFLICT, what)
+        assert world.ledger.faults.functions.isPunished(punished.subject).call()
         assert before != world.supply()
 
     def test_reverts_the_second_time(self, claimant: Claimant, job: Job) -> None:
         claimant.proves(claimant.conflict(job, job.changed(output_root=OTHER)))
         again = claimant.conflict(job.changed(output_root=OTHER), job.changed(started_at=1))
-        claimant.reverts("FaultsAlreadyPunished", again)
+        claimant.reverts("FaultsAlreadyProven", again)
 
     def test_reverts_when_nothing_contradicts(self, world: World, claimant: Claimant, job: Job) -> None:
         claimant.reverts("FaultsNoContradiction", claimant.conflict(job, job))
@@ -100,14 +99,14 @@ class TestConflict:
             world.ledger.jump(28 * DAY + 5)
             claimant.reverts("FaultsReceiptVoid", claimant.conflict(job, other))
         world.ledger.send(world.ledger.registry.functions.revokeNode(job.receipt.node), world.cheat)
-        assert claimant.reverts("FaultsReceiptVoid", claimant.conflict(job, other))[1] > 0
+        assert claimant.reverts("FaultsReceiptVoid", claimant.conflict(job, other))[1]
 
     def test_a_stolen_key_costs_no_more_than_the_cap(self, world: World, claimant: Claimant) -> None:
         slashed = 0
         for _ in range(4):
             job = world.job()
             proven = claimant.proves(claimant.conflict(job, job.changed(output_root=OTHER)))
-            slashed += proven.event("FaultProven")["slashed"]
+            slashed += proven.slashed
         assert slashed == SIGNED_CAP
         assert world.ledger.faults.functions.takenBySignatures(world.cheat_node.address).call() == SIGNED_CAP
         assert tuple(world.ledger.faults.functions.faultParameters().call()) == PARAMETERS["faults"]
@@ -117,26 +116,26 @@ class TestOverbilling:
     def test_refunds_what_was_collected(self, world: World, claimant: Claimant) -> None:
         dear = world.job().changed(cum_to=5_000)
         world.collect(Tree.of([dear]))
-        event = claimant.proves(claimant.overbilling(dear)).event("FaultProven")
-        assert (event["slashed"], event["refunded"]) == (SEVERITY, 5_000)
+        punished = claimant.proves(claimant.overbilling(dear))
+        assert (punished.slashed, punished.refunded) == (SEVERITY, 5_000)
         assert world.ledger.staking.functions.credit(world.payer.address).call() == 5_000
         assert world.ledger.staking.functions.isRefunded(dear.digest).call()
-        claimant.reverts("FaultsAlreadyPunished", claimant.overbilling(dear))
+        claimant.reverts("FaultsAlreadyProven", claimant.overbilling(dear))
 
     def test_refunds_nothing_that_was_not_collected(self, world: World, claimant: Claimant, job: Job) -> None:
         dear = job.changed(cum_to=5_000)
-        assert claimant.proves(claimant.overbilling(dear)).event("FaultProven")["refunded"] == 0
+        assert claimant.proves(claimant.overbilling(dear)).refunded == 0
         assert not world.ledger.staking.functions.isRefunded(dear.digest).call()
 
     def test_a_fee_above_the_requests_maximum(self, claimant: Claimant, job: Job) -> None:
         request = replace(job.request, max_fee=job.receipt.fee - 1)
         dear = replace(job, request=request).changed(job_id=request.digest(job.domain))
-        assert claimant.proves(claimant.overbilling(dear)).event("FaultProven")["kind"] == OVERBILLING
+        assert claimant.proves(claimant.overbilling(dear)).kind == Kind.OVERBILLING
 
     @pytest.mark.parametrize("price", ["price_in", "price_cached", "price_out"])
     def test_a_price_above_the_requests_maximum(self, claimant: Claimant, job: Job, price: str) -> None:
         dear = job.offered(**{price: 10_000_000})
-        assert claimant.proves(claimant.overbilling(dear)).event("FaultProven")["slashed"] == SEVERITY
+        assert claimant.proves(claimant.overbilling(dear)).slashed == SEVERITY
 
     @pytest.mark.parametrize("cached", [0, 30, 60, 99])
     def test_cached_tokens_only_lower_a_fee(self, claimant: Claimant, job: Job, cached: int) -> None:
@@ -175,19 +174,19 @@ class TestDeviation:
         ids=lambda fields: next(iter(fields)),
     )
     def test_slashes(self, claimant: Claimant, job: Job, fields: dict[str, object]) -> None:
-        event = claimant.proves(claimant.deviation(job.changed(**fields))).event("FaultProven")
-        assert (event["kind"], event["slashed"]) == (DEVIATION, SEVERITY)
+        punished = claimant.proves(claimant.deviation(job.changed(**fields)))
+        assert (punished.kind, punished.slashed) == (Kind.DEVIATION, SEVERITY)
 
     @pytest.mark.parametrize("fields", [{"node": key("node 1").address}, {"model_id": OTHER}, {"profile_id": OTHER}])
     def test_slashes_for_an_offer_of_something_else(
         self, claimant: Claimant, job: Job, fields: dict[str, object]
     ) -> None:
-        assert claimant.proves(claimant.deviation(job.offered(**fields))).event("FaultProven")["slashed"] > 0
+        assert claimant.proves(claimant.deviation(job.offered(**fields))).slashed > 0
 
     def test_slashes_for_a_profile_that_was_not_asked_for(self, claimant: Claimant, job: Job) -> None:
         request = replace(job.request, profile_id=OTHER)
         other = replace(job, request=request).changed(job_id=request.digest(job.domain))
-        assert claimant.proves(claimant.deviation(other)).event("FaultProven")["slashed"] > 0
+        assert claimant.proves(claimant.deviation(other)).slashed > 0
 
     def test_reverts_for_an_honest_receipt(self, claimant: Claimant, job: Job) -> None:
         assert claimant.reverts("FaultsNoDeviation", claimant.deviation(job)) == (job.digest,)
@@ -199,7 +198,7 @@ class TestStatements:
         first = Assignment(OTHER, router.address, 1, 2, 3, world.cheat_node.address, OTHER, 0, 0, 0, OTHER, 100)
         second = replace(first, node=world.nodes[1].address)
         call = claimant.statements("proveAssignments", router, first, second)
-        assert claimant.proves(call).event("FaultProven")["kind"] == ASSIGNMENTS
+        assert claimant.proves(call).kind == Kind.ASSIGNMENTS
         assert world.ledger.staking.functions.slashable(router.address, ROUTER).call() == BOND * 95 // 100
         call = claimant.statements("proveAssignments", router, first, replace(second, counter=4))
         claimant.reverts("FaultsNoContradiction", call)
@@ -211,7 +210,7 @@ class TestStatements:
         first = Verdict(1, 0, OTHER, verifier.address, 1, -5)
         second = replace(first, verdict=2)
         call = claimant.statements("proveVerdicts", verifier, first, second)
-        assert claimant.proves(call).event("FaultProven")["kind"] == VERDICTS
+        assert claimant.proves(call).kind == Kind.VERDICTS
         assert world.ledger.staking.functions.slashable(verifier.address, VERIFIER).call() == BOND * 99 // 100
         call = claimant.statements("proveVerdicts", verifier, first, replace(second, round=1))
         claimant.reverts("FaultsNoContradiction", call)

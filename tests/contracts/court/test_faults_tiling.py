@@ -10,12 +10,11 @@ import pytest
 from retally.protocol import merkle
 from retally.protocol.encoding import keccak
 from tests.contracts.court.ledger import MILLION, OPERATOR
-from tests.contracts.court.proofs import Claimant
+from tests.contracts.court.proofs import Claimant, Kind
 from tests.contracts.court.transcripts import Job, Tree
 from tests.contracts.court.world import STAKE, Commit, World
 
 SEVERITY = STAKE * 300_000 // MILLION
-LEAF, TILING = 3, 4
 
 
 @pytest.fixture
@@ -37,9 +36,9 @@ def moved(job: Job, amount: int) -> Job:
 
 class TestTiling:
     def _punished(self, world: World, claimant: Claimant, commit: Commit, places: list[int], range_: int = 0) -> None:
-        event = claimant.proves(claimant.tiling(commit, range_, places)).event("FaultProven")
-        assert (event["kind"], event["slashed"]) == (TILING, SEVERITY)
-        claimant.reverts("FaultsAlreadyPunished", claimant.tiling(commit, range_, places))
+        punished = claimant.proves(claimant.tiling(commit, range_, places))
+        assert (punished.kind, punished.slashed) == (Kind.TILING, SEVERITY)
+        claimant.reverts("FaultsAlreadyProven", claimant.tiling(commit, range_, places))
         world.supply()
 
     def test_a_gap(self, world: World, claimant: Claimant) -> None:
@@ -102,7 +101,7 @@ class TestTiling:
         first, second = world.jobs(2)
         commit = forged(world, [first, first.changed(cum_to=first.receipt.cum_from), second])
         claimant.proves(claimant.tiling(commit, 0, [0, 1]))
-        claimant.reverts("FaultsAlreadyPunished", claimant.improper_leaf(commit, 1))
+        claimant.reverts("FaultsAlreadyProven", claimant.improper_leaf(commit, 1))
 
 
 class TestLeaf:
@@ -112,8 +111,8 @@ class TestLeaf:
             with world.ledger.reverted():
                 leaves = [merkle.leaf(job.leaf.data(job.domain)), merkle.leaf(data)]
                 commit = _commit_root(world, leaves, job)
-                event = claimant.proves(claimant.unsigned_leaf(commit, data, 1, leaves)).event("FaultProven")
-                assert (event["kind"], event["slashed"]) == (LEAF, SEVERITY)
+                punished = claimant.proves(claimant.unsigned_leaf(commit, data, 1, leaves))
+                assert (punished.kind, punished.slashed) == (Kind.LEAF, SEVERITY)
 
     def test_reverts_when_it_is_signed_or_elsewhere(self, world: World, claimant: Claimant) -> None:
         commit = world.committed(3)
@@ -130,8 +129,8 @@ class TestLeaf:
         for bad in (foreign, second.changed(cum_to=second.receipt.cum_from)):
             with world.ledger.reverted():
                 commit = forged(world, [first, bad])
-                event = claimant.proves(claimant.improper_leaf(commit, 1)).event("FaultProven")
-                assert (event["kind"], event["slashed"]) == (LEAF, SEVERITY)
+                punished = claimant.proves(claimant.improper_leaf(commit, 1))
+                assert (punished.kind, punished.slashed) == (Kind.LEAF, SEVERITY)
 
     def test_reverts_for_a_proper_one(self, world: World, claimant: Claimant) -> None:
         commit = world.committed(2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -15,7 +15,7 @@ from retally.protocol.case import CommitRecord, unpack_ranges
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import address_bytes, keccak, u32, u96
 from retally.protocol.voucher import NodeAuth, Voucher
-from tests.contracts.court.ledger import BURN, GOVERNOR, MILLION, OPERATOR, ROUTER, VERIFIER, Ledger, Mined
+from tests.contracts.court.ledger import BURN, DAY, GOVERNOR, MILLION, OPERATOR, ROUTER, VERIFIER, Ledger, Mined
 from tests.contracts.court.transcripts import MODEL, PROFILE, Job, Tree, make_job
 
 STAKE = 1_000 * MILLION
@@ -41,6 +41,14 @@ class Commit:
     def abi(self) -> tuple[Any, ...]:
         """The struct for a call."""
         return self.record.to_abi()
+
+
+def record_of(event: Mapping[str, Any]) -> CommitRecord:
+    """The commit of a Collected event."""
+    return CommitRecord(
+        event["commitId"], event["node"], event["owner"], event["receiptsRoot"], keccak(event["ranges"]),
+        event["step"], event["sharePpm"], event["seedBlock"], event["time"],
+    )  # fmt: skip
 
 
 class World:
@@ -102,11 +110,7 @@ class World:
             items += parties + u32(0) + u96(total) + u96(total) + signature
         call = self.ledger.escrow.functions.collect(self.nodes[node].address, items, tree.root)
         event = self.ledger.send(call, self.owners[node]).event("Collected")
-        record = CommitRecord(
-            event["commitId"], event["node"], event["owner"], event["receiptsRoot"], keccak(event["ranges"]),
-            event["step"], event["sharePpm"], event["seedBlock"], event["time"],
-        )  # fmt: skip
-        return Commit(record, bytes(event["ranges"]), tree)
+        return Commit(record_of(event), bytes(event["ranges"]), tree)
 
     def fix_seed(self, commit: Commit) -> bytes:
         """Fix the seed of a commit."""
@@ -129,7 +133,8 @@ class World:
         """Commit to a claim and return its salt."""
         salt = keccak(b"claim %d" % next(self._claims))
         claimed = keccak(encode(["address", "bytes32", "bytes32"], [claimant, evidence, salt]))
-        self.ledger.send(self.ledger.faults.functions.commitClaim(claimed), claimant)
+        for faults in (self.ledger.tree_faults, self.ledger.faults):
+            self.ledger.send(faults.functions.commitClaim(claimed), claimant)
         return salt
 
     def supply(self) -> dict[str, int]:
@@ -149,11 +154,17 @@ class World:
     def vote(self, case: int, round_: int, votes: dict[str, int]) -> Mined | None:
         """Let jurors commit and reveal."""
         court = self.ledger.court.functions
+        seats = {juror: seat for seat, juror in enumerate(court.jurorsOf(case, round_).call())}
         for juror, verdict in votes.items():
-            self.ledger.send(court.commitVote(case, self.vote_hash(case, round_, juror, verdict)), juror)
+            hashed = self.vote_hash(case, round_, juror, verdict)
+            self.ledger.send(court.commitVote(case, round_, seats[juror], hashed), juror)
+        if len(votes) == len(seats):
+            self.ledger.send(court.closeCommits(case), self.outsider)
+        else:
+            self.ledger.jump(DAY + 1)
         mined = None
         for juror, verdict in votes.items():
-            mined = self.ledger.send(court.revealVote(case, verdict, 0, SALT), juror)
+            mined = self.ledger.send(court.revealVote(case, round_, seats[juror], verdict, 0, SALT), juror)
         return mined
 
     def _set_up(self) -> None:
@@ -184,6 +195,7 @@ class World:
             node.address, MODEL, PROFILE, "http://node", deadline, signature[:32], signature[32:]
         )
         ledger.send(call, owner)
+        ledger.send(ledger.pools.functions.enlist(node.address), owner)
 
 
 def operators(world: World, amount: int) -> list[str]:

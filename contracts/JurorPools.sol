@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {ICourt} from "./interfaces/ICourt.sol";
+import {IJurorPools} from "./interfaces/IJurorPools.sol";
+import {IRegistry} from "./interfaces/IRegistry.sol";
+import {IStaking} from "./interfaces/IStaking.sol";
+import {Lots} from "./libraries/Lots.sol";
+import {SumTree} from "./libraries/SumTree.sol";
+import {OPERATOR} from "./types/Role.sol";
+
+/// @notice See IJurorPools.
+contract JurorPools is IJurorPools {
+    using SumTree for SumTree.Tree;
+    using Lots for Lots.Line;
+
+    /// @dev Lots that a draw casts at most: some hit who may not sit, and stake that has left.
+    uint256 private constant LOTS_PER_SEAT = 4;
+    uint256 private constant SPARE_LOTS = 64;
+
+    struct Pool {
+        bytes32 modelId;
+        bytes32 profileId;
+        SumTree.Tree tree;
+        address[] members;
+        mapping(address owner => Entry) entries;
+    }
+
+    /// @dev A draw under way: whom it takes, and who is put aside because it sat before.
+    struct Seats {
+        uint256 before;
+        uint256 minimum;
+        uint256 filled;
+        uint256 spared;
+        address[] jury;
+        address[] spare;
+    }
+
+    IStaking private immutable STAKING;
+    IRegistry private immutable REGISTRY;
+    ICourt private immutable COURT;
+    uint16 private immutable READY_OWNERS;
+    uint96 private immutable READY_STAKE;
+
+    uint24 private _count;
+    /// @inheritdoc IJurorPools
+    mapping(bytes32 modelId => mapping(bytes32 profileId => uint24)) public poolOf;
+    mapping(uint24 pool => Pool) private _pools;
+
+    constructor(IStaking staking, IRegistry registry, ICourt court, Parameters memory chosen) {
+        STAKING = staking;
+        REGISTRY = registry;
+        COURT = court;
+        READY_OWNERS = chosen.readyOwners;
+        READY_STAKE = chosen.readyStake;
+    }
+
+    /// @inheritdoc IJurorPools
+    function enlist(address node) external {
+        _checkStill();
+        (address owner, bytes32 modelId, bytes32 profileId,, uint40 revokedAt,) = REGISTRY.node(node);
+        require(owner == msg.sender && revokedAt == 0, PoolsNotYourNode(node, msg.sender));
+        require(STAKING.isActive(owner, OPERATOR), PoolsNotActive(owner));
+        uint96 weight = STAKING.slashable(owner, OPERATOR);
+
+        uint24 id = poolOf[modelId][profileId];
+        if (id == 0) {
+            id = ++_count;
+            poolOf[modelId][profileId] = id;
+            _pools[id].modelId = modelId;
+            _pools[id].profileId = profileId;
+        }
+        Pool storage pool = _pools[id];
+        Entry memory entry = pool.entries[owner];
+        if (weight > entry.weight) entry.since = uint40(block.timestamp);
+        if (entry.leaf == 0) {
+            entry.leaf = pool.tree.push(weight);
+            pool.members.push(owner);
+        } else {
+            pool.tree.update(entry.leaf, entry.weight, weight);
+        }
+        entry.weight = weight;
+        entry.node = node;
+        pool.entries[owner] = entry;
+
+        emit Enlisted(id, owner, node, weight, modelId, profileId);
+    }
+
+    /// @inheritdoc IJurorPools
+    function resign(bytes32 modelId, bytes32 profileId) external {
+        _lower(poolOf[modelId][profileId], msg.sender, 0);
+    }
+
+    /// @inheritdoc IJurorPools
+    function refresh(bytes32 modelId, bytes32 profileId, address owner) external {
+        uint24 id = poolOf[modelId][profileId];
+        Pool storage pool = _pools[id];
+        Entry memory entry = pool.entries[owner];
+        uint96 worth = uint96(_worth(pool, owner, entry, STAKING.minimum(OPERATOR), type(uint256).max));
+        require(worth < entry.weight || entry.weight == 0, PoolsNothingStale(id, owner, worth));
+        _lower(id, owner, worth);
+    }
+
+    /// @inheritdoc IJurorPools
+    function draw(
+        uint24 id,
+        bytes32 seed,
+        uint256 size,
+        uint256 before,
+        address[] memory parties,
+        address[] memory seated
+    ) external view returns (address[] memory jury) {
+        Pool storage pool = _pools[id];
+        Seats memory seats = Seats(before, STAKING.minimum(OPERATOR), 0, 0, new address[](size), new address[](seated.length));
+        Lots.Line memory line = Lots.line(pool.tree.total, LOTS_PER_SEAT * size + SPARE_LOTS);
+        for (uint256 turn; turn < line.starts.length && line.left > 0 && seats.filled < size; ++turn) {
+            address owner = _castLot(pool, line, line.draw(seed, turn), parties, seats);
+            if (owner == address(0)) continue;
+            if (_contains(seated, owner)) seats.spare[seats.spared++] = owner;
+            else seats.jury[seats.filled++] = owner;
+        }
+        return _filled(seats);
+    }
+
+    /// @inheritdoc IJurorPools
+    function readiness(bytes32 modelId, bytes32 profileId)
+        external
+        view
+        returns (bool ready, uint256 owners, uint256 stake)
+    {
+        Pool storage pool = _pools[poolOf[modelId][profileId]];
+        uint256 minimum = STAKING.minimum(OPERATOR);
+        address[] memory unrelated = new address[](pool.members.length);
+        for (uint256 i; i < pool.members.length; ++i) {
+            address owner = pool.members[i];
+            uint256 worth = _worth(pool, owner, pool.entries[owner], minimum, type(uint256).max);
+            if (worth == 0 || _isRelated(owner, unrelated, owners)) continue;
+            unrelated[owners++] = owner;
+            stake += worth;
+        }
+        ready = owners >= READY_OWNERS && stake >= READY_STAKE;
+    }
+
+    /// @inheritdoc IJurorPools
+    function pairOf(uint24 pool) external view returns (bytes32 modelId, bytes32 profileId) {
+        return (_pools[pool].modelId, _pools[pool].profileId);
+    }
+
+    /// @inheritdoc IJurorPools
+    function membersOf(uint24 pool) external view returns (address[] memory) {
+        return _pools[pool].members;
+    }
+
+    /// @inheritdoc IJurorPools
+    function entryOf(uint24 pool, address owner) external view returns (Entry memory) {
+        return _pools[pool].entries[owner];
+    }
+
+    /// @inheritdoc IJurorPools
+    function weightOf(uint24 pool) external view returns (uint256) {
+        return _pools[pool].tree.total;
+    }
+
+    /// @inheritdoc IJurorPools
+    function parameters() external view returns (Parameters memory) {
+        return Parameters({readyOwners: READY_OWNERS, readyStake: READY_STAKE});
+    }
+
+    function _lower(uint24 id, address owner, uint96 weight) private {
+        _checkStill();
+        Pool storage pool = _pools[id];
+        Entry storage entry = pool.entries[owner];
+        require(entry.weight != 0, PoolsNotEnlisted(id, owner));
+        pool.tree.update(entry.leaf, entry.weight, weight);
+        entry.weight = weight;
+        emit WeightLowered(id, owner, weight);
+    }
+
+    /// @dev Who stands at a point of the line; nobody where the stake has left or may not sit. What was hit is taken out.
+    function _castLot(
+        Pool storage pool,
+        Lots.Line memory line,
+        uint256 point,
+        address[] memory parties,
+        Seats memory seats
+    ) private view returns (address owner) {
+        (uint32 leaf, uint256 offset) = pool.tree.find(point);
+        owner = pool.members[leaf - 1];
+        Entry memory entry = pool.entries[owner];
+        uint256 worth = _isParty(owner, parties) ? 0 : _worth(pool, owner, entry, seats.minimum, seats.before);
+        uint256 start = point - offset;
+        if (offset < worth) {
+            line.remove(start, start + worth);
+        } else {
+            line.remove(start + worth, start + entry.weight);
+            owner = address(0);
+        }
+    }
+
+    /// @dev What an entry counts for now: nothing unless entry and stake are older than `before`, the stake is active and
+    /// the node still serves the pair.
+    function _worth(Pool storage pool, address owner, Entry memory entry, uint256 minimum, uint256 before)
+        private
+        view
+        returns (uint256)
+    {
+        if (entry.since >= before) return 0;
+        (uint96 bonded, uint96 thawing,,, uint40 since) = STAKING.stakeOf(owner, OPERATOR);
+        if (bonded < minimum || since >= before) return 0;
+        (address nodeOwner, bytes32 modelId, bytes32 profileId,, uint40 revokedAt,) = REGISTRY.node(entry.node);
+        bool serves = nodeOwner == owner && revokedAt == 0 && modelId == pool.modelId && profileId == pool.profileId;
+        if (!serves) return 0;
+        uint256 stake = uint256(bonded) + thawing;
+        return stake < entry.weight ? stake : entry.weight;
+    }
+
+    function _isParty(address who, address[] memory parties) private view returns (bool) {
+        for (uint256 i; i < parties.length; ++i) {
+            if (who == parties[i] || REGISTRY.areSiblings(who, parties[i])) return true;
+        }
+        return false;
+    }
+
+    function _isRelated(address who, address[] memory others, uint256 count) private view returns (bool) {
+        for (uint256 i; i < count; ++i) {
+            if (REGISTRY.areSiblings(who, others[i])) return true;
+        }
+        return false;
+    }
+
+    /// @dev Draws of a known seed would be chosen by changing the pool before them.
+    function _checkStill() private view {
+        uint256 juries = COURT.pendingDraws();
+        require(juries == 0, PoolsDrawPending(juries));
+    }
+
+    function _contains(address[] memory people, address who) private pure returns (bool) {
+        for (uint256 i; i < people.length; ++i) {
+            if (people[i] == who) return true;
+        }
+        return false;
+    }
+
+    /// @dev Seats left empty go to those who sat before, in the order of their lots.
+    function _filled(Seats memory seats) private pure returns (address[] memory jury) {
+        jury = seats.jury;
+        uint256 count = seats.filled;
+        for (uint256 i; i < seats.spared && count < jury.length; ++i) {
+            jury[count++] = seats.spare[i];
+        }
+        assembly ("memory-safe") {
+            mstore(jury, count)
+        }
+    }
+}
