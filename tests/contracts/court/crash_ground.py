@@ -77,4 +77,5 @@ def deployment_of(ledger: Ledger) -> Deployment:
     """The ledger's contracts as a verifier is told of them."""
     names = ("Audits", "Court", "Escrow", "Registry", "Silence", "Staking")
     contracts = {name: Address(getattr(ledger, name.lower()).address) for name in names}
-    return Deployment(ledger.web3.eth.chain_id, 0, contracts | {"Asset": Address(ledger.asset.address)})
+    contracts |= {"Asset": Address(ledger.asset.address), "JurorPools": Address(ledger.pools.address)}
+    return Deployment(ledger.web3.eth.chain_id, 0, contracts)

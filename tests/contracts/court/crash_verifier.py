@@ -77,7 +77,7 @@ class Run:
         self.problems: list[str] = []
         sender = TxSender(chain, KEY, folder / "pending.json")
         nodes = FakeNodes(folder, chain.domain, ground.node_keys, ground.answers, chain.clock.now())
-        found = Calibrations(chain.registry, chain.clock)
+        found = Calibrations(chain.registry)
         replayer = Replayer(
             self.store, nodes, chain.registry, found, KEY, chain.domain, chain.clock, lane=0, replayers=2
         )
@@ -131,15 +131,17 @@ class Run:
             case = await court.case_of(case_id)
             if case.status != CaseStatus.VOTING:
                 continue
-            jurors = await court.jurors_of(case_id, case.round)
-            verdict = VerdictKind.MISMATCH
-            for juror in jurors:
-                if not any((await court.vote_of(case_id, case.round, juror)).hash):
+            block = await self.chain.rpc.request("eth_getBlockByNumber", "latest", False)
+            reveals = int(block["timestamp"], 16) > (await court.round_of(case_id, case.round)).commit_end
+            for seat, juror in enumerate(await court.jurors_of(case_id, case.round)):
+                vote, verdict = await court.vote_of(case_id, case.round, seat), VerdictKind.MISMATCH
+                if vote.verdict:
+                    continue
+                if reveals:
+                    await self._send(juror, court.reveal_vote(case_id, case.round, seat, verdict, 0, SALT))
+                elif not any(vote.hash):
                     hash_ = vote_hash(case_id, case.round, juror, verdict, 0, SALT)
-                    await self._send(juror, court.commit_vote(case_id, hash_))
-            for juror in jurors:
-                if not (await court.vote_of(case_id, case.round, juror)).verdict:
-                    await self._send(juror, court.reveal_vote(case_id, verdict, 0, SALT))
+                    await self._send(juror, court.commit_vote(case_id, case.round, seat, hash_))
 
     async def _send(self, sender: str, call: ContractCall) -> None:
         transaction = {"from": sender, "to": call.to, "data": to_hex(call.data), "gas": hex(16_000_000)}

@@ -108,7 +108,7 @@ class TestReplay:
         node, domain, clock = key("node"), Domain(31337, key("escrow").address), FakeClock()
         registry = Registry(Rpc("http://127.0.0.1:9"), key("registry").address)
         store, nodes = Store(tmp_path / "verifier.sqlite"), BusyNodes(tmp_path, domain, [node], {}, clock.now())
-        found = Calibrations(registry, clock)
+        found = Calibrations(registry)
         replayer = Replayer(store, nodes, registry, found, KEY, domain, clock, lane=0, replayers=2)
         store.set_lane(node.address, PROMISED, 0)
         await replayer.score(NodeRecord(node.address, KEY.address, MODEL, PROFILE, "http://node", False), [1, 2, 3], 1)
