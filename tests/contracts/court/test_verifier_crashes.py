@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +55,19 @@ def crashed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every point's verifier, killed there and run to its end by the next one on its folder."""
     base = tmp_path_factory.mktemp("crashes")
     command = [sys.executable, "-m", "tests.contracts.court.crash_verifier"]
-    running = {
-        share: subprocess.Popen(
-            [*command, str(base / share), *points], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for share, points in SHARES.items()
-    }
-    for share, process in running.items():
-        printed, complaints = process.communicate(timeout=600)
+    with ExitStack() as stack:
+        running: dict[str, subprocess.Popen[str]] = {}
+        for share, points in SHARES.items():
+            words = [*command, str(base / share), *points]
+            process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            running[share] = stack.enter_context(process)
+            # Whatever one of them fails at, the other must not go on.
+            stack.callback(process.kill)
+        said = {share: process.communicate(timeout=600) for share, process in running.items()}
+    for share, (printed, complaints) in said.items():
         endings = [json.loads(line) for line in printed.splitlines()]
-        wanted = [[point, signal.SIGKILL, 0] for point in SHARES[share]]
-        assert endings == wanted, complaints[-8_000:]
-        assert process.returncode == 0, complaints[-8_000:]
+        assert endings == [[point, signal.SIGKILL, 0] for point in SHARES[share]], complaints[-8_000:]
+        assert running[share].returncode == 0, complaints[-8_000:]
     return base
 
 
