@@ -1,4 +1,4 @@
-"""Stories of faults and audits: nobody is framed, nobody dilutes its audits, nobody gains by reporting itself."""
+"""Stories of faults and audits: nobody is framed, and nobody dilutes its audits."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from pathlib import Path
 from retally.protocol.audit_points import AuditPoint, drawn_points
 from retally.protocol.case import Range, unpack_ranges
 from retally.protocol.encoding import keccak
-from tests.contracts.court.challenges import challenge
 from tests.contracts.court.honest import Ending, Step, play
-from tests.contracts.court.ledger import DAY, MILLION, OPERATOR, VERIFIER
-from tests.contracts.court.proofs import Claimant
+from tests.contracts.court.ledger import MILLION
 from tests.contracts.court.test_faults_honest import Accuser
 from tests.contracts.court.transcripts import Tree
-from tests.contracts.court.world import BOND, Commit, World
+from tests.contracts.court.world import Commit, World
 
 
 class TestSameRequest:
@@ -74,6 +72,32 @@ class TestDilution:
         # Each is hit with the chance of its money; five standard deviations either way.
         assert abs(hits - expected) <= 5 * (expected * (1 - fee / big.record.step)) ** 0.5
 
+    def test_tiny_commits_are_audited_on_chain_as_they_are_counted_here(self, world: World) -> None:
+        audits, escrow = world.ledger.audits.functions, world.ledger.escrow.functions
+        jobs = world.jobs(40)
+        with world.ledger.reverted():
+            big = world.collect(Tree.of(jobs))
+            share = escrow.auditPool().call()
+        drawn = 0
+        for job in jobs:
+            tiny = world.collect(Tree.of([job]))
+            # The same step and share as the big one's: a point of it pays the same, and is as likely.
+            assert (tiny.record.step, tiny.record.share_ppm) == (big.record.step, big.record.share_ppm)
+            before = escrow.auditPool().call()
+            world.fix_seed(tiny)
+            count = audits.countDrawn(tiny.abi, tiny.packed).call()
+            assert count == len(world.points(tiny))
+            # Fixing a seed is paid a tenth of a point's price, or what there is, whatever the size of the commit.
+            tip = big.record.step * big.record.share_ppm // 10**7
+            assert before - escrow.auditPool().call() == min(tip, before)
+            drawn += count
+        money = jobs[-1].receipt.cum_to
+        assert sum(job.receipt.fee for job in jobs) == money
+        expected = money / big.record.step
+        assert abs(drawn - expected) <= 5 * expected**0.5
+        # Rounded up each time, the share of many is no less than that of one.
+        assert share <= -(-money * big.record.share_ppm // MILLION)
+
     def test_every_point_pays_the_same_whatever_the_size_of_its_commit(self, world: World) -> None:
         audits = world.ledger.audits.functions
         for amount in (1, 12):
@@ -81,50 +105,6 @@ class TestDilution:
             count = audits.countDrawn(commit.abi, commit.packed).call()
             assert count == len(world.points(commit))
             assert commit.record.step * commit.record.share_ppm == world.committed(1).record.step * 300_000
-
-
-class TestSelfReport:
-    """Reporting oneself, through whatever friends, has negative profit."""
-
-    def test_of_a_bill(self, world: World) -> None:
-        self._loses(world, 5 * MILLION)
-
-    def test_of_a_bill_with_a_friends_huge_job(self, world: World) -> None:
-        """Refunds come on top of the severity, and half of that is burned first: they save no stake from itself."""
-        self._loses(world, 990 * MILLION)
-
-    def _loses(self, world: World, fee: int) -> None:
-        job = world.job(payer=world.friend).changed(cum_to=fee)
-        commit = world.collect(Tree.of([job]), payers=(world.friend,))
-        accomplice = Claimant(world, world.friend.address)
-        before = self._wealth(world)
-        world.ledger.send(accomplice.bind(commit, 0), accomplice.account)
-        punished = accomplice.proves(accomplice.overbilling(job, bound=True))
-        assert punished.slashed > 0
-        assert before - self._wealth(world) >= punished.slashed // 2
-
-    def test_of_silence(self, world: World) -> None:
-        ledger = world.ledger
-        ledger.send(ledger.staking.functions.stake(VERIFIER, BOND), world.friend.address)
-        commit = world.committed(6)
-        before = self._wealth(world)
-        opened = challenge(world, commit, world.friend.address)
-        ledger.jump(DAY + 1)
-        timeout = ledger.silence.functions.timeout(opened.id)
-        slashed = ledger.send(timeout, world.friend.address).event("SilenceSlashed")["slashed"]
-        assert slashed > 0
-        assert before - self._wealth(world) >= slashed // 2
-
-    def _wealth(self, world: World) -> int:
-        """All that the cheat and its friend own, wherever it is kept."""
-        ledger = world.ledger
-        staking, escrow, silence = ledger.staking.functions, ledger.escrow.functions, ledger.silence.functions
-        total = 0
-        for who in (world.cheat, world.friend.address):
-            total += ledger.balance(who) + staking.credit(who).call() + escrow.credit(who).call()
-            total += silence.credit(who).call() + escrow.account(who).call()[0] + escrow.heldOf(who).call()
-            total += staking.slashable(who, OPERATOR).call() + staking.slashable(who, VERIFIER).call()
-        return total
 
 
 def points(seed: bytes, ranges: list[Range] | tuple[Range, ...], commit: Commit) -> list[AuditPoint]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from tests.contracts.court.cases import open_case, opening
+from tests.contracts.court.cases import SEVERITY, open_case, opening
 from tests.contracts.court.challenges import SLASHED, challenge
 from tests.contracts.court.ledger import DAY, GOVERNOR, OPERATOR
 from tests.contracts.court.proofs import Claimant, Kind
 from tests.contracts.court.transcripts import Tree
 from tests.contracts.court.world import MISMATCH, STAKE, World, operators
+
+# Its place in the table of severities.
+OVERBILLING = 3
 
 
 def stake_of(world: World, owner: str) -> int:
@@ -30,13 +35,16 @@ class TestThawUnderAudit:
         # The last day of the evidence, then the whole time for an answer.
         world.ledger.jump(7 * DAY - 60)
         opened = challenge(world, commit)
+        world.ledger.reverts("StakingStillThawing", staking.withdraw(OPERATOR), world.cheat)
         world.ledger.jump(DAY + 1)
         world.ledger.send(world.ledger.silence.functions.timeout(opened.id), world.outsider)
         assert opened.status == SLASHED
-        left = stake_of(world, world.cheat)
-        assert left < STAKE
+        # It costs what it costs who does not thaw, and only the rest leaves.
+        assert stake_of(world, world.cheat) == STAKE - SEVERITY
         world.ledger.jump(21 * DAY)
+        before = world.ledger.balance(world.cheat)
         world.ledger.send(staking.withdraw(OPERATOR), world.cheat)
+        assert world.ledger.balance(world.cheat) - before == STAKE - SEVERITY
         assert stake_of(world, world.cheat) == 0
 
     def test_stake_that_had_thawed_before_makes_silence_no_cheaper(self, world: World) -> None:
@@ -54,44 +62,66 @@ class TestThawUnderAudit:
 
 
 class TestRevokedKey:
-    """A key revoked after collecting shields nothing (R-45)."""
+    """A key revoked after collecting shields nothing (R-45): each offence costs what it costs of a living key."""
+
+    def _costs_the_same(self, world: World, offence: Callable[[], None]) -> int:
+        costs = []
+        for revoked in (False, True):
+            with world.ledger.reverted():
+                if revoked:
+                    revoke(world)
+                offence()
+                costs.append(STAKE - stake_of(world, world.cheat))
+        assert costs[0] == costs[1] > 0
+        return costs[0]
 
     def test_of_silence(self, world: World) -> None:
         commit = world.committed(6)
-        revoke(world)
-        opened = challenge(world, commit)
-        world.ledger.jump(DAY + 1)
-        world.ledger.send(world.ledger.silence.functions.timeout(opened.id), world.outsider)
-        assert opened.status == SLASHED
-        assert stake_of(world, world.cheat) < STAKE
+
+        def stay_silent() -> None:
+            opened = challenge(world, commit)
+            world.ledger.jump(DAY + 1)
+            world.ledger.send(world.ledger.silence.functions.timeout(opened.id), world.outsider)
+            assert opened.status == SLASHED
+
+        assert self._costs_the_same(world, stay_silent) == SEVERITY
 
     def test_of_a_broken_tree(self, world: World) -> None:
         first, second = world.jobs(2)
         gap = second.changed(cum_from=second.receipt.cum_from + 1, cum_to=second.receipt.cum_to + 1)
         commit = world.collect(Tree(world.ledger.domain, (first, gap)), upto=gap.receipt.cum_to)
-        revoke(world)
         claimant = Claimant(world)
-        assert claimant.proves(claimant.tiling(commit, 0, [0, 1])).kind == Kind.TILING
-        assert stake_of(world, world.cheat) < STAKE
+
+        def prove() -> None:
+            assert claimant.proves(claimant.tiling(commit, 0, [0, 1])).kind == Kind.TILING
+
+        assert self._costs_the_same(world, prove) == SEVERITY
 
     def test_of_a_bill_under_a_commit(self, world: World) -> None:
         job = world.job()
         dear = job.changed(cum_to=job.receipt.cum_to + 1)
         commit = world.collect(Tree.of([dear]))
-        revoke(world)
         claimant = Claimant(world)
-        world.ledger.send(claimant.bind(commit, 0), world.outsider)
-        assert claimant.proves(claimant.overbilling(dear, bound=True)).kind == Kind.OVERBILLING
-        assert stake_of(world, world.cheat) < STAKE
+
+        def prove() -> None:
+            world.ledger.send(claimant.bind(commit, 0), world.outsider)
+            assert claimant.proves(claimant.overbilling(dear, bound=True)).kind == Kind.OVERBILLING
+
+        # The severity, and the whole fee back to the payer.
+        severity = world.ledger.staking.functions.severityOf(world.cheat, OPERATOR, OVERBILLING).call()
+        assert self._costs_the_same(world, prove) == severity + dear.receipt.fee
 
     def test_of_a_case(self, world: World) -> None:
         case = open_case(world)
-        revoke(world)
-        case.draw()
-        case.vote_all(MISMATCH)
-        assert case.decide() == MISMATCH
-        assert case.execute()["slashed"] > 0
-        assert stake_of(world, world.cheat) < STAKE
+
+        def convict() -> None:
+            case.draw()
+            case.vote_all(MISMATCH)
+            assert case.decide() == MISMATCH
+            case.execute()
+
+        fees = sum(entry[3] for entry in case.shown)
+        assert self._costs_the_same(world, convict) == SEVERITY + fees
 
 
 class TestSiblings:
