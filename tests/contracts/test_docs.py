@@ -1,4 +1,4 @@
-"""The tables of docs/CONTRACTS.md say what is deployed."""
+"""The tables of docs/CONTRACTS.md say what is deployed, those of docs/THREATS.md name tests that exist."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import compile_contracts
 from retally.chain.parameters import default_parameters, longest_case_seconds
 from tests.contracts.world import DAY
 
-TEXT = (compile_contracts.ROOT / "docs" / "CONTRACTS.md").read_text(encoding="utf-8")
+ROOT = compile_contracts.ROOT
+TEXT = (ROOT / "docs" / "CONTRACTS.md").read_text(encoding="utf-8")
+THREATS = (ROOT / "docs" / "THREATS.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `(\w+)\.(\w+)` \| (\d+) \| \S", re.MULTILINE)
 SEVERITY = re.compile(r"^\| (mismatch|tiling|overbilling|conflict|duty)\b[^|]*\| ([\d,]+) \|", re.MULTILINE)
 
@@ -30,3 +32,31 @@ class TestContractsPage:
     def test_draws_the_delays_as_they_are(self) -> None:
         assert longest_case_seconds(default_parameters()["Court"]) == 7 * DAY
         assert "at most 7 d of votes and appeals" in TEXT
+
+
+class TestThreatsPage:
+    def test_names_tests_that_exist(self) -> None:
+        named = re.findall(r"`([\w.]+)::(\w+)`", THREATS)
+        assert len(named) > 100
+        missing = [f"{file}::{test}" for file, test in named if not has_test(file, test)]
+        assert not missing
+
+    def test_names_one_in_every_row(self) -> None:
+        rows = [line for line in THREATS.splitlines() if line.startswith("| ") and not line.endswith("tests |")]
+        assert len(rows) > 80
+        assert [row for row in rows if "::test" not in row and "::check" not in row] == []
+
+
+class TestFiles:
+    def test_that_either_page_names_exist(self) -> None:
+        for path in re.findall(r"`((?:tests|scripts|contracts|docs|sdk)/[\w./]+)`", TEXT + THREATS):
+            assert (ROOT / path).exists(), path
+        for name in re.findall(r"`(test_\w+\.py)`", TEXT + THREATS):
+            assert list((ROOT / "tests").rglob(name)), name
+
+
+def has_test(file: str, test: str) -> bool:
+    """Whether exactly one file of this name holds a test of that."""
+    paths = list((ROOT / "tests").rglob(file if file.endswith(".sol") else f"test_{file}.py"))
+    head = re.compile(rf"^ *(?:async )?(?:def|function) {test}\(", re.MULTILINE)
+    return len(paths) == 1 and head.search(paths[0].read_text(encoding="utf-8")) is not None
