@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -134,19 +135,25 @@ def _artifact(name: str, body: Mapping[str, Any]) -> Artifact:
     return Artifact(name, body["abi"], "0x" + body["evm"]["bytecode"]["object"], "0x" + keccak(deployed).hex())
 
 
-def compile_contracts() -> dict[str, Artifact]:
-    """Compile everything that is deployed, and the interfaces by which it is called."""
-    entries = [f"contracts/{path.name}" for path in sorted(CONTRACTS.glob("*.sol"))]
-    compiled = compile_sources(collect_sources([*entries, TIMELOCK]))
-    return {Path(unit).stem: compiled[unit][Path(unit).stem] for unit in [*entries, TIMELOCK]}
+def compile_contracts(using: str | None = None) -> dict[str, Artifact]:
+    """Compile everything that is deployed, or the part of it into which one source goes."""
+    entries = [*(f"contracts/{path.name}" for path in sorted(CONTRACTS.glob("*.sol"))), TIMELOCK]
+    if using is not None:
+        entries = [entry for entry in entries if using in collect_sources([entry])]
+    compiled = compile_sources(collect_sources(entries))
+    return {Path(unit).stem: compiled[unit][Path(unit).stem] for unit in entries}
 
 
 def main() -> None:
     """Write the artifact files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--using", metavar="SOURCE", help="only contracts into which contracts/… goes")
+    options = parser.parse_args()
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
-    artifacts = compile_contracts()
-    for stale in set(ARTIFACTS.glob("*.json")) - {ARTIFACTS / f"{name}.json" for name in artifacts}:
-        stale.unlink()
+    artifacts = compile_contracts(options.using)
+    if options.using is None:
+        for stale in set(ARTIFACTS.glob("*.json")) - {ARTIFACTS / f"{name}.json" for name in artifacts}:
+            stale.unlink()
     for name, artifact in artifacts.items():
         (ARTIFACTS / f"{name}.json").write_text(artifact.to_json(), encoding="utf-8")
         print(f"{name}: {len(artifact.bytecode) // 2 - 1} bytes to deploy")

@@ -127,7 +127,7 @@ def play_forge(mutant: Mutant) -> tuple[str, str]:
 def ask_pytest(mutant: Mutant) -> tuple[str, str]:
     """The contract tests, those near the mutant first."""
     before = _artifacts()
-    compiled = _run([_python(), "scripts/compile_contracts.py"])
+    compiled = _run([_python(), "scripts/compile_contracts.py", "--using", mutant.path])
     if compiled.returncode != 0:
         return "invalid", "the compiler"
     try:

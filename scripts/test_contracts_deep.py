@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from contract_coverage import measure
 from deep_tests import ROOT, Forge, ToolFailed, call, environment_of
 from slither_findings import untriaged
 
 PROOFS = ("StakingProofs", "EscrowProofs")
-COVERED = re.compile(r"^\| (contracts/[\w/]+\.sol)\s+\| ([^|]+)\| ([^|]+)\| ([^|]+)\| ([^|]+)\|$", re.MULTILINE)
 Figures = Mapping[str, Any]
 
 
@@ -71,15 +71,16 @@ def run_forge(options: argparse.Namespace) -> Figures:
 
 def run_halmos(_: argparse.Namespace) -> Figures:
     """Proofs by symbolic execution."""
-    binary = environment_of("halmos") / "halmos"
+    binaries = environment_of("halmos")
     forge = Forge("default")
     out = ".cache/forge/proofs"
     own = {"FOUNDRY_OUT": out, "FOUNDRY_CACHE_PATH": ".cache/forge/proofs-cache"}
-    limits = ["--solver", "z3", "--solver-timeout-assertion", "300000", "--solver-threads", "1"]
+    solver = f"{binaries / 'python'} {ROOT / 'scripts' / 'solve_with_bitwuzla.py'}"
+    limits = ["--solver-command", solver, "--solver-timeout-assertion", "600000", "--solver-threads", "1"]
     proven: list[str] = []
     failed: list[str] = []
     for contract in PROOFS:
-        command = [str(binary), "--root", ".", "--forge-build-out", out, "--contract", contract, *limits]
+        command = [str(binaries / "halmos"), "--root", ".", "--forge-build-out", out, "--contract", contract, *limits]
         done = call(command, ROOT, forge.environment() | own)
         # Its lines are coloured.
         said = re.sub(r"\x1b\[\d+m", "", done.stdout)
@@ -110,21 +111,10 @@ def run_mutants(options: argparse.Namespace) -> Figures:
 
 
 def run_coverage(_: argparse.Namespace) -> Figures:
-    """Branches of the contracts that the forge suite takes; what the tests on anvil take beside it is not counted."""
-    done = Forge("default").run("coverage", "--root", ".", "--ir-minimum", "--report", "summary")
-    rows = COVERED.findall(done.stdout)
-    if not rows:
-        raise ToolFailed(done.stdout[-2000:])
-    taken = {name: _fraction(branches) for name, _, _, branches, _ in rows}
-    total = [sum(part) for part in zip(*taken.values(), strict=True)]
-    for name, (hit, all_) in sorted(taken.items()):
-        print(f"coverage: {name}: {hit} of {all_} branches")
-    return {"holds": True, "branches taken": total[0], "branches": total[1]}
-
-
-def _fraction(cell: str) -> tuple[int, int]:
-    hit, all_ = re.findall(r"\((\d+)/(\d+)\)", cell)[0]
-    return int(hit), int(all_)
+    """Branches of the contracts that the tests on anvil take."""
+    coverage = measure()
+    coverage.print()
+    return coverage.figures()
 
 
 if __name__ == "__main__":
