@@ -24,7 +24,7 @@ from typing import Any
 from eth_hash.auto import keccak
 
 from compile_contracts import ARTIFACTS, TIMELOCK, Artifact
-from coverage_map import Branch, CoverageMap, write_codes
+from coverage_map import UNOPTIMISED, Branch, CoverageMap, write_codes
 from deep_tests import DEEP, MODULES, ROOT, ToolFailed
 
 COPY = DEEP / "coverage"
@@ -46,7 +46,7 @@ LEFT_OUT = {
 SECONDS = 3600
 # How the copy compiles: as coverage_map.py does, code of any length, and no warning of it.
 UNLIMITED = (
-    ('{"enabled": True, "runs": 200}', '{"enabled": False}'),
+    ('{"enabled": True, "runs": 200}', repr(UNOPTIMISED)),
     ("MAX_CODE_BYTES = 24_576", "MAX_CODE_BYTES = 1_000_000"),
     ("if warnings:", "if not sources:"),
 )

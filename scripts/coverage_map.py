@@ -33,7 +33,8 @@ SIDES: Mapping[str, tuple[str, str]] = {
     "||": ("left decides", "right decides"),
 }
 ENTERED = "entered"
-UNOPTIMISED = {"enabled": False}
+# The peephole optimizer, otherwise always on, turns some jumps round and takes others out.
+UNOPTIMISED = {"enabled": False, "details": {"peephole": False, "inliner": False, "jumpdestRemover": False}}
 OUTPUTS = {
     "*": {
         "*": [
@@ -92,14 +93,6 @@ class Node:
         line = self.source[: self.place[0]].count(b"\n") + 1
         return tuple(Branch(self.file, line, self.function, self._text(), side) for side in words)
 
-    @property
-    def jump(self) -> Place:
-        """The range that its JUMPI carries."""
-        if self.kind != "TryStatement":
-            return self.place
-        start, length, unit = map(int, self.tree["externalCall"]["src"].split(":"))
-        return start, length, unit
-
     def _text(self) -> str:
         if self.kind == "FunctionDefinition":
             return f"function {self.function}"
@@ -126,7 +119,7 @@ class CoverageMap:
 
     def taken(self, steps: Mapping[str, Sequence[tuple[int, bool]]]) -> set[Branch]:
         """The branches behind the steps of traces: of each code, a JUMPDEST or whether a JUMPI jumped."""
-        by_place = {node.jump: node for node in self.nodes}
+        by_place = {node.place: node for node in self.nodes}
         found = set()
         for code in self.codes:
             for pc, jumped in steps.get(code.key, ()):
@@ -139,7 +132,7 @@ class CoverageMap:
     def without_code(self) -> set[Branch]:
         """Branches that no code holds: nothing calls their function."""
         present = {place for code in self.codes for place in code.places.values()}
-        return {side for node in self.nodes if node.jump not in present for side in node.sides}
+        return {side for node in self.nodes if node.place not in present for side in node.sides}
 
     def _nodes(self) -> Iterator[Node]:
         for unit, body in self._output["sources"].items():

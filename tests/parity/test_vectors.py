@@ -91,3 +91,13 @@ def test_audit_points(harness: Contract, vector: dict[str, Any]) -> None:
     commit = CommitRecord(1, node, VECTORS["signer"], ZERO, keccak(packed), step, 30_000, 5, 6)
     assert harness.functions.countDrawn(seed, commit.to_abi(), packed).call() == len(vector["points"])
     assert harness.functions.hashCommit(commit.to_abi()).call() == commit.word()
+
+
+def test_no_audit_point_lies_in_an_empty_range(harness: Contract) -> None:
+    someone = VECTORS["signer"]
+    packed = pack_ranges([Range(someone, someone, 0, 5_000, 5_000)])
+    commit = CommitRecord(1, someone, someone, ZERO, keccak(packed), 1, 30_000, 5, 6)
+    # Each unit is a point where the step is one.
+    assert harness.functions.countDrawn(ZERO, commit.to_abi(), packed).call() == 0
+    wider = pack_ranges([Range(someone, someone, 0, 5_000, 5_001)])
+    assert harness.functions.countDrawn(ZERO, commit.to_abi(), wider).call() == 1
