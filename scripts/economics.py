@@ -92,8 +92,9 @@ def notes(world: World) -> list[str]:
     splice = one_token(world.evidence.tokens)
     return [
         f"Evidence ({world.evidence.source}): {world.evidence.about}",
-        f"Honest owners lose at most {loss:.0e} dollars a life to the court, where the calibration holds.",
-        f"Simulated audits lie within the closed forms, give or take {TOLERANCE:.0%}.",
+        f"Honest owners of the least stake lose at most {loss:.0e} dollars a year to the court, where the calibration "
+        "holds.",
+        f"Simulated counts must lie within the closed forms, give or take {TOLERANCE:.0%}.",
         f"Under the calibration that the devnet ships one spliced token in {world.evidence.tokens} gives "
         f"{splice:+.1f} nats: a splice is seen only with a calibration from more honest jobs.",
     ]

@@ -121,8 +121,9 @@ def collected(terms: Terms, stake: float, days: float, trial_days: float, locked
 
 
 def honest_loss(world: World, stake: float, alpha: float) -> float:
-    """What an honest owner loses on average to the court, where the evidence keeps its bound."""
-    return alpha * world.terms.severities["mismatch"] * stake
+    """What an honest owner loses on average to the court, where the evidence keeps its bound: it does so a period."""
+    periods = world.assumed.horizon_days / EPOCH_DAYS
+    return periods * alpha * world.terms.severities["mismatch"] * stake
 
 
 def table(world: World, cheats: Sequence[Cheat], *, is_new: bool = False) -> list[Cell]:

@@ -13,6 +13,7 @@ import pytest
 
 import economics
 import economics_plot
+import economics_print
 from economics_bounds import agreement, nats, one_shot_bound, one_shot_profit, slow_bound
 from economics_conviction import convicts, wealth_of
 from economics_evidence import ASSUMED, BadEvidence, distribution, load, one_token
@@ -107,7 +108,7 @@ class TestProfit:
         for is_new in (False, True):
             honest = cell(WORLD, way("honest control"), 1.0, LEAST, is_new=is_new)
             assert (honest.profit, honest.convicted) == (0, 0)
-        assert honest_loss(WORLD, LEAST, 1e-9) < 1e-6
+        assert honest_loss(WORLD, LEAST, 1e-9) == pytest.approx(13 * 1e-9 * LEAST / 2)
 
     def test_a_cheat_with_evidence_loses_and_the_same_without_audits_wins(self) -> None:
         blind = replace(WORLD, audited=False)
@@ -211,3 +212,10 @@ class TestScript:
         assert any(line.startswith("| honest control | 0.00 | 0 / 0 / 0 |") for line in lines)
         lines_drawn = ElementTree.parse(plot).getroot().iter("{http://www.w3.org/2000/svg}polyline")
         assert len(list(lines_drawn)) == 3 * len(economics_plot.COLOURS)
+
+
+class TestPage:
+    def test_holds_the_tables_that_no_chance_enters(self) -> None:
+        page = (ASSUMED.parents[1] / "VERIFICATION.md").read_text(encoding="utf-8")
+        for table in (economics_print.given(WORLD), economics_print.others(specials(WORLD))):
+            assert table.render(markdown=True) in page
