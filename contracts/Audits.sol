@@ -8,9 +8,9 @@ import {IRandomness} from "./interfaces/IRandomness.sol";
 import {IRegistry} from "./interfaces/IRegistry.sol";
 import {IStaking} from "./interfaces/IStaking.sol";
 import {AuditPoints} from "./libraries/AuditPoints.sol";
+import {Rendezvous} from "./libraries/Rendezvous.sol";
 import {SeedBlocks} from "./libraries/SeedBlocks.sol";
 import {Signatures} from "./libraries/Signatures.sol";
-import {Sortition} from "./libraries/Sortition.sol";
 import {Commit} from "./types/Commit.sol";
 import {Offence} from "./types/Offence.sol";
 import {VERIFIER} from "./types/Role.sol";
@@ -75,7 +75,7 @@ contract Audits is IAudits, Traps {
         require(_seeds[commitId] != bytes32(0), AuditsSeedNotFixed(commitId));
         Duty storage duty = _duties[commitId];
         require(!duty.paid, AuditsAlreadyPaid(commitId));
-        _checkBonded(msg.sender, duty.commitTime);
+        _checkBonded(msg.sender, duty);
         address audited = _audited[commitId];
         require(!_isParty(msg.sender, audited), AuditsParty(msg.sender, audited));
         require(
@@ -214,16 +214,26 @@ contract Audits is IAudits, Traps {
         return Signatures.domainSeparator(address(ESCROW));
     }
 
-    /// @dev One verifier of those bonded before the commit, without the node's owner and its declared siblings.
-    function _drawVerifier(bytes32 seed, Commit calldata c) private view returns (address) {
+    /// @dev One verifier of those old enough at the commit, without the node's owner and its declared siblings, by stake
+    /// and how long it had been bonded. That product never rises by what is bonded after the commit: a top-up lowers the
+    /// stake's mean age by as much. Weighed by the stake alone, an old one could be raised once the seed is known.
+    function _drawVerifier(bytes32 seed, Commit calldata c) private view returns (address best) {
         address[] memory people = STAKING.owners(VERIFIER);
-        uint256[] memory weights = new uint256[](people.length);
+        uint256 bestLot;
+        uint256 bestWeight;
         for (uint256 i; i < people.length; ++i) {
-            (,,,, uint40 since) = STAKING.stakeOf(people[i], VERIFIER);
-            if (since < c.time && !_isParty(people[i], c.owner)) weights[i] = STAKING.slashable(people[i], VERIFIER);
+            address who = people[i];
+            (uint96 bonded,,,, uint40 since) = STAKING.stakeOf(who, VERIFIER);
+            if (!_isOldEnough(since, c.time)) continue;
+            uint256 weight = uint256(bonded) * (c.time - since);
+            uint256 lot = Rendezvous.lot(seed, who);
+            bool isFirst = best == address(0) || Rendezvous.isBefore(lot, weight, bestLot, bestWeight);
+            if (isFirst && !_isParty(who, c.owner)) (best, bestLot, bestWeight) = (who, lot, weight);
         }
-        address[] memory drawn = Sortition.draw(seed, people, weights, 1);
-        return drawn.length == 0 ? address(0) : drawn[0];
+    }
+
+    function _isOldEnough(uint40 since, uint40 commitTime) private view returns (bool) {
+        return uint256(since) + _parameters.ageSeconds < commitTime;
     }
 
     /// @dev Nobody audits itself, nor a declared sibling.
@@ -240,10 +250,12 @@ contract Audits is IAudits, Traps {
         require(ESCROW.commitWord(c.id) == c.hash(), AuditsUnknownCommit(c.id));
     }
 
-    function _checkBonded(address verifier, uint40 commitTime) private view {
+    /// @dev Of who was drawn, no age is asked again: anybody could take it by topping the stake up.
+    function _checkBonded(address verifier, Duty storage duty) private view {
         (,,,, uint40 since) = STAKING.stakeOf(verifier, VERIFIER);
-        bool bonded = STAKING.isActive(verifier, VERIFIER) && since < commitTime;
-        require(bonded, AuditsNotBonded(verifier, since, commitTime));
+        bool bonded = STAKING.isActive(verifier, VERIFIER)
+            && (verifier == duty.drawn || _isOldEnough(since, duty.commitTime));
+        require(bonded, AuditsNotBonded(verifier, since, duty.commitTime));
     }
 
     function _checkVerdicts(bytes calldata verdicts, uint256 points) private pure {

@@ -14,9 +14,9 @@ contract JurorPools is IJurorPools {
     using SumTree for SumTree.Tree;
     using Lots for Lots.Line;
 
-    /// @dev Lots that a draw casts at most: some hit who may not sit, and stake that has left.
-    uint256 private constant LOTS_PER_SEAT = 4;
-    uint256 private constant SPARE_LOTS = 64;
+    /// @dev A draw casts at most three lots for two seats, and these: some hit who may not sit, and stake that has left.
+    /// The largest jury, with every other lot lost in a deep tree, must be drawn in one transaction.
+    uint256 private constant SPARE_LOTS = 32;
 
     struct Pool {
         bytes32 modelId;
@@ -61,7 +61,7 @@ contract JurorPools is IJurorPools {
         (address owner, bytes32 modelId, bytes32 profileId,, uint40 revokedAt,) = REGISTRY.node(node);
         require(owner == msg.sender && revokedAt == 0, PoolsNotYourNode(node, msg.sender));
         require(STAKING.isActive(owner, OPERATOR), PoolsNotActive(owner));
-        uint96 weight = STAKING.slashable(owner, OPERATOR);
+        (uint96 weight,,,,) = STAKING.stakeOf(owner, OPERATOR);
 
         uint24 id = poolOf[modelId][profileId];
         if (id == 0) {
@@ -112,9 +112,10 @@ contract JurorPools is IJurorPools {
     ) external view returns (address[] memory jury) {
         Pool storage pool = _pools[id];
         Seats memory seats = Seats(before, STAKING.minimum(OPERATOR), 0, 0, new address[](size), new address[](seated.length));
-        Lots.Line memory line = Lots.line(pool.tree.total, LOTS_PER_SEAT * size + SPARE_LOTS);
-        for (uint256 turn; turn < line.starts.length && line.left > 0 && seats.filled < size; ++turn) {
-            address owner = _castLot(pool, line, line.draw(seed, turn), parties, seats);
+        Lots.Line memory line = Lots.line(pool.tree.total, size * 3 / 2 + SPARE_LOTS);
+        for (uint256 turn; turn < line.taken.length && line.left > 0 && seats.filled < size; ++turn) {
+            (uint256 point, uint256 place) = line.draw(seed, turn);
+            address owner = _castLot(pool, line, point, place, parties, seats);
             if (owner == address(0)) continue;
             if (_contains(seated, owner)) seats.spare[seats.spared++] = owner;
             else seats.jury[seats.filled++] = owner;
@@ -176,42 +177,36 @@ contract JurorPools is IJurorPools {
         emit WeightLowered(id, owner, weight);
     }
 
-    /// @dev Who stands at a point of the line; nobody where the stake has left or may not sit. What was hit is taken out.
+    /// @dev Who stands at a point of the line; nobody where the stake has left or may not sit. The entry is taken out
+    /// whole, whatever it is worth: no stake that changes once the seed is known moves another lot.
     function _castLot(
         Pool storage pool,
         Lots.Line memory line,
         uint256 point,
+        uint256 place,
         address[] memory parties,
         Seats memory seats
     ) private view returns (address owner) {
         (uint32 leaf, uint256 offset) = pool.tree.find(point);
         owner = pool.members[leaf - 1];
         Entry memory entry = pool.entries[owner];
-        uint256 worth = _isParty(owner, parties) ? 0 : _worth(pool, owner, entry, seats.minimum, seats.before);
-        uint256 start = point - offset;
-        if (offset < worth) {
-            line.remove(start, start + worth);
-        } else {
-            line.remove(start + worth, start + entry.weight);
-            owner = address(0);
-        }
+        line.remove(place, point - offset, point - offset + entry.weight);
+        uint256 worth = _worth(pool, owner, entry, seats.minimum, seats.before);
+        if (offset >= worth || _isParty(owner, parties)) return address(0);
     }
 
     /// @dev What an entry counts for now: nothing unless entry and stake are older than `before`, the stake is active and
-    /// the node still serves the pair.
+    /// the node still serves the pair. What thaws counts no more.
     function _worth(Pool storage pool, address owner, Entry memory entry, uint256 minimum, uint256 before)
         private
         view
         returns (uint256)
     {
         if (entry.since >= before) return 0;
-        (uint96 bonded, uint96 thawing,,, uint40 since) = STAKING.stakeOf(owner, OPERATOR);
+        (uint96 bonded,,,, uint40 since) = STAKING.stakeOf(owner, OPERATOR);
         if (bonded < minimum || since >= before) return 0;
-        (address nodeOwner, bytes32 modelId, bytes32 profileId,, uint40 revokedAt,) = REGISTRY.node(entry.node);
-        bool serves = nodeOwner == owner && revokedAt == 0 && modelId == pool.modelId && profileId == pool.profileId;
-        if (!serves) return 0;
-        uint256 stake = uint256(bonded) + thawing;
-        return stake < entry.weight ? stake : entry.weight;
+        if (!REGISTRY.serves(entry.node, owner, pool.modelId, pool.profileId)) return 0;
+        return bonded < entry.weight ? bonded : entry.weight;
     }
 
     function _isParty(address who, address[] memory parties) private view returns (bool) {

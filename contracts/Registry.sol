@@ -13,6 +13,8 @@ import {OPERATOR} from "./types/Role.sol";
 /// @notice See IRegistry.
 contract Registry is IRegistry, Ownable {
     uint32 private constant PPM = 1_000_000;
+    /// @dev Bytes of an endpoint: a name and a path, and little to load for whoever reads a node.
+    uint256 private constant MAX_ENDPOINT = 256;
 
     /// @dev What a commit or a fault needs is in the first slot.
     struct Node {
@@ -213,6 +215,12 @@ contract Registry is IRegistry, Ownable {
     }
 
     /// @inheritdoc IRegistry
+    function serves(address node_, address owner, bytes32 modelId, bytes32 profileId) external view returns (bool) {
+        Node storage n = _nodes[node_];
+        return n.owner == owner && !n.isRevoked && n.modelId == modelId && n.profileId == profileId;
+    }
+
+    /// @inheritdoc IRegistry
     function isDelegate(address owner, address who) public view returns (bool) {
         if (who == owner) return true;
         Node storage n = _nodes[who];
@@ -256,6 +264,8 @@ contract Registry is IRegistry, Ownable {
         uint96 unit = modelUnit[modelId];
         require(unit != 0, RegistryUnknownModel(modelId));
         require(isProfile[profileId], RegistryUnknownProfile(profileId));
+        uint256 size = bytes(endpoint).length;
+        require(size <= MAX_ENDPOINT, RegistryEndpointTooLong(size, MAX_ENDPOINT));
         n.unit = uint88(Math.min(n.unit, unit));
         n.modelId = modelId;
         n.profileId = profileId;

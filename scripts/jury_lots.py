@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from retally.protocol.encoding import keccak
 
-LOTS_PER_SEAT, SPARE_LOTS = 4, 64
+SPARE_LOTS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,23 +21,19 @@ class Entry:
 
 def draw(seed: bytes, size: int, entries: Sequence[Entry], seated: Collection[str] = ()) -> list[str]:
     """The jury: fewer when fewer may sit; who sat before comes last."""
-    line = [(entry, 0, entry.weight) for entry in entries]  # what is left of each entry: owner, from, upto
+    line = [entry for entry in entries if entry.weight]  # those that no lot has hit
     jury: list[str] = []
     spare: list[str] = []
-    for turn in range(LOTS_PER_SEAT * size + SPARE_LOTS):
-        left = sum(upto - start for _, start, upto in line)
+    for turn in range(size * 3 // 2 + SPARE_LOTS):
+        left = sum(entry.weight for entry in line)
         if left == 0 or len(jury) == size:
             break
         point = int.from_bytes(keccak(seed + turn.to_bytes(32, "big")), "big") % left
         place = 0
-        while point >= line[place][2] - line[place][1]:
-            point -= line[place][2] - line[place][1]
+        while point >= line[place].weight:
+            point -= line[place].weight
             place += 1
-        entry, start, upto = line[place]
-        worth = min(entry.worth, entry.weight)
-        if start + point < worth:
+        entry = line.pop(place)
+        if point < entry.worth:
             (spare if entry.owner in seated else jury).append(entry.owner)
-            line[place] = (entry, worth, upto)
-        else:
-            line[place] = (entry, start, worth)
     return (jury + spare)[:size]

@@ -39,8 +39,9 @@ NEAR = {
     r"Escrow": ["test_escrow_collect", "test_escrow_accounts", "test_escrow_holds", "test_escrow_signers"],
     r"Stak|Slasher": ["test_staking", "test_staking_slash", "test_slashers", "test_delays"],
     r"Pause|Delays": ["test_pause", "test_delays", "test_staking"],
-    r"JurorPools|Sortition|Lots|SumTree": ["court/test_juror_pools", "court/test_sortition"],
-    r"Court|Juries|CaseLocks|Sortition|Lots|SumTree|JurorPools": [
+    r"JurorPools|Lots|SumTree": ["court/test_juror_pools"],
+    r"Rendezvous": ["court/test_rendezvous", "court/test_audits"],
+    r"Court|Juries|CaseLocks|Lots|SumTree|JurorPools": [
         "court/test_court", "court/test_court_money", "court/test_court_rounds", "court/test_own_job",
         "court/test_court_sums",
     ],

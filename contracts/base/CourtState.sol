@@ -12,8 +12,8 @@ abstract contract CourtState is ICourt {
     uint8 internal constant INCONCLUSIVE = 3;
     /// @notice Length of an epoch: an owner is slashed once for the cases opened in one.
     uint256 public constant EPOCH = 4 weeks;
-    /// @dev Most jurors of a first round: the last of four larger ones is still drawn in one transaction.
-    uint16 private constant MAX_FIRST_JURY = 15;
+    /// @dev Most jurors of a first round: enlarged and appealed twice, the last of 63 is drawn in one transaction.
+    uint16 private constant MAX_FIRST_JURY = 7;
 
     /// @dev Three slots, of which opening a case writes each once. `tips` counts those not yet paid.
     struct CaseState {

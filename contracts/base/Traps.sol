@@ -16,6 +16,12 @@ abstract contract Traps is ITraps {
     /// @dev Bytes of a position, and of 32 ids with their quantised logprobs.
     uint256 private constant POSITION_SIZE = 4;
     uint256 private constant FULL_LEAF_SIZE = 196;
+    /// @dev The most ids of a prompt: they choose among fewer texts than the 320 bits that 32 planted ids are worth.
+    uint32 private constant MOST_PROMPT_TOKENS = 16;
+    /// @dev Where canonical params (R-30) say that no id is biased, between `frequencyPenalty` and `maxTokens`. A quote within
+    /// a JSON string is escaped, so the first one here opens or closes a string; it closes none, since no letter follows a
+    /// string. So it opens this key, and no other object has it: the only one within params is the bias, whose keys are ids.
+    bytes16 private constant NO_BIAS = ',"logitBias":{},';
 
     /// @inheritdoc ITraps
     mapping(bytes32 hash => uint40) public plantedAt;
@@ -41,6 +47,7 @@ abstract contract Traps is ITraps {
         require(!_sprung[c.id], TrapsAlreadySprung(c.id));
         uint8 verdict = uint8(sprung.verdicts[_placeOf(c, ranges, sprung) * 9]);
         require(verdict == 1, TrapsVerdictRight(verdict));
+        _checkBare(sprung.leaf.receipt, sprung);
         _checkPlanted(sprung.leaf.receipt, sprung);
 
         _sprung[c.id] = true;
@@ -85,6 +92,16 @@ abstract contract Traps is ITraps {
         uint32 count = sprung.count;
         bool under = Merkle.verify(c.receiptsRoot, node, sprung.leaf.index, count, count, sprung.leaf.proof);
         require(under && Signatures.recover(digest, sprung.leaf.signature) == c.node, TrapsWrongReceipt(digest));
+    }
+
+    /// @dev Nothing through which whoever asked could have dictated the output: no prefix, no long prompt, no bias.
+    function _checkBare(JobReceipt calldata receipt, Sprung calldata sprung) private view {
+        (bytes calldata params, uint256 offset) = (sprung.params, sprung.biasOffset);
+        bool isFirst = receipt.outputFrom == 0 && receipt.prefixRoot == Merkle.seal(0, bytes32(0));
+        bool isUnbiased = keccak256(params) == receipt.paramsHash && params.length >= NO_BIAS.length
+            && offset <= params.length - NO_BIAS.length && bytes16(params[offset:]) == NO_BIAS;
+        bool isBare = isFirst && receipt.promptTokens <= MOST_PROMPT_TOKENS && isUnbiased;
+        require(isBare, TrapsDictated(receipt.digestIn(_domain())));
     }
 
     /// @dev 32 tokens of the output that follow from the secret alone.

@@ -6,23 +6,26 @@ import {Commit} from "../types/Commit.sol";
 
 /// @title Audits
 /// @notice Fixes the random seed of every commit and pays verifiers for auditing all its drawn points.
-/// @dev A verifier is an owner bonded in Staking under role 3 before the commit. One of them is drawn by the commit's
-/// own seed and has the duty alone for `dutySeconds`; afterwards any bonded verifier may take it over. Who is paid is
-/// who reveals. A drawn verifier whose duty another had to do pays what Staking's table asks for a missed duty, and so
+/// @dev A verifier is an owner bonded in Staking under role 3 for `ageSeconds` before the commit. One of them is drawn by
+/// the commit's own seed, by stake and how long it had been bonded, and has the duty alone for `dutySeconds`; afterwards
+/// any such verifier may take it over. Each has a lot of its own under a seed, which what others stake does not move; its
+/// own weight never rises by what is bonded after the commit. Who is paid is who reveals. A drawn verifier whose duty another had to do pays what Staking's table asks for a missed duty, and so
 /// does whoever committed and did not reveal in time, once another commitment takes its place.
 interface IAudits is ITraps {
     /// @notice What a deployment chooses once.
     /// @param tipPpm Tip for fixing a seed, in 1e-6 of the price of one audit point of that commit.
     /// @param dutySeconds How long the drawn verifier alone may commit, from the fixing of the seed.
     /// @param revealSeconds How long a committed verifier has to reveal before another may replace it.
+    /// @param ageSeconds How long before a commit a verifier must have been bonded to audit it.
     struct Parameters {
         uint32 tipPpm;
         uint40 dutySeconds;
         uint40 revealSeconds;
+        uint40 ageSeconds;
     }
 
     /// @notice The duty of one commit.
-    /// @param drawn The verifier drawn by the seed; zero when none was bonded before the commit, or it was punished.
+    /// @param drawn The verifier drawn by the seed; zero when none was old enough at the commit, or it was punished.
     /// @param dutyEnd From when on any bonded verifier may take over.
     /// @param commitTime When the node collected.
     /// @param committed The verifier whose commitment stands; zero when none.
@@ -62,7 +65,7 @@ interface IAudits is ITraps {
     error AuditsSeedNotReady(uint256 seedBlock, uint256 currentBlock);
     /// @notice The seed of this commit has not been fixed.
     error AuditsSeedNotFixed(uint64 commitId);
-    /// @notice Only a verifier bonded before the commit may audit it.
+    /// @notice Only a verifier bonded long enough before the commit may audit it.
     error AuditsNotBonded(address verifier, uint40 bondedSince, uint40 commitTime);
     /// @notice Nobody audits itself, nor a declared sibling.
     error AuditsParty(address verifier, address owner);

@@ -3,9 +3,10 @@ pragma solidity >=0.8.34 <0.9.0;
 
 /// @title Juror pools
 /// @notice For each pair of model and profile the operators that may be drawn to judge a case of it, by their stake.
-/// @dev A pool holds what a stake was when it was enlisted. A draw weighs each entry it hits by the stake as it is now,
-/// or by the entry if that is less: stake that has left is never drawn, stake that came later is not old enough to be.
-/// Pools stand still while a jury waits to be drawn: whoever knows the seed changes no odds.
+/// @dev A pool holds what was bonded when an operator enlisted. A draw weighs each entry it hits by what is bonded now, or
+/// by the entry if that is less: stake that thaws or has left is never drawn, stake that came later is not old enough.
+/// Pools stand still while a jury waits to be drawn, and an entry that is hit is taken out whole, whatever it is worth:
+/// whoever knows the seed may lose or gain a seat of its own, and moves no other lot.
 interface IJurorPools {
     /// @notice What a deployment chooses once.
     /// @param readyOwners Owners of whom no two are declared siblings that a court-ready pair has at least.
@@ -17,7 +18,7 @@ interface IJurorPools {
 
     /// @notice An operator in a pool.
     /// @param leaf Its place in the pool's tree, from 1; zero if it never enlisted.
-    /// @param weight Its stake as enlisted; zero when it left.
+    /// @param weight Its bonded stake as enlisted; zero when it left.
     /// @param since When it enlisted, or last raised its weight.
     /// @param node The node with which it declares the pair.
     struct Entry {
@@ -45,14 +46,14 @@ interface IJurorPools {
     /// @notice The entry is worth what it weighs.
     error PoolsNothingStale(uint24 pool, address owner, uint96 weight);
 
-    /// @notice Enlists the caller in the pool of the pair that its `node` declares, with its stake as it is now. Called
+    /// @notice Enlists the caller in the pool of the pair that its `node` declares, with what it has bonded. Called
     /// again it brings weight and node up to date; a weight that rises has to grow old again.
     function enlist(address node) external;
 
     /// @notice Takes the caller out of a pool.
     function resign(bytes32 modelId, bytes32 profileId) external;
 
-    /// @notice Lowers an entry to what it is worth: the owner's stake, or nothing if it is not active or its node serves
+    /// @notice Lowers an entry to what it is worth: what the owner has bonded, or nothing if it is not active or its node serves
     /// the pair no more. Anybody may.
     function refresh(bytes32 modelId, bytes32 profileId, address owner) external;
 

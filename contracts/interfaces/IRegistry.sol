@@ -48,6 +48,7 @@ interface IRegistry {
     error RegistryNotNodeOwner(address node, address owner, address caller);
     error RegistryUnknownModel(bytes32 modelId);
     error RegistryUnknownProfile(bytes32 profileId);
+    error RegistryEndpointTooLong(uint256 size, uint256 most);
     error RegistryModelKnown(bytes32 modelId);
     error RegistryProfileKnown(bytes32 profileId);
     error RegistryCalibrationKnown(bytes32 calibrationHash);
@@ -70,7 +71,8 @@ interface IRegistry {
         bytes32 vs
     ) external;
 
-    /// @notice Changes what a node of the caller serves and where. Its audit unit only ever falls by this.
+    /// @notice Changes what a node of the caller serves and where, in at most 256 bytes. Its audit unit only ever falls by
+    /// this.
     function updateNode(address node, string calldata endpoint, bytes32 modelId, bytes32 profileId) external;
 
     /// @notice Ends a node of the caller, for ever. What it earned can still be collected.
@@ -124,6 +126,9 @@ interface IRegistry {
             uint40 revokedAt,
             string memory endpoint
         );
+
+    /// @notice Whether a live node of `owner` declares this pair: what a draw asks of each juror, at a bounded cost.
+    function serves(address node, address owner, bytes32 modelId, bytes32 profileId) external view returns (bool);
 
     /// @notice Whether `who` is the owner, a live node of it, or named by it.
     function isDelegate(address owner, address who) external view returns (bool);

@@ -8,8 +8,14 @@ import {Commit} from "../types/Commit.sol";
 /// @title Traps
 /// @notice Catches verifiers that say match without looking: jobs whose answer no model gave.
 /// @dev A planter hashes a secret beforehand and lets a node serve a job with 32 tokens that follow from the secret
-/// alone, so that anybody can check later that a match was wrong. The planter pays its job and its audit like any
-/// other, and its node bears the evidence against it: that is what a trap costs. Nobody else's answer can be a trap.
+/// alone. That no model gave them is no proof by itself, since whoever knows the secret could ask a model to say them.
+/// So a trap counts only where the request had no room for that: it continues nothing, its prompt has at most 16 ids and
+/// its params bias none. 16 ids of any vocabulary in use choose among fewer than 2^288 texts, 32 planted ones among 2^320 at
+/// least; a model that repeats its whole prompt exactly is still 16 ids short. What is left is luck, of which the seed of
+/// the job gives as much as somebody can compute beforehand, and a listed model that was made to say them.
+/// The count of prompt ids and the params are what the receipt says: a verifier that looks calls a receipt whose counts
+/// are not its trees', or whose params are not those of R-30 in canonical form, no match. The planter pays its job and its
+/// audit like any other, and its node bears the evidence against it: that is what a trap costs.
 interface ITraps {
     /// @notice Where to find what contradicts a verdict.
     /// @param leaf The receipt of the planted job, with its path.
@@ -22,6 +28,8 @@ interface ITraps {
     /// @param salt The salt of that.
     /// @param secret What the trap was hashed with.
     /// @param tokens How many ids the secret chooses from.
+    /// @param params The canonical JSON of the request's params, whose hash the receipt holds.
+    /// @param biasOffset Where in it `,"logitBias":{},` stands.
     struct Sprung {
         Leaf leaf;
         uint32 count;
@@ -33,6 +41,8 @@ interface ITraps {
         bytes32 salt;
         bytes32 secret;
         uint32 tokens;
+        bytes params;
+        uint256 biasOffset;
     }
 
     /// @notice A trap was hashed.
@@ -52,6 +62,8 @@ interface ITraps {
     error TrapsWrongReceipt(bytes32 receiptDigest);
     /// @notice The output leaf is not under the receipt's root, or not 32 tokens that follow from the secret.
     error TrapsNoTrap(bytes32 receiptDigest);
+    /// @notice Whoever asked could have dictated the output: by a prefix, a prompt of more than 16 ids, or biased ids.
+    error TrapsDictated(bytes32 receiptDigest);
     /// @notice The verifier did not say match.
     error TrapsVerdictRight(uint8 verdict);
 

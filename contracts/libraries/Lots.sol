@@ -5,38 +5,45 @@ pragma solidity >=0.8.34 <0.9.0;
 /// @dev What is drawn is taken out as a stretch, so that the next lot falls into the rest with equal chance: drawing
 /// without replacement, without changing the weights that the line is made of.
 library Lots {
-    /// @dev The stretches taken out, in order and apart from each other.
+    /// @dev The stretches taken out, in order and apart from each other: start << 128 | end.
     struct Line {
         uint256 left;
         uint256 count;
-        uint256[] starts;
-        uint256[] ends;
+        uint256[] taken;
     }
 
-    /// @notice A line of this length, for at most so many stretches to be taken out.
+    /// @notice A line of this length, below 2^128, for at most so many stretches to be taken out.
     function line(uint256 length, uint256 most) internal pure returns (Line memory self) {
         self.left = length;
-        self.starts = new uint256[](most);
-        self.ends = new uint256[](most);
+        self.taken = new uint256[](most);
     }
 
-    /// @notice The point of turn `turn`. The bias of the modulus is below 2^-128 for lines below 2^128.
-    function draw(Line memory self, bytes32 seed, uint256 turn) internal pure returns (uint256 point) {
+    /// @notice The point of turn `turn`, and how many stretches were taken out before it on the line. The bias of the
+    /// modulus is below 2^-128.
+    function draw(Line memory self, bytes32 seed, uint256 turn) internal pure returns (uint256 point, uint256 place) {
         point = uint256(keccak256(abi.encode(seed, turn))) % self.left;
-        for (uint256 i; i < self.count && point >= self.starts[i]; ++i) {
-            point += self.ends[i] - self.starts[i];
+        uint256[] memory taken = self.taken;
+        uint256 count = self.count;
+        unchecked {
+            for (; place < count; ++place) {
+                uint256 stretch = taken[place];
+                uint256 start = stretch >> 128;
+                if (point < start) break;
+                point += uint128(stretch) - start;
+            }
         }
     }
 
-    /// @notice Takes out [start, end), of which nothing was taken out before.
-    function remove(Line memory self, uint256 start, uint256 end) internal pure {
-        uint256 place = self.count++;
-        for (; place > 0 && self.starts[place - 1] > start; --place) {
-            self.starts[place] = self.starts[place - 1];
-            self.ends[place] = self.ends[place - 1];
+    /// @notice Takes out [start, end), which holds the point last drawn at `place`, and of which nothing was taken out.
+    function remove(Line memory self, uint256 place, uint256 start, uint256 end) internal pure {
+        uint256[] memory taken = self.taken;
+        uint256 count = self.count++;
+        taken[count] = 0; // panics when no more can be taken out
+        assembly ("memory-safe") {
+            let here := add(add(taken, 0x20), shl(5, place))
+            mcopy(add(here, 0x20), here, shl(5, sub(count, place)))
+            mstore(here, or(shl(128, start), end))
         }
-        self.starts[place] = start;
-        self.ends[place] = end;
         self.left -= end - start;
     }
 }

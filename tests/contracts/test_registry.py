@@ -71,6 +71,25 @@ class TestUpdateNode:
         served = world.registry.functions.node(node.address).call()
         assert (served[1], served[2], served[5]) == (BIG_MODEL, OTHER_PROFILE, "http://new")
 
+    def test_reverts_for_a_long_endpoint(self, world: World, owner: SigningKey) -> None:
+        node, functions = world.node(owner), world.registry.functions
+        world.send(owner, functions.updateNode(node.address, "x" * 256, MODEL, PROFILE))
+        with world.reverts("RegistryEndpointTooLong", 257, 256):
+            world.send(owner, functions.updateNode(node.address, "x" * 257, MODEL, PROFILE))
+
+    def test_says_what_a_living_node_serves(self, world: World, owner: SigningKey) -> None:
+        node, serves = world.node(owner), world.registry.functions.serves
+        assert serves(node.address, owner.address, MODEL, PROFILE).call()
+        for other in (
+            (world.party().address, owner.address, MODEL, PROFILE),
+            (node.address, world.party().address, MODEL, PROFILE),
+            (node.address, owner.address, BIG_MODEL, PROFILE),
+            (node.address, owner.address, MODEL, OTHER_PROFILE),
+        ):
+            assert not serves(*other).call()
+        world.send(owner, world.registry.functions.revokeNode(node.address))
+        assert not serves(node.address, owner.address, MODEL, PROFILE).call()
+
     def test_never_thins_the_audits(self, world: World, owner: SigningKey) -> None:
         node, big = world.node(owner), world.node(owner, BIG_MODEL)
         terms = world.registry.functions.commitTerms

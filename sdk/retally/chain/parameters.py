@@ -12,9 +12,10 @@ Parameters = Mapping[str, Mapping[str, int]]
 
 DELAYS = frozenset(
     {
-        "answerSeconds", "appealSeconds", "calibrationDelay", "commitSeconds", "dutySeconds", "exposureWindow",
-        "heldPeriod", "jurorAgeSeconds", "minDelay", "newOwnerPeriod", "partSeconds", "receiptLifeSeconds",
-        "lateSeconds", "revealSeconds", "slasherDelay", "thawPeriod", "warningPeriod", "windowSeconds",
+        "ageSeconds", "answerSeconds", "appealSeconds", "calibrationDelay", "commitSeconds", "dutySeconds",
+        "exposureWindow", "heldPeriod", "jurorAgeSeconds", "minDelay", "newOwnerPeriod", "partSeconds",
+        "receiptLifeSeconds", "lateSeconds", "revealSeconds", "slasherDelay", "thawPeriod", "warningPeriod",
+        "windowSeconds",
     }
 )  # fmt: skip
 """Parameters that are delays; what a devnet scales."""
@@ -71,7 +72,7 @@ def _court_parameters() -> dict[str, dict[str, int]]:
         "lateSeconds": 7 * _DAY,
     }
     return {
-        "Audits": {"tipPpm": 100_000, "dutySeconds": _DAY, "revealSeconds": _DAY},
+        "Audits": {"tipPpm": 100_000, "dutySeconds": _DAY, "revealSeconds": _DAY, "ageSeconds": 28 * _DAY},
         "Faults": faults,
         "TreeFaults": faults,
         "Silence": {
@@ -105,9 +106,10 @@ def _court_parameters() -> dict[str, dict[str, int]]:
 
 
 def devnet_parameters(time_scale: int = 1) -> dict[str, dict[str, int]]:
-    """The same for a local chain, where nobody waits for old jurors; every delay is shorter by one factor."""
+    """The same for a local chain, where nobody waits to grow old; every delay is shorter by one factor."""
     parameters = default_parameters()
     parameters["Court"] |= {"jurySize": 3, "jurorAgeSeconds": 0, "caseFee": 30 * _DOLLAR, "caseBond": 20 * _DOLLAR}
+    parameters["Audits"] |= {"ageSeconds": 0}
     parameters["JurorPools"] = {"readyOwners": 4, "readyStake": 4_000 * _DOLLAR}
     return scale_delays(parameters, time_scale)
 

@@ -43,7 +43,7 @@ PARAMETERS: Mapping[str, tuple[int, ...]] = {
     ),
     "registry": (28 * DAY, 28 * DAY, 28 * DAY, 5, 50, 300_000, 30_000),
     "escrow": (3 * DAY, 7 * DAY, 21 * DAY, 4),
-    "audits": (100_000, DAY, DAY),
+    "audits": (100_000, DAY, DAY, 0),
     "court": (
         3, 4, DAY, DAY, DAY, 0, COURT["fee"], COURT["bond"], COURT["tip"], COURT["duty"], 100 * MILLION, 10 * MILLION,
     ),

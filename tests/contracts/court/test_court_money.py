@@ -141,7 +141,7 @@ class TestExecute:
         world.ledger.send(call, world.outsider)
         world.ledger.reverts("CourtWrongStatus", call, world.outsider)
 
-    @pytest.mark.parametrize("size", [0, 16])
+    @pytest.mark.parametrize("size", [0, 8])
     def test_a_jury_has_jurors_and_is_drawn_in_one_transaction(self, world: World, size: int) -> None:
         world.ledger.deployment_reverts("CourtJurySize", self._deployment(world, 0, size))
 

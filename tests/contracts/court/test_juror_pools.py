@@ -9,7 +9,7 @@ import pytest
 from jury_lots import Entry, draw
 from retally.protocol.encoding import keccak
 from tests.contracts.court.cases import open_case
-from tests.contracts.court.ledger import DAY, GOVERNOR, OPERATOR
+from tests.contracts.court.ledger import GOVERNOR, OPERATOR
 from tests.contracts.court.transcripts import MODEL, PROFILE
 from tests.contracts.court.world import STAKE, World, operators
 
@@ -90,6 +90,52 @@ class TestRefresh:
 
 
 class TestDraw:
+    def test_no_stake_that_changes_once_the_seed_is_known_moves_another_lot(self, world: World) -> None:
+        """Others choose as little, by topping somebody up, as an owner does by leaving."""
+        ledger, staking = world.ledger, world.ledger.staking.functions
+        operators(world, 8)
+        for owner in world.owners[2:6]:  # enlisted with more than they have
+            node = entry(world, owner)[3]
+            ledger.send(staking.stake(OPERATOR, 9 * STAKE), owner)
+            ledger.send(ledger.pools.functions.enlist(node), owner)
+            ledger.send(staking.thaw(OPERATOR, 8 * STAKE), owner)
+        registry = ledger.registry.functions
+        changes = [
+            *((staking.stakeFor(owner, OPERATOR, amount), world.outsider, owner)
+              for owner in world.owners[2:4] for amount in (1, STAKE, 50 * STAKE)),
+            *((staking.cancelThaw(OPERATOR), owner, owner) for owner in world.owners[2:4]),
+            *((staking.thaw(OPERATOR, STAKE), owner, owner) for owner in world.owners[3:8]),
+            (registry.revokeNode(entry(world, world.owners[4])[3]), world.owners[4], world.owners[4]),
+        ]  # fmt: skip
+        seeds = [keccak(number.to_bytes(4, "big")) for number in range(6)]
+        before = ledger.now() + 10**6
+        drawn = [jury(world, seed, 6, before=before) for seed in seeds]
+        moved = 0
+        for call, sender, owner in changes:
+            with ledger.reverted():
+                ledger.send(call, sender)
+                for seed, old in zip(seeds, drawn, strict=True):
+                    new = jury(world, seed, 6, before=before)
+                    moved += new != old
+                    # One list goes on where the other ends: the owner alone comes in or falls out.
+                    rest = [[juror for juror in each if juror != owner] for each in (old, new)]
+                    least = min(map(len, rest))
+                    assert rest[0][:least] == rest[1][:least]
+        assert moved > 0
+
+    def test_what_thaws_is_drawn_no_more(self, world: World) -> None:
+        ledger, owner = world.ledger, world.owners[1]
+        ledger.send(ledger.staking.functions.stake(OPERATOR, STAKE), owner)
+        ledger.send(ledger.pools.functions.enlist(world.nodes[1].address), owner)
+        ledger.send(ledger.staking.functions.thaw(OPERATOR, STAKE), owner)
+        assert ledger.pools.functions.readiness(MODEL, PROFILE).call() == [True, 4, 4 * STAKE]
+        ledger.send(ledger.pools.functions.enlist(world.nodes[1].address), owner)
+        assert entry(world, owner)[1] == STAKE
+        ledger.send(ledger.staking.functions.thaw(OPERATOR, 1), owner)
+        assert all(owner not in jury(world, keccak(bytes([number])), 3) for number in range(8))
+        refresh = ledger.pools.functions.refresh(MODEL, PROFILE, owner)
+        assert ledger.send(refresh, world.outsider).event("WeightLowered")["weight"] == 0
+
     def test_agrees_with_the_twin(self, crowded: tuple[World, list[Entry]]) -> None:
         world, entries = crowded
         for number in range(40):
@@ -113,12 +159,7 @@ class TestDraw:
             leaves = weight // 3 if place % 3 == 0 and weight > 2 * STAKE else 0
             if leaves:
                 ledger.send(ledger.staking.functions.thaw(OPERATOR, leaves), owner)
-            entries.append(Entry(owner, weight, weight))
-        ledger.jump(21 * DAY + 1)
-        for place, each in enumerate(entries):
-            if each.weight > 2 * STAKE and place % 3 == 0:
-                ledger.send(ledger.staking.functions.withdraw(OPERATOR), each.owner)
-                entries[place] = Entry(each.owner, each.weight, each.weight - each.weight // 3)
+            entries.append(Entry(owner, weight, weight - leaves))
         assert any(each.worth < each.weight for each in entries)
         return world, entries
 

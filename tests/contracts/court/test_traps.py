@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from eth_abi.abi import encode
 from retally.protocol import merkle
 from retally.protocol.audit_points import AuditPoint
 from retally.protocol.encoding import keccak
+from retally.protocol.job import canonical_json, params_hash
 from tests.contracts.court.ledger import DAY, VERIFIER
 from tests.contracts.court.proofs import output_leaf
 from tests.contracts.court.test_audits import commitment, drawn_verifier, verdicts_of
@@ -19,6 +21,7 @@ from tests.contracts.court.world import BOND, SALT, Commit, World
 
 SECRET = keccak(b"trap")
 TOKENS = 4_096
+NO_BIAS = b',"logitBias":{},'
 
 
 def planted_ids(secret: bytes, tokens: int = TOKENS) -> tuple[int, ...]:
@@ -46,6 +49,11 @@ class Trapped:
     points: list[AuditPoint]
 
     @property
+    def params(self) -> bytes:
+        """The preimage of the receipt's paramsHash."""
+        return canonical_json(self.job.params.to_json())
+
+    @property
     def point(self) -> AuditPoint:
         """A drawn point that the planted job covers."""
         receipt = self.job.receipt
@@ -65,6 +73,8 @@ class Trapped:
             "salt": SALT,
             "secret": SECRET,
             "tokens": TOKENS,
+            "params": self.params,
+            "offset": self.params.find(NO_BIAS),
         } | changes
         audits = self.world.ledger.audits.functions
         return audits.springTrap(self.commit.abi, self.commit.packed, tuple(values.values()))
@@ -90,11 +100,13 @@ def reveal(world: World, commit: Commit, verdicts: bytes) -> str:
     return verifier
 
 
-def trapped(world: World, verdict: int = 1) -> Trapped:
+def trapped(
+    world: World, verdict: int = 1, change: Callable[[Job], Job] = lambda job: job, prompt: int = 16
+) -> Trapped:
     """A commit with a planted job of a whole step of money among honest ones, judged by one word."""
-    jobs = world.jobs(3)
+    jobs = world.jobs(3, prompt_tokens=prompt)
     step = 1_000
-    dear = planted_job(jobs[1]).changed(cum_to=jobs[1].receipt.cum_from + 2 * step)
+    dear = change(planted_job(jobs[1])).changed(cum_to=jobs[1].receipt.cum_from + 2 * step)
     last = jobs[2].changed(cum_from=dear.receipt.cum_to, cum_to=dear.receipt.cum_to + 3 * step)
     commit = world.collect(Tree.of([jobs[0], dear, last]))
     assert commit.record.step == step
@@ -154,6 +166,56 @@ class TestTraps:
         other = next(point for point in sprung.points if not _covers(sprung.job, point))
         sprung.reverts("TrapsWrongReceipt", k=other.k)
         sprung.reverts("RangeOutOfBounds", range=1)
+
+
+class TestDictated:
+    """What an honest node gives because somebody asked for it is no trap, though the tokens are those of the secret."""
+
+    def test_a_model_that_copies_its_prompt_is_none(self, world: World) -> None:
+        plant(world)
+        assert len(trapped(world, prompt=17).reverts("TrapsDictated")) == 1
+
+    def test_a_model_whose_ids_were_biased_is_none(self, world: World) -> None:
+        plant(world)
+        bias = tuple(sorted((token, 100_000_000) for token in set(planted_ids(SECRET))))
+        sprung = trapped(world, change=with_params(logit_bias=bias))
+        assert NO_BIAS not in sprung.params
+        place = sprung.params.index(b',"logitBias":{')
+        for offset in (place, 0, len(sprung.params) - 16, len(sprung.params), 2**256 - 1):
+            sprung.reverts("TrapsDictated", offset=offset)
+        unbiased = canonical_json(world.job().params.to_json())
+        sprung.reverts("TrapsDictated", params=unbiased, offset=unbiased.index(NO_BIAS))
+        sprung.reverts("TrapsDictated", params=b"", offset=0)
+
+    def test_a_stop_string_says_nothing_about_the_bias(self, world: World) -> None:
+        plant(world)
+        words = NO_BIAS.decode()
+        sprung = trapped(world, change=with_params(logit_bias=((5, 1),), stop=(words, f'x"{words}"', f'\\"{words}')))
+        for offset in range(len(sprung.params)):
+            assert sprung.params[offset : offset + 16] != NO_BIAS
+        sprung.reverts("TrapsDictated", offset=sprung.params.index(b"logitBias\\") - 2)
+
+    def test_the_end_of_another_answer_is_none(self, world: World) -> None:
+        plant(world)
+        for fields in ({"output_from": 32, "output_to": 160}, {"prefix_root": merkle.ids_root((1,))}):
+            with world.ledger.reverted():
+                sprung = trapped(world, change=changing(**fields))
+                sprung.reverts("TrapsDictated")
+
+
+def with_params(**fields: Any) -> Callable[[Job], Job]:
+    """The same job asked for with other params."""
+
+    def change(job: Job) -> Job:
+        params = replace(job.params, **fields)
+        return replace(job, params=params).changed(params_hash=params_hash(params))
+
+    return change
+
+
+def changing(**fields: Any) -> Callable[[Job], Job]:
+    """The same job with another receipt."""
+    return lambda job: job.changed(**fields)
 
 
 class TestLapsedDuty:

@@ -88,16 +88,16 @@ contract TreesTest {
         Lots.Line memory row = Lots.line(all, 8);
         bool[] memory taken = new bool[](all / part + 1);
         for (uint256 turn; turn < 8; ++turn) {
-            uint256 point = row.draw(seed, turn);
+            (uint256 point, uint256 place) = row.draw(seed, turn);
             assert(point < all && !taken[point / part]);
             uint256 start = point / part * part;
             uint256 end = start + part < all ? start + part : all;
-            row.remove(start, end);
+            row.remove(place, start, end);
             taken[start / part] = true;
             uint256 left = all;
             for (uint256 i; i <= turn; ++i) {
-                left -= row.ends[i] - row.starts[i];
-                assert(i == 0 || row.starts[i] >= row.ends[i - 1]);
+                left -= uint128(row.taken[i]) - (row.taken[i] >> 128);
+                assert(i == 0 || row.taken[i] >> 128 >= uint128(row.taken[i - 1]));
             }
             assert(row.left == left);
         }
