@@ -3,8 +3,7 @@ pragma solidity 0.8.37;
 
 import {Hashes} from "@openzeppelin/contracts/utils/cryptography/Hashes.sol";
 
-import {Claims} from "./base/Claims.sol";
-import {Leaf} from "./interfaces/IClaims.sol";
+import {Answerable} from "./base/Answerable.sol";
 import {IEscrow} from "./interfaces/IEscrow.sol";
 import {IFaults, OutputLeaf, Signed} from "./interfaces/IFaults.sol";
 import {IRegistry} from "./interfaces/IRegistry.sol";
@@ -15,29 +14,16 @@ import {Outputs} from "./libraries/Outputs.sol";
 import {Signatures} from "./libraries/Signatures.sol";
 import {Assignment} from "./types/Assignment.sol";
 import {Chunk} from "./types/Chunk.sol";
-import {Commit} from "./types/Commit.sol";
 import {JobReceipt} from "./types/JobReceipt.sol";
 import {JobRequest} from "./types/JobRequest.sol";
 import {Offer} from "./types/Offer.sol";
 import {Verdict} from "./types/Verdict.sol";
 
 /// @notice See IFaults.
-contract Faults is IFaults, Claims {
-    /// @inheritdoc IFaults
-    mapping(bytes32 receiptDigest => address) public boundOwner;
-
+contract Faults is Answerable {
     constructor(IEscrow escrow, IStaking staking, IRegistry registry, FaultParameters memory chosen)
-        Claims(escrow, staking, registry, chosen)
+        Answerable(escrow, staking, registry, chosen)
     {}
-
-    /// @inheritdoc IFaults
-    function bindLeaf(Commit calldata c, Leaf calldata leaf, uint32 count) external {
-        _checkCommit(c);
-        require(leaf.receipt.node == c.node, FaultsForeignLeaf(c.node, leaf.receipt.node));
-        bytes32 digest = _checkLeaf(c, leaf, count);
-        boundOwner[digest] = c.owner;
-        emit LeafBound(digest, c.owner, c.id);
-    }
 
     /// @inheritdoc IFaults
     function proveConflict(
@@ -58,6 +44,25 @@ contract Faults is IFaults, Claims {
         if (bound) _requireBound(digestB);
         Fault memory fault = _answerable(Kind.Conflict, a, digestA, bound, b.finishedAt);
         _prove(fault, _subjectOf(fault, _workOf(a)));
+    }
+
+    /// @inheritdoc IFaults
+    function proveDoubleMoney(
+        JobReceipt calldata a,
+        Signed calldata signatureA,
+        JobReceipt calldata b,
+        Signed calldata signatureB,
+        bool bound,
+        bytes32 salt
+    ) external {
+        require(_takeSameMoney(a, b), FaultsNoContradiction());
+        bytes32 digestA = a.digestIn(_domain());
+        bytes32 digestB = b.digestIn(_domain());
+        _checkPair(digestA, signatureA, digestB, signatureB, a.node, salt);
+        // Of the one that no commit holds nobody but the payer may have heard: revoking its key must not void it.
+        if (bound && boundOwner[digestB] == address(0)) _requireInLife(b);
+        Fault memory fault = _answerable(Kind.DoubleMoney, a, digestA, bound, b.finishedAt);
+        _prove(fault, _subjectOf(fault, Hashes.commutativeKeccak256(digestA, digestB)));
     }
 
     /// @inheritdoc IFaults
@@ -193,6 +198,13 @@ contract Faults is IFaults, Claims {
         require(sameWork && overlap, FaultsNoContradiction());
     }
 
+    /// @dev Whether two receipts of one channel bill some of the same money; one without a fee bills none.
+    function _takeSameMoney(JobReceipt calldata a, JobReceipt calldata b) private pure returns (bool) {
+        bool sameChannel = a.node == b.node && a.payer == b.payer && a.signer == b.signer && a.lane == b.lane;
+        uint96 from = a.cumFrom > b.cumFrom ? a.cumFrom : b.cumFrom;
+        return sameChannel && from < a.cumTo && from < b.cumTo;
+    }
+
     function _workOf(JobReceipt calldata receipt) private pure returns (bytes32) {
         return keccak256(abi.encode(receipt.node, receipt.jobId, receipt.choice));
     }
@@ -207,31 +219,6 @@ contract Faults is IFaults, Claims {
             fault.refund = receipt.cumTo - receipt.cumFrom;
         }
         _prove(fault, _subjectOf(fault, digest));
-    }
-
-    /// @dev A fault of the owner that a receipt under a commit binds, or of the node's key as far as that still counts.
-    function _answerable(Kind kind, JobReceipt calldata receipt, bytes32 digest, bool bound, uint40 alsoFinishedAt)
-        private
-        view
-        returns (Fault memory fault)
-    {
-        fault.kind = kind;
-        if (bound) {
-            fault.owner = _requireBound(digest);
-        } else {
-            fault.key = receipt.node;
-            fault.owner = _ownerOfLive(receipt, alsoFinishedAt);
-        }
-    }
-
-    function _requireBound(bytes32 digest) private view returns (address owner) {
-        owner = boundOwner[digest];
-        require(owner != address(0), FaultsNotBound(digest));
-    }
-
-    /// @dev What a commit proves is another subject than what signatures alone do: a capped proof must not shield it.
-    function _subjectOf(Fault memory fault, bytes32 what) private pure returns (bytes32) {
-        return _subject(fault.kind, fault.key == address(0) ? keccak256(abi.encode(what)) : what);
     }
 
     function _checkReceipt(JobReceipt calldata receipt, Signed calldata signature, bytes32 salt)
@@ -280,15 +267,5 @@ contract Faults is IFaults, Claims {
         (bool found, uint256 maxTokens) = Outputs.maxTokensAt(params, offset);
         require(found && paramsHash == receipt.paramsHash, FaultsWrongParams(receipt.paramsHash, paramsHash));
         return maxTokens;
-    }
-
-    /// @dev The owner answerable for a receipt outside any commit, which is void when late or of a revoked key.
-    function _ownerOfLive(JobReceipt calldata receipt, uint40 alsoFinishedAt) private view returns (address owner) {
-        bool isRevoked;
-        (owner, isRevoked) = REGISTRY.keyOf(receipt.node);
-        require(owner != address(0), FaultsUnknownNode(receipt.node));
-        uint40 finishedAt = alsoFinishedAt < receipt.finishedAt ? alsoFinishedAt : receipt.finishedAt;
-        bool late = block.timestamp > uint256(finishedAt) + RECEIPT_LIFE;
-        require(!isRevoked && !late, FaultsReceiptVoid(receipt.node, isRevoked, finishedAt));
     }
 }

@@ -3,31 +3,29 @@ pragma solidity 0.8.37;
 
 import {SafeTransferLib} from "solady/src/utils/SafeTransferLib.sol";
 
+import {ChallengeLocks} from "./base/ChallengeLocks.sol";
 import {IAudits} from "./interfaces/IAudits.sol";
 import {IEscrow} from "./interfaces/IEscrow.sol";
+import {IFaults} from "./interfaces/IFaults.sol";
 import {IRegistry} from "./interfaces/IRegistry.sol";
 import {AnswerHead, ISilence} from "./interfaces/ISilence.sol";
 import {IStaking} from "./interfaces/IStaking.sol";
 import {AuditPoints} from "./libraries/AuditPoints.sol";
+import {Billing} from "./libraries/Billing.sol";
 import {Merkle} from "./libraries/Merkle.sol";
 import {Signatures} from "./libraries/Signatures.sol";
 import {TokenTrees} from "./libraries/TokenTrees.sol";
 import {Commit} from "./types/Commit.sol";
-import {Offence} from "./types/Offence.sol";
 import {Range, channelKey, rangeAt} from "./types/Range.sol";
-import {OPERATOR, VERIFIER} from "./types/Role.sol";
 
 /// @notice See ISilence.
-contract Silence is ISilence {
+contract Silence is ChallengeLocks {
     using TokenTrees for TokenTrees.Tree;
 
     uint8 private constant HEAD = 0;
     uint8 private constant OUTPUT = 3;
     uint8 private constant WHOLE = 4;
 
-    IEscrow private immutable ESCROW;
-    IStaking private immutable STAKING;
-    IRegistry private immutable REGISTRY;
     IAudits private immutable AUDITS;
     address private immutable ASSET;
 
@@ -35,10 +33,6 @@ contract Silence is ISilence {
     mapping(bytes32 challengeId => Challenge) private _challenges;
     mapping(bytes32 challengeId => Expected) private _expected;
     mapping(bytes32 challengeId => mapping(uint8 tree => TokenTrees.Tree)) private _trees;
-    /// @dev What each challenge keeps of the owner's stake.
-    mapping(bytes32 challengeId => uint96) private _stakeLocks;
-    mapping(address owner => uint16) private _openByPayers;
-    mapping(uint64 commitId => bool) private _silenced;
     /// @inheritdoc ISilence
     mapping(address account => uint256) public credit;
 
@@ -48,10 +42,7 @@ contract Silence is ISilence {
         IRegistry registry,
         IAudits audits,
         SilenceParameters memory chosen
-    ) {
-        ESCROW = escrow;
-        STAKING = staking;
-        REGISTRY = registry;
+    ) ChallengeLocks(escrow, staking, registry) {
         AUDITS = audits;
         ASSET = escrow.asset();
         _silence = chosen;
@@ -69,7 +60,6 @@ contract Silence is ISilence {
         Range memory range = rangeAt(ranges, rangeIndex);
         bytes32 channel = range.channelKeyOf(c.node);
         uint96 point = _drawnPoint(c, range, channel, k);
-        bool byPayer = _checkEntitled(msg.sender, range.payer, c.owner);
         id = keccak256(abi.encode(c.id, channel, k));
         Challenge storage opened = _challenges[id];
         require(opened.status == ChallengeStatus.None, SilenceAlreadyChallenged(id));
@@ -77,20 +67,17 @@ contract Silence is ISilence {
         opened.challenger = msg.sender;
         opened.deadline = uint40(block.timestamp) + _silence.answerSeconds;
         opened.status = ChallengeStatus.Open;
-        opened.byPayer = byPayer;
+        opened.byPayer = _enter(range.payer, c, _silence);
         opened.node = c.node;
         opened.owner = c.owner;
         opened.point = point;
         opened.commitId = c.id;
         opened.channel = channel;
         opened.receiptsRoot = c.receiptsRoot;
-        if (byPayer) ++_openByPayers[c.owner];
 
         emit Challenged(id, c.node, msg.sender, c.id, channel, point, opened.deadline);
 
-        uint96 severity = _silenced[c.id] ? 0 : STAKING.severityOf(c.owner, OPERATOR, Offence.Silence);
-        _stakeLocks[id] = severity;
-        if (severity > 0) STAKING.lock(c.owner, OPERATOR, severity);
+        _lock(c, ranges);
         SafeTransferLib.safeTransferFrom(ASSET, msg.sender, address(this), _silence.bond);
     }
 
@@ -122,22 +109,8 @@ contract Silence is ISilence {
         uint96 tip = _silence.tip < _silence.bond ? _silence.tip : _silence.bond;
         _credit(msg.sender, tip);
         _credit(open.challenger, _silence.bond - tip);
-        uint96 locked = _stakeLocks[challengeId];
-        _close(challengeId, open);
-
-        uint96 slashed;
-        // A commit is silent once: its other unanswered points cost nothing more.
-        if (!_silenced[open.commitId]) {
-            _silenced[open.commitId] = true;
-            IStaking.Slash memory order;
-            // Stake that left while the challenge was open has not made the silence cheaper.
-            uint96 severity = STAKING.severityOf(open.owner, OPERATOR, Offence.Silence);
-            order.severity = severity > locked ? severity : locked;
-            order.challenger = open.challenger;
-            order.challengerShare = _silence.challengerCap;
-            (slashed,,) = STAKING.slash(open.owner, OPERATOR, order);
-            REGISTRY.warn(open.owner);
-        }
+        uint96 slashed = _punish(open, _silence);
+        _leave(open);
         emit SilenceSlashed(challengeId, open.owner, slashed);
     }
 
@@ -178,9 +151,7 @@ contract Silence is ISilence {
             SilenceWrongReceipt(receiptDigest)
         );
         Signatures.check(receiptDigest, head.signature, open.node);
-        bytes32 jobId = Signatures.digest(domain, head.request.hash());
-        require(jobId == head.receipt.jobId, SilenceWrongPreimage(head.receipt.jobId, jobId));
-        Signatures.check(jobId, head.requestSignature, head.request.signer);
+        _checkRequest(head, domain);
         // What the payer forbade to audit is not published: its signed request alone ends the challenge.
         if (!head.request.auditConsent) {
             open.tree = WHOLE;
@@ -200,6 +171,18 @@ contract Silence is ISilence {
             outputRoot: head.receipt.outputRoot
         });
         _nextTree(id, open);
+    }
+
+    /// @dev The request that the receipt names, of its payer, signed, and for just this receipt: any other would end the
+    /// challenge of a receipt for which nobody ever asked.
+    function _checkRequest(AnswerHead memory head, bytes32 domain) private pure {
+        bytes32 jobId = Signatures.digest(domain, head.request.hash());
+        require(jobId == head.receipt.jobId, SilenceWrongPreimage(head.receipt.jobId, jobId));
+        Signatures.check(jobId, head.requestSignature, head.request.signer);
+        bytes32 offerHash = Signatures.digest(domain, head.offer.hash());
+        require(offerHash == head.receipt.offerHash, SilenceWrongPreimage(head.receipt.offerHash, offerHash));
+        IFaults.Deviation found = Billing.deviation(head.receipt, head.offer, head.request);
+        require(found == IFaults.Deviation.None, SilenceForeignRequest(jobId, found));
     }
 
     function _acceptTokens(bytes32 id, Challenge storage open, bytes calldata data) private {
@@ -240,14 +223,7 @@ contract Silence is ISilence {
         _credit(msg.sender, compensation);
         _credit(open.challenger, _silence.bond - compensation);
         emit Answered(id, msg.sender, compensation);
-        _close(id, open);
-    }
-
-    function _close(bytes32 id, Challenge storage open) private {
-        if (open.byPayer) --_openByPayers[open.owner];
-        uint96 locked = _stakeLocks[id];
-        _stakeLocks[id] = 0;
-        if (locked > 0) STAKING.unlock(open.owner, OPERATOR, locked);
+        _leave(open);
     }
 
     function _credit(address account, uint256 amount) private {
@@ -273,15 +249,6 @@ contract Silence is ISilence {
         uint256 point = AuditPoints.pointAt(seed, channel, k, c.step);
         require(range.before <= point && point < range.upto, SilencePointOutside(point, range.before, range.upto));
         return uint96(point);
-    }
-
-    /// @dev Bonded verifiers challenge any point; a payer its own, within the owner's limit.
-    function _checkEntitled(address caller, address payer, address owner) private view returns (bool byPayer) {
-        if (STAKING.isActive(caller, VERIFIER)) return false;
-        require(caller == payer, SilenceNotEntitled(caller));
-        uint16 limit = _silence.payerLimit;
-        require(_openByPayers[owner] < limit, SilencePayerLimit(owner, limit));
-        return true;
     }
 
     function _checkOpen(bytes32 challengeId) private view returns (Challenge storage open) {

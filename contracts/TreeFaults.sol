@@ -57,6 +57,16 @@ contract TreeFaults is ITreeFaults, Claims {
     }
 
     /// @inheritdoc ITreeFaults
+    function proveThinLeaf(Commit calldata c, Leaf calldata leaf, uint32 count, bytes32 salt) external {
+        _checkCommit(c);
+        bytes32 digest = _checkLeaf(c, leaf, count);
+        _useClaim(digest, salt);
+        uint256 widest = _widestStep(leaf.receipt.modelId, c.sharePpm);
+        require(c.step > widest, FaultsStepFits(c.step, widest));
+        _proveCommit(Kind.Leaf, c);
+    }
+
+    /// @inheritdoc ITreeFaults
     function proveTiling(
         Commit calldata c,
         bytes calldata ranges,
@@ -95,10 +105,11 @@ contract TreeFaults is ITreeFaults, Claims {
         Fault memory fault;
         fault.kind = Kind.LateLeaf;
         fault.owner = c.owner;
-        fault.receipt = digest;
+        // Of a straddling receipt each commit collected a part, and gives back its own.
+        fault.receipt = keccak256(abi.encode(digest, c.id));
         fault.payer = leaf.receipt.payer;
         fault.refund = fee;
-        _prove(fault, _subject(Kind.LateLeaf, digest));
+        _prove(fault, _subject(Kind.LateLeaf, fault.receipt));
     }
 
     /// @dev A commit is punished once for all that is wrong with its tree.
@@ -107,6 +118,14 @@ contract TreeFaults is ITreeFaults, Claims {
         fault.kind = kind;
         fault.owner = c.owner;
         _prove(fault, _subject(Kind.Tiling, bytes32(uint256(c.id))));
+    }
+
+    /// @dev The widest step between audit points of a model's money, at the audit level that a share tells.
+    function _widestStep(bytes32 modelId, uint32 sharePpm) private view returns (uint256) {
+        IRegistry.Parameters memory rules = REGISTRY.parameters();
+        uint256 units = rules.establishedStepUnits;
+        if (sharePpm != rules.establishedSharePpm) units = rules.newStepUnits;
+        return REGISTRY.modelUnit(modelId) * units;
     }
 
     /// @dev What of the receipt's fee lies in a range of its channel.

@@ -5,6 +5,7 @@ import {IClaims, Leaf} from "../interfaces/IClaims.sol";
 import {IEscrow} from "../interfaces/IEscrow.sol";
 import {IRegistry} from "../interfaces/IRegistry.sol";
 import {IStaking} from "../interfaces/IStaking.sol";
+import {AtStake} from "../libraries/AtStake.sol";
 import {Merkle} from "../libraries/Merkle.sol";
 import {Signatures} from "../libraries/Signatures.sol";
 import {Commit} from "../types/Commit.sol";
@@ -64,7 +65,7 @@ abstract contract Claims is IClaims {
 
         (uint8 role, uint96 severity, uint96 refund) = _cost(fault);
         if (role == OPERATOR) {
-            _reachHeld(fault.owner, uint256(severity) + refund);
+            AtStake.reachHeld(STAKING, ESCROW, fault.owner, uint256(severity) + refund);
             if (fault.kind != Kind.LateLeaf) REGISTRY.warn(fault.owner);
         }
         (slashed, refunded,) = STAKING.slash(fault.owner, role, _order(fault, severity, refund));
@@ -153,7 +154,9 @@ abstract contract Claims is IClaims {
         (role, offence) = _offenceOf(fault);
         refund = fault.refund;
         if (fault.kind == Kind.LateLeaf) return (role, refund / LATE_SURCHARGE_DIVISOR, refund);
-        severity = STAKING.severityOf(fault.owner, role, offence);
+        severity = role == OPERATOR
+            ? AtStake.severityOf(STAKING, ESCROW, fault.owner, offence, 0)
+            : STAKING.severityOf(fault.owner, role, offence);
         if (fault.key == address(0)) return (role, severity, refund);
         uint96 taken = takenBySignatures[fault.key];
         uint96 left = SIGNED_CAP - taken;
@@ -167,17 +170,11 @@ abstract contract Claims is IClaims {
         if (kind == Kind.Assignments) return (ROUTER, Offence.Conflict);
         if (kind == Kind.Verdicts) return (VERIFIER, Offence.Duty);
         if (kind == Kind.Leaf || kind == Kind.Tiling) return (OPERATOR, Offence.Tiling);
-        bool hot = fault.key != address(0) && (kind == Kind.Conflict || kind == Kind.BrokenChunk);
+        bool hot = fault.key != address(0);
+        // Money billed twice is an overlap, whether one root shows it or two.
+        if (kind == Kind.DoubleMoney) return (OPERATOR, hot ? Offence.Conflict : Offence.Tiling);
+        hot = hot && (kind == Kind.Conflict || kind == Kind.BrokenChunk);
         return (OPERATOR, hot ? Offence.Conflict : Offence.Overbilling);
-    }
-
-    /// @dev What the stake lacks comes from what Escrow holds back of the owner's income.
-    function _reachHeld(address owner, uint256 needed) private {
-        uint96 stake = STAKING.slashable(owner, OPERATOR);
-        if (needed <= stake) return;
-        uint96 held = ESCROW.heldOf(owner);
-        uint256 short = needed - stake;
-        if (held > 0) ESCROW.slashHeld(owner, short < held ? uint96(short) : held);
     }
 
     function _order(Fault calldata fault, uint96 severity, uint96 refund)

@@ -33,7 +33,8 @@ interface IClaims {
         Tiling,
         LateLeaf,
         Assignments,
-        Verdicts
+        Verdicts,
+        DoubleMoney
     }
 
     /// @notice What a deployment chooses once.
@@ -54,7 +55,8 @@ interface IClaims {
     /// @param key The hot key whose signatures alone prove it; zero where a commit or the owner's own key does.
     /// @param claimant Who is rewarded.
     /// @param subject What it can't be proven about again.
-    /// @param receipt Digest of the receipt whose fee goes back; zero for none.
+    /// @param receipt Digest of the receipt whose fee goes back, for a late leaf hashed with its commit's id; zero for
+    /// none.
     /// @param payer Who gets it back.
     /// @param refund How much.
     struct Fault {

@@ -100,6 +100,18 @@ interface IFaults is IClaims {
         bytes32 salt
     ) external;
 
+    /// @notice Two receipts of one node for the same money of a channel. Evidence: keccak(abi.encode(digest a, digest b)).
+    /// @param bound Whether `a` was shown to stand under a commit: it then binds the owner wholly, whatever became of the
+    /// key since `b` was signed. `b`, unless it stands under a commit too, must not be older than a receipt's life.
+    function proveDoubleMoney(
+        JobReceipt calldata a,
+        Signed calldata signatureA,
+        JobReceipt calldata b,
+        Signed calldata signatureB,
+        bool bound,
+        bytes32 salt
+    ) external;
+
     /// @notice A receipt whose output is not the one of a chunk of the same segment. Evidence:
     /// keccak(abi.encode(chunk digest, receipt digest)). A receipt may end before or after the chunk: what both hold
     /// must be the same. Outputs of equal length are compared by their roots and take no leaves.

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity >=0.8.34 <0.9.0;
 
+import {IFaults} from "./IFaults.sol";
 import {Commit} from "../types/Commit.sol";
 import {JobReceipt} from "../types/JobReceipt.sol";
 import {JobRequest} from "../types/JobRequest.sol";
+import {Offer} from "../types/Offer.sol";
 
 /// @notice The head of an answer on chain.
 /// @param receipt The receipt that covers the challenged point.
@@ -15,6 +17,7 @@ import {JobRequest} from "../types/JobRequest.sol";
 /// @param requestSignature Its signer's signature.
 /// @param prompt Preimage of the prompt hash: the canonical JSON.
 /// @param params Preimage of the params hash: the canonical JSON.
+/// @param offer The offer that the receipt's offerHash is the digest of.
 struct AnswerHead {
     JobReceipt receipt;
     bytes signature;
@@ -25,6 +28,7 @@ struct AnswerHead {
     bytes requestSignature;
     bytes prompt;
     bytes params;
+    Offer offer;
 }
 
 /// @title Silence
@@ -32,6 +36,10 @@ struct AnswerHead {
 /// @dev A challenge names a drawn point of a commit. The node's owner or delegate posts the answer as calldata: first
 /// the head, then the token ids of prompt, prefix and output in this order, each checked against the receipt's roots.
 /// A request that forbids audit is answered by its head alone. Whoever answers wholly is repaid from the bond.
+/// What silence costs is counted of the stake and of held credit: all that is held of what the commit collected, and of
+/// the rest the fraction of Staking's table. Held credit pays where the stake falls short. A challenger gets no more than
+/// the stake's own fraction and a bond. The open challenges of one commit share one lock. Nothing here asks for a pause:
+/// a challenge brings no inflow and is no case.
 interface ISilence {
     /// @notice Where a challenge stands.
     enum ChallengeStatus {
@@ -52,6 +60,7 @@ interface ISilence {
     /// @param partSeconds Time for the next part, from each part.
     /// @param partTokens The fewest tokens of a part that is not the last of its tree; a multiple of 32.
     /// @param payerLimit The most open challenges of payers, not verifiers, against one owner.
+    /// @param verifierLimit The most open challenges of one verifier against one owner.
     struct SilenceParameters {
         uint96 bond;
         uint96 answerFee;
@@ -63,6 +72,7 @@ interface ISilence {
         uint40 partSeconds;
         uint32 partTokens;
         uint16 payerLimit;
+        uint16 verifierLimit;
     }
 
     /// @notice A challenge.
@@ -136,10 +146,12 @@ interface ISilence {
     error SilencePointOutside(uint256 point, uint96 from, uint96 to);
     /// @notice The commit is too old to be challenged.
     error SilenceWindowClosed(uint256 windowEnd, uint256 time);
-    /// @notice Only bonded verifiers and the channel's payer may challenge.
+    /// @notice Only verifiers bonded before the commit and the channel's payer may challenge.
     error SilenceNotEntitled(address caller);
     /// @notice The payers' open challenges against this owner have reached their limit.
     error SilencePayerLimit(address owner, uint16 limit);
+    /// @notice The verifier's open challenges against this owner have reached their limit.
+    error SilenceVerifierLimit(address verifier, address owner, uint16 limit);
     /// @notice This point was challenged before.
     error SilenceAlreadyChallenged(bytes32 challengeId);
     /// @notice The challenge is not open.
@@ -152,8 +164,11 @@ interface ISilence {
     error SilenceStillTime(uint40 deadline, uint256 time);
     /// @notice The receipt is not under the commit's root or not the one that covers the point.
     error SilenceWrongReceipt(bytes32 receiptDigest);
-    /// @notice The request, prompt or params do not hash to what the receipt says, or the request is unsigned.
+    /// @notice The request, offer, prompt or params do not hash to what the receipt says.
     error SilenceWrongPreimage(bytes32 expected, bytes32 given);
+    /// @notice The request or offer is not for this receipt: another payer, signer, model, profile, params, seed, choice
+    /// or output.
+    error SilenceForeignRequest(bytes32 jobId, IFaults.Deviation found);
     /// @notice A part must be whole chunks of at least `least` tokens, or end its tree.
     error SilencePartSize(uint256 givenBytes, uint32 tokensLeft, uint32 least);
     /// @notice The shown tokens are not those of the receipt.

@@ -15,6 +15,8 @@ interface ITreeFaults is IClaims {
     error FaultsLeafSigned(bytes32 receiptDigest);
     /// @notice The leaf is a proper one.
     error FaultsLeafProper(bytes32 receiptDigest);
+    /// @notice The commit's step is not wider than the model of the leaf allows.
+    error FaultsStepFits(uint96 step, uint256 widest);
     /// @notice The leaves given are not neighbours.
     error FaultsNotNeighbours(uint32 left, uint32 right, uint32 count);
     /// @notice The neighbours are in order and cover the range between them.
@@ -42,6 +44,11 @@ interface ITreeFaults is IClaims {
 
     /// @notice A leaf under a commit whose receipt is another node's or moves no money. Evidence: the receipt's digest.
     function proveImproperLeaf(Commit calldata c, Leaf calldata leaf, uint32 count, bytes32 salt) external;
+
+    /// @notice A leaf under a commit whose audit points lie further apart than the unit of the leaf's model allows: its node
+    /// was registered for a dearer model alone. A node's unit only falls, so whoever serves what it is registered for
+    /// never shows one. Evidence: the receipt's digest.
+    function proveThinLeaf(Commit calldata c, Leaf calldata leaf, uint32 count, bytes32 salt) external;
 
     /// @notice Neighbouring leaves of a commit that are out of order, leave a gap, overlap or repeat, or that leave a
     /// range of the commit uncovered. Evidence: keccak(abi.encode(commit id, digests of the neighbours)), zero for none.

@@ -41,6 +41,15 @@ function rangeCount(bytes calldata ranges) pure returns (uint256) {
     return ranges.length / RANGE_SIZE;
 }
 
+/// @notice What all packed ranges come to.
+function moneyIn(bytes calldata ranges) pure returns (uint96 money) {
+    uint256 count = rangeCount(ranges);
+    for (uint256 i; i < count; ++i) {
+        bytes calldata ends = ranges[i * RANGE_SIZE + 44:(i + 1) * RANGE_SIZE];
+        money += uint96(bytes12(ends[12:24])) - uint96(bytes12(ends[0:12]));
+    }
+}
+
 /// @notice The packed range at `index`.
 function rangeAt(bytes calldata ranges, uint256 index) pure returns (Range memory range) {
     uint256 count = rangeCount(ranges);

@@ -10,7 +10,7 @@ import pytest
 
 from retally.errors import BadRequest, InvalidReceipt, InvalidSignature, RetallyError
 from retally.protocol import merkle
-from retally.protocol.answer import AnswerContext, check_answer, find_deviation
+from retally.protocol.answer import AnswerContext, check_answer, find_deviation, find_foreign_request
 from retally.protocol.audit_points import drawn_points
 from retally.protocol.case import CommitRecord, Range, pack_ranges
 from retally.protocol.eip712 import Domain, SigningKey
@@ -186,6 +186,19 @@ class TestFindDeviation:
         assert judged is not None
         assert (judged.evidence.log_e, judged.evidence.calibrated, judged.deviation) == (0.0, False, None)
         assert ids_to_score(make_bundle()) == ([*PROMPT_IDS, *OUTPUT_IDS], len(PROMPT_IDS))
+
+    @pytest.mark.parametrize("consent", [True, False])
+    def test_a_foreign_request_is_a_mismatch_before_anything_is_rendered(self, consent: bool) -> None:
+        def refuse(prompt: Mapping[str, Any], template_date: str) -> list[int]:
+            raise BadRequest("no prompt")
+
+        bundle = make_bundle({"payer": OWNER.address, "audit_consent": consent})
+        foreign = find_foreign_request(bundle)
+        assert foreign is not None
+        assert foreign.rule == "payer"
+        judged = judge_without_replay(bundle, refuse, EOS)
+        assert judged is not None
+        assert (judged.evidence.log_e, judged.evidence.calibrated) == (JOB_CLIP, True)
 
     @pytest.mark.parametrize(
         ("changes", "rule"),

@@ -11,11 +11,11 @@ from retally.chain.connection import Chain
 from retally.chain.transactions import TxSender
 from retally.errors import RetallyError, TransactionFailed
 from retally.inference.chat_format import ChatFormat
-from retally.protocol.answer import AnswerContext
+from retally.protocol.answer import AnswerContext, Deviation, find_foreign_request
 from retally.protocol.audit_points import AuditPoint, drawn_points
 from retally.protocol.case import Range, VerdictKind, unpack_ranges
 from retally.protocol.encoding import Bytes32
-from retally.protocol.evidence import verdict_of
+from retally.protocol.evidence import JOB_CLIP, verdict_of
 from retally.protocol.job import canonical_json
 from retally.protocol.judgement import judge_without_replay
 from retally.protocol.wire import AnswerBundle
@@ -25,6 +25,8 @@ from retally_verifier.replay import Replayer
 from retally_verifier.store import Store
 
 log = logging.getLogger(__name__)
+
+Weighed = tuple[FindingState, VerdictKind, float, dict[str, object]]
 
 _NOT_YET = frozenset({"AuditsSeedNotReady"})
 
@@ -120,21 +122,16 @@ class CommitAuditor:
             detail=detail,
         )
 
-    async def _weigh(
-        self, commit: AuditedCommit, bundle: AnswerBundle
-    ) -> tuple[FindingState, VerdictKind, float, dict[str, object]]:
+    async def _weigh(self, commit: AuditedCommit, bundle: AnswerBundle) -> Weighed:
+        foreign = find_foreign_request(bundle)
+        if foreign is not None:
+            return _deviating(foreign)
         chat_format = self._formats.get(bundle.receipt.model_id)
         if chat_format is None:
             return FindingState.UNREPLAYED, VerdictKind.INCONCLUSIVE, 0.0, {"reason": "the model is not known here"}
         judged = judge_without_replay(bundle, chat_format.render, chat_format.eos_ids)
         if judged is not None and judged.deviation is not None:
-            deviation = judged.deviation
-            detail: dict[str, object] = {
-                "rule": deviation.rule,
-                "expected": deviation.expected,
-                "actual": deviation.actual,
-            }
-            return FindingState.DEVIATING, VerdictKind.MISMATCH, judged.evidence.log_e, detail
+            return _deviating(judged.deviation)
         if judged is not None:
             return FindingState.REPLAYED, VerdictKind.INCONCLUSIVE, 0.0, {"reason": "nothing to replay"}
         seed = (commit.seed or b"") + bundle.receipt.digest(self._chain.domain)
@@ -157,6 +154,11 @@ class CommitAuditor:
             log_e=0.0,
             detail={"reason": error.message, "code": error.code},
         )
+
+
+def _deviating(deviation: Deviation) -> Weighed:
+    detail: dict[str, object] = {"rule": deviation.rule, "expected": deviation.expected, "actual": deviation.actual}
+    return FindingState.DEVIATING, VerdictKind.MISMATCH, JOB_CLIP, detail
 
 
 def _place(context: AnswerContext) -> dict[str, Any]:

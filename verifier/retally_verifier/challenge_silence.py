@@ -15,7 +15,8 @@ from retally_verifier.store import Store
 
 log = logging.getLogger(__name__)
 
-_FINAL = frozenset({"SilenceAlreadyChallenged", "SilenceWindowClosed"})
+_FINAL = frozenset({"SilenceAlreadyChallenged", "SilenceNotEntitled", "SilenceWindowClosed"})
+_LATER = "SilenceVerifierLimit"
 
 
 class SilenceChallenger:
@@ -35,8 +36,8 @@ class SilenceChallenger:
             if commit is None or id_ in challenged:
                 continue
             call = self._chain.silence.challenge(commit.record, commit.packed_ranges, found.range_index, found.k)
-            if await self._is_free(id_):
-                await self._challenge(call)
+            if await self._is_free(id_) and not await self._challenge(call):
+                continue
             closed = not await self._is_mine(id_)
             record = ChallengeRecord(id_, found.commit_id, found.range_index, found.k, closed)
             self._store.put_challenge(record)
@@ -52,7 +53,8 @@ class SilenceChallenger:
         state = await self._chain.silence.challenge_of(id_)
         return state.status == ChallengeStatus.OPEN and state.challenger == self._sender.address
 
-    async def _challenge(self, call: ContractCall) -> None:
+    async def _challenge(self, call: ContractCall) -> bool:
+        """Whether this is settled; else it is tried again once others have ended."""
         silence = self._chain.silence
         bond = await silence.challenge_bond()
         if await self._chain.asset.allowance(self._sender.address, silence.address) < bond:
@@ -60,9 +62,11 @@ class SilenceChallenger:
         try:
             await self._sender.send(call)
         except TransactionFailed as error:
-            if error.error_name not in _FINAL:
+            if error.error_name not in _FINAL | {_LATER}:
                 raise
             log.info("not challenged: %s", error)
+            return error.error_name != _LATER
+        return True
 
     async def _follow(self, challenge: ChallengeRecord) -> None:
         state = await self._chain.silence.challenge_of(challenge.id)

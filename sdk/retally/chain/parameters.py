@@ -86,6 +86,7 @@ def _court_parameters() -> dict[str, dict[str, int]]:
             "partSeconds": 3600,
             "partTokens": 2048,
             "payerLimit": 4,
+            "verifierLimit": 16,
         },
         "Court": {
             "jurySize": 7,

@@ -14,6 +14,7 @@ from retally.protocol.case import CommitRecord
 from retally.protocol.encoding import Address, Bytes32, keccak
 from retally.protocol.job import JobRequest, canonical_json
 from retally.protocol.merkle import CHUNK
+from retally.protocol.offer import Offer
 from retally.protocol.receipt import JobReceipt
 from retally.protocol.wire import AnswerBundle
 
@@ -87,8 +88,8 @@ class Silence(Contract):
 
 def encode_answer_head(bundle: AnswerBundle) -> bytes:
     """The first part of an on-chain answer: abi.encode(AnswerHead)."""
-    receipt, request = JobReceipt.TYPE, JobRequest.TYPE
-    head = f"({_tuple(receipt)},bytes,uint32,uint32,bytes32[],{_tuple(request)},bytes,bytes,bytes)"
+    receipt, request, offer = _tuple(JobReceipt.TYPE), _tuple(JobRequest.TYPE), _tuple(Offer.TYPE)
+    head = f"({receipt},bytes,uint32,uint32,bytes32[],{request},bytes,bytes,bytes,{offer})"
     values = (
         bundle.receipt.to_abi(),
         bundle.signature,
@@ -99,6 +100,7 @@ def encode_answer_head(bundle: AnswerBundle) -> bytes:
         bundle.request_signature,
         canonical_json(dict(bundle.prompt)),
         canonical_json(bundle.params.to_json()),
+        bundle.offer.to_abi(),
     )
     return encode([head], [values])
 

@@ -105,20 +105,28 @@ def _ids(bundle: AnswerBundle) -> None:
 
 
 def find_deviation(bundle: AnswerBundle, render: Renderer, eos_ids: Collection[int]) -> Deviation | None:
-    """The first rule that a checked answer breaks without any statistics; the prompt first (R-33)."""
-    pairs = [
-        *_prompt_pairs(bundle, render),
-        *_request_pairs(bundle),
-        *_money_pairs(bundle),
-        *_ending_pairs(bundle, eos_ids),
-    ]
+    """The first rule that a checked answer breaks without any statistics; of the replay's, the prompt first (R-33)."""
+    # Before anything is rendered: of a request that is not the receipt's, no prompt can be held against anybody.
+    foreign = find_foreign_request(bundle)
+    if foreign is not None:
+        return foreign
+    pairs = [*_prompt_pairs(bundle, render), *_money_pairs(bundle), *_ending_pairs(bundle, eos_ids)]
+    return _first_broken(pairs)
+
+
+def find_foreign_request(bundle: AnswerBundle) -> Deviation | None:
+    """In what the shown request or offer is not for the receipt: on chain that is no answer, here it is a mismatch."""
+    return _first_broken(_request_pairs(bundle))
+
+
+Pairs = list[tuple[str, object, object]]
+
+
+def _first_broken(pairs: Pairs) -> Deviation | None:
     for rule, expected, actual in pairs:
         if expected != actual:
             return Deviation(rule, _shown(expected), _shown(actual))
     return None
-
-
-Pairs = list[tuple[str, object, object]]
 
 
 def _prompt_pairs(bundle: AnswerBundle, render: Renderer) -> Pairs:

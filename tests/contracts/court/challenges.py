@@ -11,6 +11,7 @@ from eth_abi.abi import encode
 
 from retally.protocol.audit_points import AuditPoint
 from retally.protocol.job import JobRequest
+from retally.protocol.offer import Offer
 from retally.protocol.receipt import JobReceipt
 from tests.contracts.court.ledger import MILLION, PARAMETERS
 from tests.contracts.court.transcripts import Job
@@ -27,7 +28,8 @@ def struct_type(type_string: str) -> str:
 
 
 HEAD = (
-    f"({struct_type(JobReceipt.TYPE)},bytes,uint32,uint32,bytes32[],{struct_type(JobRequest.TYPE)},bytes,bytes,bytes)"
+    f"({struct_type(JobReceipt.TYPE)},bytes,uint32,uint32,bytes32[],{struct_type(JobRequest.TYPE)},bytes,bytes,bytes,"
+    f"{struct_type(Offer.TYPE)})"
 )
 
 

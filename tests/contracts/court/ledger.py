@@ -49,7 +49,7 @@ PARAMETERS: Mapping[str, tuple[int, ...]] = {
     ),
     "pools": (4, 4_000 * MILLION),
     "faults": (100 * MILLION, 120 * MILLION, 28 * DAY, 7 * DAY),
-    "silence": (20 * MILLION, 2 * MILLION, 100_000, 500_000, 100 * MILLION, 7 * DAY, DAY, 3_600, 64, 2),
+    "silence": (20 * MILLION, 2 * MILLION, 100_000, 500_000, 100 * MILLION, 7 * DAY, DAY, 3_600, 64, 2, 4),
 }  # fmt: skip
 
 

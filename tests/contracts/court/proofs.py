@@ -37,6 +37,7 @@ class Kind(IntEnum):
     LATE_LEAF = 8
     ASSIGNMENTS = 9
     VERDICTS = 10
+    DOUBLE_MONEY = 11
 
 
 class TokenTree(IntEnum):
@@ -186,6 +187,12 @@ class Claimant:
         signed = a.receipt.to_abi(), halves(a.signature), b.receipt.to_abi(), halves(b.signature)
         return self.faults.proveConflict(*signed, bound, salt)
 
+    def double_money(self, a: Job, b: Job, bound: bool = False) -> ContractFunction:
+        """Two receipts of one node for the same money; `a` is the bound one."""
+        salt = self.claim(pair_evidence(a.digest, b.digest))
+        signed = a.receipt.to_abi(), halves(a.signature), b.receipt.to_abi(), halves(b.signature)
+        return self.faults.proveDoubleMoney(*signed, bound, salt)
+
     def broken_chunk(
         self, chunk: Chunk, job: Job, index: int = 0, in_chunk: Any = NO_LEAF, in_receipt: Any = NO_LEAF
     ) -> ContractFunction:
@@ -243,6 +250,12 @@ class Claimant:
         tree = commit.tree
         salt = self.claim(tree.jobs[index].digest)
         return self.tree_faults.proveImproperLeaf(commit.abi, tree.shown(index), len(tree.jobs), salt)
+
+    def thin_leaf(self, commit: Commit, index: int) -> ContractFunction:
+        """A leaf of a cheaper model than the commit's step is for."""
+        tree = commit.tree
+        salt = self.claim(tree.jobs[index].digest)
+        return self.tree_faults.proveThinLeaf(commit.abi, tree.shown(index), len(tree.jobs), salt)
 
     def late_leaf(self, commit: Commit, index: int, range_index: int = 0, job: Job | None = None) -> ContractFunction:
         """A leaf that was committed long after its job's deadline."""

@@ -104,6 +104,7 @@ def receipt_proofs(accuser: Accuser, transcript: Transcript, bound: bool) -> Ite
         yield from miscounts(accuser, job, bound)
     for a, b in product(jobs, jobs):
         yield accuser.conflict(a, b, bound)
+        yield accuser.double_money(a, b, bound)
         if a is not b:
             yield accuser.overbilling(with_papers(a, b), bound)
             yield accuser.deviation(with_papers(a, b), bound)
@@ -154,6 +155,7 @@ def tree_proofs(accuser: Accuser, transcript: Transcript) -> Iterator[ContractFu
             yield accuser.tiling(commit, range_index, places)
         for index, job in enumerate(commit.tree.jobs):
             yield accuser.improper_leaf(commit, index)
+            yield accuser.thin_leaf(commit, index)
             yield accuser.unsigned_leaf(commit, job.leaf.data(job.domain), index, commit.tree.leaves)
             for range_index in range(len(commit.packed) // 68):
                 yield accuser.late_leaf(commit, index, range_index)

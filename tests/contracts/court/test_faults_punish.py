@@ -53,6 +53,17 @@ class TestLateLeaf:
         commit = world.collect(Tree.of([job]))
         assert claimant.proves(claimant.late_leaf(commit, 0)).refunded == 100
 
+    def test_of_a_straddling_receipt_each_commit_gives_back_its_part(self, world: World, claimant: Claimant) -> None:
+        (job,) = world.jobs(1)
+        world.ledger.jump(600 + 7 * DAY)
+        first, second = world.collect(Tree.of([job]), upto=1), world.collect(Tree.of([job]))
+        assert claimant.proves(claimant.late_leaf(first, 0)).refunded == 1
+        # The one collected unit shields nothing.
+        assert claimant.proves(claimant.late_leaf(second, 0)).refunded == job.receipt.fee - 1
+        for commit in (first, second):
+            claimant.reverts("FaultsAlreadyProven", claimant.late_leaf(commit, 0))
+        assert world.ledger.staking.functions.credit(world.payer.address).call() == job.receipt.fee
+
     def test_reverts_in_time(self, world: World, claimant: Claimant) -> None:
         commit = world.committed(1)
         job = commit.tree.jobs[0]
@@ -97,6 +108,18 @@ class TestPunish:
         punished = claimant.proves(claimant.overbilling(dear, bound=True))
         assert punished.refunded == 990 * MILLION
         assert world.ledger.escrow.functions.heldOf(world.cheat).call() < held
+
+    def test_held_credit_counts_where_the_stake_has_left(self, world: World, claimant: Claimant) -> None:
+        staking = world.ledger.staking.functions
+        world.ledger.send(staking.thaw(OPERATOR, STAKE), world.cheat)
+        world.ledger.jump(21 * DAY + 1)
+        world.ledger.send(staking.withdraw(OPERATOR), world.cheat)
+        first, second = world.jobs(2)
+        gap = second.changed(cum_from=second.receipt.cum_from + 1, cum_to=second.receipt.cum_to + 1)
+        commit = world.collect(Tree(world.ledger.domain, (first, gap)), upto=gap.receipt.cum_to)
+        held = world.ledger.escrow.functions.heldOf(world.cheat).call()
+        assert held > 0
+        assert claimant.proves(claimant.tiling(commit, 0, [0, 1])).slashed == -(-held * 300_000 // MILLION)
 
     def test_the_claimant_is_rewarded_whoever_calls(self, world: World, claimant: Claimant, job: Job) -> None:
         punished = claimant.proves(claimant.conflict(job, job.changed(output_root=OTHER)))

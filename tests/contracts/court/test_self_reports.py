@@ -108,11 +108,13 @@ class TestSilence:
     def test_loses_though_a_friends_huge_job_is_challenged(self, world: World, fee: int) -> None:
         commit = commit_of(world, friends_job(world, fee))
         before, ashes = wealth(world, *coalition(world)), burned(world)
+        # What is held of the huge job itself is taken on top.
+        held = world.ledger.escrow.functions.heldOf(world.cheat).call()
         opened = challenge(world, commit, world.friend.address)
         world.ledger.jump(DAY + 1)
         timeout = world.ledger.silence.functions.timeout(opened.id)
         slashed = world.ledger.send(timeout, world.friend.address).event("SilenceSlashed")["slashed"]
-        assert slashed == SEVERITY
+        assert slashed == SEVERITY + held
         # The friend called the time-out itself, so its tip stayed with them: what is burned is all that left.
         profit = wealth(world, *coalition(world)) - before
         assert profit == -(burned(world) - ashes) <= -SEVERITY // 2

@@ -77,6 +77,7 @@ class Job:
             self.request_signature,
             canonical_json(self.prompt),
             canonical_json(self.params.to_json()),
+            self.offer.to_abi(),
         )
 
 
