@@ -93,6 +93,7 @@ interface IStaking {
     error StakingNotSlasher(address caller);
     error StakingSlasherKnown(address slasher);
     error StakingSlasherUnknown(address slasher);
+    error StakingNotOwner(address owner, address caller);
     error StakingNothingToWithdraw(address account);
     error StakingTransferMismatch(uint256 expected, uint256 received);
     error StakingLengthMismatch(uint256 receipts, uint256 payers, uint256 refunds);
@@ -102,8 +103,8 @@ interface IStaking {
     /// @notice Bonds `amount` of the caller's assets as its stake in `role`.
     function stake(uint8 role, uint96 amount) external;
 
-    /// @notice Bonds `amount` of the caller's assets as `owner`'s stake in `role`. Not while paused, but for the Escrow,
-    /// which moves held credit here to be slashed.
+    /// @notice As `stake`, for the owner itself and for the Escrow, which moves held credit here to be slashed: that is
+    /// not kept out by a pause, and makes no stake younger. Nobody else stakes for an owner: young stake may not judge.
     function stakeFor(address owner, uint8 role, uint96 amount) external;
 
     /// @notice Starts the thaw of `amount` more; the wait restarts for all that thaws. An owner whose bonded stake falls
