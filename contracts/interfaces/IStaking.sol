@@ -132,6 +132,13 @@ interface IStaking {
     /// slasher was removed: then what its cases end may have been another's, whose unlock must not fail for it.
     function unlock(address owner, uint8 role, uint96 amount) external;
 
+    /// @notice As `lock`, for what a juror can lose of its operator stake. No case is open against it: its held credit
+    /// leaves as ever.
+    function lockDuty(address juror, uint96 amount) external;
+
+    /// @notice Ends a `lockDuty`, as `unlock` does a lock.
+    function unlockDuty(address juror, uint96 amount) external;
+
     /// @notice Takes a severity and, on top of it, refunds, from bonded and thawing stake. Slashers only.
     /// @dev At least half of the severity is burned, before anything else is paid; when the stake is short, refunds and
     /// the rest of the severity are cut pro rata. Never reverts for short funds. Rounding favours the burn. Thawing stake
@@ -159,7 +166,7 @@ interface IStaking {
     /// @return bonded Stake that counts.
     /// @return thawing Stake on its way out, still slashable.
     /// @return thawEnd When it may leave.
-    /// @return locks Open locks.
+    /// @return locks Open locks, jurors' duties not counted.
     /// @return since Amount-weighted mean time of bonding: stake added late is not old.
     function stakeOf(address owner, uint8 role)
         external

@@ -157,6 +157,28 @@ class TestHeldCreditAlwaysGetsOut:
         world.send(payer, world.escrow.functions.releaseHeld(owner.address))
         assert (world.credit(owner), held(world, owner)) == (CAP + 150 * DOLLAR, 0)
 
+    def test_of_a_juror_no_duty_keeps_it_in(
+        self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
+    ) -> None:
+        world.collect(node, world.item(payer, node, 500 * DOLLAR))
+        functions, duty = world.staking.functions, 20 * DOLLAR
+        world.send(world.slasher, functions.lockDuty(owner.address, duty))
+        assert functions.lockedOf(owner.address, OPERATOR).call() == duty
+        assert functions.stakeOf(owner.address, OPERATOR).call()[3] == 0
+        world.send(owner, functions.thaw(OPERATOR, 1_000 * DOLLAR))
+        world.jump(21 * DAY)
+        world.send(payer, world.escrow.functions.releaseHeld(owner.address))
+        assert held(world, owner) == 0
+        world.send(owner, functions.withdraw(OPERATOR))
+        assert functions.slashable(owner.address, OPERATOR).call() == duty
+        world.send(world.slasher, functions.unlockDuty(owner.address, duty))
+        world.send(owner, functions.withdraw(OPERATOR))
+        with world.reverts("StakingNotLocked", 0, 1):
+            world.send(world.slasher, functions.unlockDuty(owner.address, 1))
+        for call in (functions.lockDuty, functions.unlockDuty):
+            with world.reverts("StakingNotSlasher"):
+                world.send(owner, call(owner.address, 0))
+
 
 class TestReleaseHeld:
     def test_reverts_when_nothing_is_held(self, world: World, owner: SigningKey) -> None:
