@@ -58,13 +58,16 @@ contract Staking is StakeBook, Pause, ReentrancyGuardTransient {
 
     /// @inheritdoc IStaking
     function stakeFor(address owner, uint8 role, uint96 amount) public nonReentrant {
-        if (msg.sender != ESCROW) _checkRunning();
-        require(owner != address(0), StakingZeroAddress());
+        bool isHeld = msg.sender == ESCROW;
+        require(isHeld || msg.sender == owner, StakingNotOwner(owner, msg.sender));
+        if (!isHeld) _checkRunning();
         require(amount != 0, StakingZeroAmount());
         // Reverts for a role that does not exist.
         minimum(role);
         Stake memory s = _stakes[owner][role];
-        _bond(s, amount);
+        // Held credit is there to be slashed: it makes nobody's stake younger.
+        if (isHeld && s.bonded != 0) s.bonded += amount;
+        else _bond(s, amount);
         _stakes[owner][role] = s;
         _list(owner, role, s.bonded);
         emit Staked(owner, role, msg.sender, amount);

@@ -103,6 +103,7 @@ abstract contract EscrowAccounts is EscrowState {
         _checkReservationSigner(payer, signer_, Signatures.digest(domainSeparator(), structHash), r, vs);
         Set storage set = _reservations[payer][node][signer_];
         require(epoch == set.epoch, EscrowReservationEpoch(set.epoch, epoch));
+        require(set.releaseEnd == 0, EscrowReservationReleasing(set.releaseEnd));
         require(cumulative > set.granted, EscrowReservationNotGrowing(set.granted, cumulative));
         uint96 amount = cumulative - set.granted;
         Account storage a = _accounts[payer];

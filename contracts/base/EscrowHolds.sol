@@ -15,6 +15,9 @@ abstract contract EscrowHolds is EscrowState {
 
     /// @dev Entries of held credit that one call looks at.
     uint256 private constant RELEASE_LIMIT = 32;
+    /// @dev What is held within this part of the held period after an entry's first money joins that entry, so that a
+    /// slash walks a couple of dozen entries, however many tiny collects there were.
+    uint256 private constant HELD_PARTS = 21;
 
     /// @dev All that a collect within the cap and the half window writes of an owner: one slot.
     /// @param credit What the account may withdraw.
@@ -61,11 +64,6 @@ abstract contract EscrowHolds is EscrowState {
     /// @dev Here because each collect writes both: one slot.
     uint64 public commitCount;
 
-    modifier onlySlasher() {
-        require(STAKING.isSlasher(msg.sender), EscrowNotSlasher(msg.sender));
-        _;
-    }
-
     /// @inheritdoc IEscrow
     function releaseHeld(address owner) external returns (uint96 amount) {
         Window memory window = _windowNow(owner);
@@ -77,9 +75,7 @@ abstract contract EscrowHolds is EscrowState {
 
     /// @inheritdoc IEscrow
     function slashHeld(address owner, uint96 amount) external nonReentrant returns (uint96 moved) {
-        // The cases of a removed slasher must end.
-        if (STAKING.wasSlasher(msg.sender)) return 0;
-        require(STAKING.isSlasher(msg.sender), EscrowNotSlasher(msg.sender));
+        if (_isRemoved()) return 0;
         Queue storage queue = _queues[owner];
         moved = uint96(Math.min(amount, queue.total));
         if (moved == 0) return 0;
@@ -107,7 +103,8 @@ abstract contract EscrowHolds is EscrowState {
     }
 
     /// @inheritdoc IEscrow
-    function payFromAuditPool(address to, uint96 amount) external onlySlasher returns (uint96 paid) {
+    function payFromAuditPool(address to, uint96 amount) external returns (uint96 paid) {
+        if (_isRemoved()) return 0;
         paid = uint96(Math.min(amount, auditPool));
         auditPool -= paid;
         _incomes[to].credit += paid;
@@ -169,12 +166,24 @@ abstract contract EscrowHolds is EscrowState {
         held = amount - direct;
         if (held != 0) {
             income.holds = true;
-            Queue storage queue = _queues[owner];
-            _held[owner][queue.tail] = Held(held, uint40(block.timestamp));
-            queue.tail += 1;
-            queue.total += held;
+            _hold(owner, held);
         }
         _store(owner, window);
+    }
+
+    /// @dev Joins the last entry while that is young, and leaves with its first money: nothing waits too long for it.
+    function _hold(address owner, uint96 amount) private {
+        Queue storage queue = _queues[owner];
+        (uint64 head, uint64 tail) = (queue.head, queue.tail);
+        uint256 part = Math.ceilDiv(HELD_PERIOD, HELD_PARTS);
+        bool joins = head < tail && block.timestamp < _held[owner][tail - 1].time + part;
+        if (joins) {
+            _held[owner][tail - 1].amount += amount;
+        } else {
+            _held[owner][tail] = Held(amount, uint40(block.timestamp));
+            queue.tail = tail + 1;
+        }
+        queue.total += amount;
     }
 
     /// @dev Takes from the head of the queue; entries of full age do not count as exposure. Updates `window`.
@@ -193,7 +202,14 @@ abstract contract EscrowHolds is EscrowState {
         }
         queue.total -= amount;
         window.income.holds = queue.total != 0;
-        emit HeldReleased(owner, amount);
+        if (amount != 0) emit HeldReleased(owner, amount);
+    }
+
+    /// @dev Slashers only. What a removed one began must end: it fails not, and moves nothing.
+    function _isRemoved() private view returns (bool) {
+        if (STAKING.wasSlasher(msg.sender)) return true;
+        require(STAKING.isSlasher(msg.sender), EscrowNotSlasher(msg.sender));
+        return false;
     }
 
     function _windowNow(address owner) private view returns (Window memory window) {

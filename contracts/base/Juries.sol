@@ -136,7 +136,7 @@ abstract contract Juries is CourtState {
             Seat storage s = _seatOf(caseId, number, i);
             s.juror = jury[i];
             s.commitEnd = commitEnd;
-            STAKING.lock(jury[i], OPERATOR, DUTY);
+            STAKING.lockDuty(jury[i], DUTY);
         }
         emit JurorsDrawn(caseId, number, jury, commitEnd, commitEnd + REVEAL_SECONDS);
     }
@@ -173,7 +173,7 @@ abstract contract Juries is CourtState {
             for (uint256 i; i < size; ++i) {
                 Seat storage s = _seatOf(caseId, r, i);
                 (address juror, uint8 vote) = (s.juror, s.verdict);
-                STAKING.unlock(juror, OPERATOR, DUTY);
+                STAKING.unlockDuty(juror, DUTY);
                 uint96 penalty = _penaltyFor(juror, vote, verdict);
                 if (penalty > 0) _penalise(caseId, juror, penalty);
                 if (vote == verdict || (verdict == INCONCLUSIVE && vote != 0)) payees[count++] = juror;

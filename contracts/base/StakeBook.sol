@@ -23,7 +23,7 @@ abstract contract StakeBook is SlasherList {
         uint32 since;
     }
 
-    /// @dev What cases add and take away, and a withdrawal reads.
+    /// @dev What cases add and take away, and a withdrawal reads. Jurors' duties count in `locked` alone.
     struct Locks {
         uint96 locked;
         uint16 count;
@@ -54,6 +54,25 @@ abstract contract StakeBook is SlasherList {
         l.count = count == 0 ? 0 : count - 1;
         l.locked = locked - amount;
         emit Unlocked(owner, role, msg.sender, amount);
+    }
+
+    /// @inheritdoc IStaking
+    function lockDuty(address juror, uint96 amount) external onlySlasher {
+        if (wasSlasher(msg.sender)) return;
+        _locks[juror][OPERATOR].locked += amount;
+        emit Locked(juror, OPERATOR, msg.sender, amount);
+    }
+
+    /// @inheritdoc IStaking
+    function unlockDuty(address juror, uint96 amount) external onlySlasher {
+        Locks storage l = _locks[juror][OPERATOR];
+        uint96 locked = l.locked;
+        if (locked < amount) {
+            require(_hasRemoved, StakingNotLocked(locked, amount));
+            amount = locked;
+        }
+        l.locked = locked - amount;
+        emit Unlocked(juror, OPERATOR, msg.sender, amount);
     }
 
     /// @inheritdoc IStaking

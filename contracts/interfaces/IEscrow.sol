@@ -88,6 +88,7 @@ interface IEscrow {
     error EscrowSignerCapExceeded(uint96 available, uint96 required);
     error EscrowBadSignature(address payer, address signer);
     error EscrowReservationEpoch(uint32 expected, uint32 given);
+    error EscrowReservationReleasing(uint40 releaseEnd);
     error EscrowReservationNotGrowing(uint96 granted, uint96 cumulative);
     error EscrowNotReleased(address payer, address node, address signer);
     error EscrowStillReleasing(uint256 time, uint40 releaseEnd);
@@ -124,6 +125,7 @@ interface IEscrow {
 
     /// @notice Sets aside `cumulative`, less what this epoch set aside before, for `node`. Signed by the payer, or by the
     /// session signer it is for; then it counts against the signer's cap. Anybody may submit it.
+    /// Nothing while the reservation is being released: a signature never shown before must not lock what is leaving.
     /// @param signer The session signer that may spend it; zero for every signer of the payer.
     function reserve(
         address payer,
@@ -158,6 +160,9 @@ interface IEscrow {
 
     /// @notice Credits an owner with held credit, first in first out, as far as its exposure allows or the held period
     /// has passed without an open case. On anybody's call.
+    /// @dev What is held within a 21st part of the period (a day) after an entry's first money leaves with it, so up to
+    /// that much early: harmless, since evidence and the longest case take 15 of the 21 days. No queue grows longer than
+    /// one entry each such part, and a slash walks all of it.
     function releaseHeld(address owner) external returns (uint96 amount);
 
     /// @notice Moves up to `amount` of an owner's held credit into its operator stake, to be slashed there. Slashers only;
@@ -167,7 +172,8 @@ interface IEscrow {
     /// @notice Adds to what verifiers are paid from.
     function fundAuditPool(uint96 amount) external;
 
-    /// @notice Credits `to` with `amount` from the audit pool, or with all there is. Slashers only.
+    /// @notice Credits `to` with `amount` from the audit pool, or with all there is. Slashers only; a removed one pays
+    /// nothing, then or later.
     function payFromAuditPool(address to, uint96 amount) external returns (uint96 paid);
 
     /// @notice Pays the caller its credit.

@@ -93,6 +93,7 @@ interface IStaking {
     error StakingNotSlasher(address caller);
     error StakingSlasherKnown(address slasher);
     error StakingSlasherUnknown(address slasher);
+    error StakingNotOwner(address owner, address caller);
     error StakingNothingToWithdraw(address account);
     error StakingTransferMismatch(uint256 expected, uint256 received);
     error StakingLengthMismatch(uint256 receipts, uint256 payers, uint256 refunds);
@@ -102,8 +103,8 @@ interface IStaking {
     /// @notice Bonds `amount` of the caller's assets as its stake in `role`.
     function stake(uint8 role, uint96 amount) external;
 
-    /// @notice Bonds `amount` of the caller's assets as `owner`'s stake in `role`. Not while paused, but for the Escrow,
-    /// which moves held credit here to be slashed.
+    /// @notice As `stake`, for the owner itself and for the Escrow, which moves held credit here to be slashed: that is
+    /// not kept out by a pause, and makes no stake younger. Nobody else stakes for an owner: young stake may not judge.
     function stakeFor(address owner, uint8 role, uint96 amount) external;
 
     /// @notice Starts the thaw of `amount` more; the wait restarts for all that thaws. An owner whose bonded stake falls
@@ -130,6 +131,13 @@ interface IStaking {
     /// @notice Ends a lock of the caller. Slashers only, removed ones too. What is not locked cannot be unlocked, unless a
     /// slasher was removed: then what its cases end may have been another's, whose unlock must not fail for it.
     function unlock(address owner, uint8 role, uint96 amount) external;
+
+    /// @notice As `lock`, for what a juror can lose of its operator stake. No case is open against it: its held credit
+    /// leaves as ever.
+    function lockDuty(address juror, uint96 amount) external;
+
+    /// @notice Ends a `lockDuty`, as `unlock` does a lock.
+    function unlockDuty(address juror, uint96 amount) external;
 
     /// @notice Takes a severity and, on top of it, refunds, from bonded and thawing stake. Slashers only.
     /// @dev At least half of the severity is burned, before anything else is paid; when the stake is short, refunds and
@@ -158,7 +166,7 @@ interface IStaking {
     /// @return bonded Stake that counts.
     /// @return thawing Stake on its way out, still slashable.
     /// @return thawEnd When it may leave.
-    /// @return locks Open locks.
+    /// @return locks Open locks, jurors' duties not counted.
     /// @return since Amount-weighted mean time of bonding: stake added late is not old.
     function stakeOf(address owner, uint8 role)
         external

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from retally.protocol.eip712 import SigningKey
+from tests.contracts.test_slashers import by_timelock
 from tests.contracts.world import DAY, DOLLAR, FUNDS, OPERATOR, World
 
 # 20 % of a stake of 1,000 may be paid within the window; a new owner's audit share is 30 %.
@@ -93,19 +94,24 @@ class TestHeldCreditAlwaysGetsOut:
         self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
     ) -> None:
         world.send(owner, world.staking.functions.thaw(OPERATOR, 1_000 * DOLLAR))
+        # As long as a case is open nothing leaves, and a day's money is an entry.
+        world.send(world.slasher, world.staking.functions.lock(owner.address, OPERATOR, 0))
         for cents in range(1, 35):
-            assert world.collect(node, world.item(payer, node, cents * 10)).commit["held"] == 7
+            assert world.collect(node, world.item(payer, node, cents * 10)).commit["held"] in (7, 9)
+            world.jump(DAY)
+        everything = held(world, owner)
+        world.send(world.slasher, world.staking.functions.unlock(owner.address, OPERATOR, 0))
         world.jump(21 * DAY)
         world.send(owner, world.staking.functions.withdraw(OPERATOR))
         assert world.staking.functions.slashable(owner.address, OPERATOR).call() == 0
         world.send(world.escrow.functions.guardian().call(), world.escrow.functions.pause(world.now + 10 * DAY))
         stranger = world.party()
-        for left in (2 * 7, 0):
+        for left in (2 * 9, 0):
             world.send(stranger, world.escrow.functions.releaseHeld(owner.address))
             assert held(world, owner) == left
         before = world.balance(owner)
         world.send(stranger, world.escrow.functions.withdrawCreditOf(owner.address))
-        assert world.balance(owner) == before + 34 * 7
+        assert world.balance(owner) == before + everything
 
     def test_new_money_delays_no_older(
         self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
@@ -121,6 +127,23 @@ class TestHeldCreditAlwaysGetsOut:
         assert world.credit(owner) == CAP + 150 * DOLLAR
         assert held(world, owner) == 20 * 7
 
+    def test_money_of_a_day_leaves_with_its_first(
+        self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
+    ) -> None:
+        world.send(owner, world.staking.functions.thaw(OPERATOR, 1_000 * DOLLAR))
+        world.collect(node, world.item(payer, node, 10))
+        first = world.now
+        world.jump(DAY - 60)
+        world.collect(node, world.item(payer, node, 20))
+        world.jump(60)
+        world.collect(node, world.item(payer, node, 30))
+        world.jump(first + 21 * DAY - 60 - world.now)
+        world.send(payer, world.escrow.functions.releaseHeld(owner.address))
+        assert world.credit(owner) == 0
+        world.jump(60)
+        world.send(payer, world.escrow.functions.releaseHeld(owner.address))
+        assert (world.credit(owner), held(world, owner)) == (14, 7)
+
     def test_a_case_that_ends_lets_it_go(
         self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
     ) -> None:
@@ -133,6 +156,28 @@ class TestHeldCreditAlwaysGetsOut:
         world.send(world.slasher, unlock(owner.address, OPERATOR, 1_000 * DOLLAR))
         world.send(payer, world.escrow.functions.releaseHeld(owner.address))
         assert (world.credit(owner), held(world, owner)) == (CAP + 150 * DOLLAR, 0)
+
+    def test_of_a_juror_no_duty_keeps_it_in(
+        self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
+    ) -> None:
+        world.collect(node, world.item(payer, node, 500 * DOLLAR))
+        functions, duty = world.staking.functions, 20 * DOLLAR
+        world.send(world.slasher, functions.lockDuty(owner.address, duty))
+        assert functions.lockedOf(owner.address, OPERATOR).call() == duty
+        assert functions.stakeOf(owner.address, OPERATOR).call()[3] == 0
+        world.send(owner, functions.thaw(OPERATOR, 1_000 * DOLLAR))
+        world.jump(21 * DAY)
+        world.send(payer, world.escrow.functions.releaseHeld(owner.address))
+        assert held(world, owner) == 0
+        world.send(owner, functions.withdraw(OPERATOR))
+        assert functions.slashable(owner.address, OPERATOR).call() == duty
+        world.send(world.slasher, functions.unlockDuty(owner.address, duty))
+        world.send(owner, functions.withdraw(OPERATOR))
+        with world.reverts("StakingNotLocked", 0, 1):
+            world.send(world.slasher, functions.unlockDuty(owner.address, 1))
+        for call in (functions.lockDuty, functions.unlockDuty):
+            with world.reverts("StakingNotSlasher"):
+                world.send(owner, call(owner.address, 0))
 
 
 class TestReleaseHeld:
@@ -194,6 +239,23 @@ class TestSlashHeld:
         world.send(world.slasher, world.escrow.functions.slashHeld(owner.address, 1))
         assert world.staking.functions.slashable(owner.address, OPERATOR).call() == 1_000 * DOLLAR + before
 
+    def test_is_cheap_however_many_tiny_collects_were_held(
+        self, world: World, owner: SigningKey, node: SigningKey, payer: SigningKey
+    ) -> None:
+        """Locks that exceed the stake keep everything in; ten collects a day for 21 days come before real money."""
+        world.send(world.slasher, world.staking.functions.lock(owner.address, OPERATOR, 1_000 * DOLLAR))
+        start = world.now
+        for count in range(1, 211):
+            world.jump(start + DAY * count // 10 - world.now)
+            world.collect(node, world.item(payer, node, 10 * count))
+        world.collect(node, world.item(payer, node, 500 * DOLLAR))
+        everything = held(world, owner)
+        done = world.send(world.slasher, world.escrow.functions.slashHeld(owner.address, everything))
+        print(f"slashing 211 held collects: {done['gasUsed']} gas")
+        # 21 days are 22 entries at most, however many collects.
+        assert (held(world, owner), done["gasUsed"] < 250_000) == (0, True)
+        assert world.staking.functions.slashable(owner.address, OPERATOR).call() == 1_000 * DOLLAR + everything
+
     def test_reverts_when_the_caller_is_no_slasher(self, world: World, owner: SigningKey) -> None:
         with world.reverts("EscrowNotSlasher"):
             world.send(owner, world.escrow.functions.slashHeld(owner.address, 1))
@@ -208,6 +270,13 @@ class TestAuditPool:
         assert world.credit(verifier) == 100
         world.send(verifier, world.escrow.functions.withdrawCredit())
         assert world.balance(verifier) == FUNDS + 100
+
+    def test_a_removed_slasher_pays_nothing(self, world: World) -> None:
+        party, verifier = world.party(), world.party()
+        world.send(party, world.escrow.functions.fundAuditPool(100))
+        by_timelock(world, "removeSlasher", world.slasher)
+        world.send(world.slasher, world.escrow.functions.payFromAuditPool(verifier.address, 60))
+        assert (world.credit(verifier), world.escrow.functions.auditPool().call()) == (0, 100)
 
     def test_reverts_when_the_caller_is_no_slasher_or_gives_nothing(self, world: World) -> None:
         party = world.party()

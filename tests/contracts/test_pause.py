@@ -40,7 +40,7 @@ class TestPause:
         with world.reverts("PauseInForce"):
             world.send(party, world.staking.functions.stake(OPERATOR, 1))
         with world.reverts("PauseInForce"):
-            world.send(party, world.staking.functions.stakeFor(guardian, OPERATOR, 1))
+            world.send(party, world.staking.functions.stakeFor(party.address, OPERATOR, 1))
         world.jump(5 * DAY)
         assert not world.staking.functions.isPaused().call()
         world.send(party, world.staking.functions.stake(OPERATOR, 1))

@@ -203,13 +203,11 @@ class TestReleasedReservation:
         end = world.escrow.functions.reservation(payer.address, who, node.address).call()[3]
         assert end == world.now + 3 * DAY
         world.jump(3 * DAY - 60 if shown == "during" else 3 * DAY)
-        if shown == "before":
-            with world.reverts("EscrowReservationNotGrowing"):
-                world.send(node, old[1])
-        else:
-            # One that was never shown is taken, and prolongs nothing: all of it leaves at the appointed time.
+        # Nor does one that was never shown: what is leaving is not locked again.
+        with world.reverts("EscrowReservationReleasing", end):
             world.send(node, old[1])
-        assert world.escrow.functions.reservation(payer.address, who, node.address).call() == [80, 80, 0, end]
+        locked = 80 if shown == "before" else 30
+        assert world.escrow.functions.reservation(payer.address, who, node.address).call() == [locked, locked, 0, end]
         world.jump(60)
         world.send(payer, world.escrow.functions.withdrawReservation(who, node.address))
         assert world.account(payer) == (100, 0, 0, 0)

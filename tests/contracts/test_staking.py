@@ -22,12 +22,44 @@ class TestStake:
             assert world.staking.functions.owners(other).call() == ([party.address] if listed else [])
 
     def test_makes_active_from_the_minimum_on(self, world: World) -> None:
-        party, friend = world.party(), world.party()
+        party = world.party()
         world.send(party, world.staking.functions.stake(OPERATOR, 1_000 * DOLLAR - 1))
         assert not world.staking.functions.isActive(party.address, OPERATOR).call()
-        world.send(friend, world.staking.functions.stakeFor(party.address, OPERATOR, 1))
+        world.send(party, world.staking.functions.stakeFor(party.address, OPERATOR, 1))
         assert world.staking.functions.isActive(party.address, OPERATOR).call()
-        assert world.balance(friend) == FUNDS - 1
+        assert world.balance(party) == FUNDS - 1_000 * DOLLAR
+
+    @pytest.mark.parametrize("role", [OPERATOR, ROUTER, VERIFIER])
+    def test_nobody_makes_anothers_stake_younger(self, world: World, role: int) -> None:
+        """A juror or verifier whom a stranger could give young stake could be kept off any bench."""
+        party, stranger = world.party(), world.party()
+        world.send(party, world.staking.functions.stake(role, 1_000 * DOLLAR))
+        before = world.staking.functions.stakeOf(party.address, role).call()
+        world.jump(100 * DAY)
+        for amount in (1, 1_000 * DOLLAR):
+            with world.reverts("StakingNotOwner", party.address.lower(), stranger.address.lower()):
+                world.send(stranger, world.staking.functions.stakeFor(party.address, role, amount))
+        assert world.staking.functions.stakeOf(party.address, role).call() == before
+
+    def test_held_credit_makes_no_stake_younger(self, world: World) -> None:
+        owner, payer = world.operator(stake=1_000 * DOLLAR), world.payer()
+        node = world.node(owner)
+        since = world.staking.functions.stakeOf(owner.address, OPERATOR).call()[4]
+        world.jump(100 * DAY)
+        world.collect(node, world.item(payer, node, 500 * DOLLAR))
+        world.send(world.slasher, world.escrow.functions.slashHeld(owner.address, 150 * DOLLAR))
+        after = world.staking.functions.stakeOf(owner.address, OPERATOR).call()
+        assert (after[0], after[4]) == (1_150 * DOLLAR, since)
+
+    def test_held_credit_is_new_where_nothing_was_bonded(self, world: World) -> None:
+        owner, payer = world.operator(stake=1_000 * DOLLAR), world.payer()
+        node = world.node(owner)
+        world.send(owner, world.staking.functions.thaw(OPERATOR, 1_000 * DOLLAR))
+        world.jump(100 * DAY)
+        world.collect(node, world.item(payer, node, 100))
+        world.send(world.slasher, world.escrow.functions.slashHeld(owner.address, 70))
+        after = world.staking.functions.stakeOf(owner.address, OPERATOR).call()
+        assert (after[0], after[4]) == (70, world.now)
 
     def test_stake_added_late_is_not_old(self, world: World) -> None:
         party = world.party()
@@ -44,8 +76,6 @@ class TestStake:
             world.send(party, world.staking.functions.stake(4, 1))
         with world.reverts("StakingZeroAmount"):
             world.send(party, world.staking.functions.stake(OPERATOR, 0))
-        with world.reverts("StakingZeroAddress"):
-            world.send(party, world.staking.functions.stakeFor(ZERO, OPERATOR, 1))
 
 
 class TestGas:

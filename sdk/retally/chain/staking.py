@@ -80,10 +80,6 @@ class Staking(Contract):
         """Bonds the sender's assets."""
         return self.call("stake", role, amount)
 
-    def stake_for(self, owner: Address, role: Role, amount: int) -> ContractCall:
-        """Bonds the sender's assets for an owner."""
-        return self.call("stakeFor", owner, role, amount)
-
     def thaw(self, role: Role, amount: int) -> ContractCall:
         """Starts the thaw of so much."""
         return self.call("thaw", role, amount)

@@ -9,7 +9,7 @@ from eth_abi.abi import encode
 
 from retally.protocol.audit_points import commit_seed
 from retally.protocol.encoding import keccak
-from tests.contracts.court.ledger import DAY, VERIFIER
+from tests.contracts.court.ledger import DAY, GOVERNOR, VERIFIER
 from tests.contracts.court.transcripts import Tree
 from tests.contracts.court.world import SALT, Commit, World
 
@@ -154,6 +154,21 @@ class TestVerdicts:
             ledger.send(ledger.audits.functions.collectOwed(), verifier)
             assert ledger.escrow.functions.credit(verifier).call() - before == owed
             assert ledger.audits.functions.owedTo(verifier).call() == 0
+
+    def test_those_of_removed_audits_still_succeed_unpaid(self, world: World) -> None:
+        ledger, commit = world.ledger, world.collect(Tree.of(world.jobs(40)))
+        pool = ledger.escrow.functions.auditPool().call()
+        ledger.send(ledger.staking.functions.removeSlasher(ledger.audits.address), GOVERNOR)
+        world.fix_seed(commit)
+        assert ledger.escrow.functions.credit(world.outsider).call() == 0
+        verifier = drawn_verifier(world, commit)
+        verdicts = verdicts_of(len(world.points(commit)))
+        bound = commitment(commit, verifier, verdicts)
+        ledger.send(ledger.audits.functions.commitVerdicts(commit.record.id, bound), verifier)
+        reveal = ledger.audits.functions.revealVerdicts(commit.abi, commit.packed, verdicts, SALT)
+        assert ledger.send(reveal, verifier).event("VerdictsRevealed")["verdicts"] == verdicts
+        assert ledger.escrow.functions.credit(verifier).call() == 0
+        assert ledger.escrow.functions.auditPool().call() == pool
 
     def _drain(self, world: World) -> None:
         ledger = world.ledger

@@ -148,6 +148,7 @@ abstract contract AccountMoves is Ghosts {
         if (forSession && block.timestamp > s.expiry) return IEscrow.EscrowSignerExpired.selector;
         if (ask.by == 7 || (ask.by > 3 && !forSession)) return IEscrow.EscrowBadSignature.selector;
         if (ask.epoch != set.epoch) return IEscrow.EscrowReservationEpoch.selector;
+        if (set.releaseEnd != 0) return IEscrow.EscrowReservationReleasing.selector;
         if (ask.cumulative == set.granted) return IEscrow.EscrowReservationNotGrowing.selector;
         uint256 more = ask.cumulative - set.granted;
         if (more > _gAccount[_payer(ask.who)].balance) return IEscrow.EscrowInsufficientBalance.selector;

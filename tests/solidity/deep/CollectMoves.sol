@@ -191,7 +191,12 @@ abstract contract CollectMoves is Ghosts {
         uint256 direct = _gHead[owner] == _gHeld[owner].length ? _min(amount, _freeExposure(owner)) : 0;
         if (direct != 0) _gPaid[owner].push(Payment(direct, block.timestamp));
         _gCredit[owner] += direct;
-        if (amount != direct) _gHeld[owner].push(Payment(amount - direct, block.timestamp));
+        if (amount == direct) return;
+        // What is held within a day after an entry's first money leaves with it.
+        uint256 count = _gHeld[owner].length;
+        bool joins = _gHead[owner] < count && block.timestamp < _gHeld[owner][count - 1].time + 1 days;
+        if (joins) _gHeld[owner][count - 1].amount += amount - direct;
+        else _gHeld[owner].push(Payment(amount - direct, block.timestamp));
     }
 
     function _releaseHeld(address owner) private returns (uint256 released) {

@@ -14,7 +14,8 @@ abstract contract StakeMoves is Ghosts {
         uint8 role = verifies ? VERIFIER : OPERATOR;
         address owner = _owner(onto % 2);
         bytes4 refusal;
-        if (_paused()) refusal = IPause.PauseInForce.selector;
+        if ((who ^ onto) % 2 != 0) refusal = IStaking.StakingNotOwner.selector;
+        else if (_paused()) refusal = IPause.PauseInForce.selector;
         else if (value == 0) refusal = IStaking.StakingZeroAmount.selector;
         _move(_owner(who % 2), address(staking), abi.encodeCall(IStaking.stakeFor, (owner, role, value)), refusal);
         if (refusal == bytes4(0)) _gStake[owner][role].bonded += value;
