@@ -8,6 +8,7 @@ from collections import defaultdict
 
 from retally.chain.connection import Chain
 from retally.chain.court import CaseStatus, Opening, decode_shown
+from retally.chain.follow_case import NOT_YET, due_step
 from retally.chain.transactions import TxSender
 from retally.errors import TransactionFailed
 from retally.protocol.audit_points import AuditPoint, drawn_points
@@ -28,8 +29,6 @@ from retally_verifier.records import CaseRecord, Finding
 from retally_verifier.store import Store
 
 log = logging.getLogger(__name__)
-
-_NOT_YET = frozenset({"CourtSeedNotReady", "CourtVotesPending", "CourtAppealOpen", "CourtWrongStatus"})
 
 
 class CaseOpener:
@@ -127,28 +126,17 @@ class CaseOpener:
         return EvidenceFile(self._chain.deployment.chain_id, owner, tuple(points))
 
     async def _advance(self, case: CaseRecord) -> None:
-        court = self._chain.court
-        state = await court.case_of(case.id)
+        state = await self._chain.court.case_of(case.id)
+        if state.status == CaseStatus.CLOSED:
+            self._store.close_case(case.id, state.verdict)
+            return
+        step = await due_step(self._chain, case.id, state, decode_shown(case.shown))
         try:
-            if state.status in (CaseStatus.DRAWING, CaseStatus.VOTING):
-                if await self._is_due(case.id, state.round, state.status):
-                    await self._sender.send(court.advance(case.id))
-            elif state.status == CaseStatus.DECIDED and self._chain.clock.now() > state.appeal_end:
-                await self._sender.send(court.execute(case.id, decode_shown(case.shown)))
-            elif state.status == CaseStatus.CLOSED:
-                self._store.close_case(case.id, state.verdict)
+            if step is not None:
+                await self._sender.send(step)
         except TransactionFailed as error:
-            if error.error_name not in _NOT_YET:
+            if error.error_name not in NOT_YET:
                 raise
-
-    async def _is_due(self, case_id: int, round_: int, status: int) -> bool:
-        state = await self._chain.court.round_of(case_id, round_)
-        if status == CaseStatus.DRAWING:
-            return await self._chain.block_number() > state.seed_block
-        if self._chain.clock.now() <= state.commit_end:
-            # The reveal phase can begin.
-            return state.committed == state.size
-        return self._chain.clock.now() > state.reveal_end or state.revealed == state.committed
 
 
 def _strongest(findings: list[Finding]) -> list[Finding]:

@@ -121,9 +121,17 @@ class Court(Contract):
         """What opening a case pulls."""
         return int(await self.view("openingCost"))
 
+    async def case_fee(self) -> int:
+        """What the jurors of a first round share."""
+        return int((await self.view("parameters"))[6])
+
     async def own_job_cost(self) -> int:
         """What the re-execution of an own job pulls."""
         return int(await self.view("ownJobCost"))
+
+    async def paused_until(self) -> int:
+        """When the pause of new cases ends, or ended; 0 if there never was one."""
+        return int(await self.view("pausedUntil"))
 
     async def case_count(self) -> int:
         """How many cases were opened; ids run from 1."""
