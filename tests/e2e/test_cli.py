@@ -8,42 +8,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from tests.e2e.terminal import Terminal
 
-from retally.cli.main import app
 from retally.devnet.network import Network
 
 DAYS = 86_400
 
 pytestmark = pytest.mark.engine
-
-
-class Terminal:
-    """Runs `retally` in a home of its own, with a key of its own."""
-
-    def __init__(self, network: Network, home: Path) -> None:
-        self.network = network
-        self.environment = {
-            "RETALLY_HOME": str(home),
-            "RETALLY_PASSWORD": "secret",
-            "RETALLY_ROUTER_URL": network.router_url,
-            "RETALLY_RPC_URL": network.rpc_url,
-            "RETALLY_DEPLOYMENT": str(network.deployment_path),
-            "RETALLY_MODEL": network.model,
-            "RETALLY_MODEL_DIR": str(network.model_dir),
-        }
-
-    def run(self, *args: str, code: int = 0, **environment: str) -> str:
-        done = CliRunner().invoke(app, list(args), env=self.environment | environment)
-        assert done.exit_code == code, (args, done.exit_code, done.stdout, done.stderr, done.exception)
-        return done.stdout
-
-    def json(self, *args: str, code: int = 0, **environment: str) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(self.run(*args, "--json", code=code, **environment))
-        return content
 
 
 @pytest.fixture(scope="module")
