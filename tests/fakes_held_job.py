@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from typer.testing import CliRunner
 
 from retally.chain.abi import CONTRACTS
 from retally.chain.deployment import Deployment
+from retally.cli.main import app as commands
 from retally.inference.chat_format import ChatFormat
 from retally.inference.engine import EngineSampling
 from retally.inference.model_files import ModelFiles
@@ -197,3 +199,42 @@ async def _rows(engine: FakeEngine, ids: Sequence[int], top: int) -> list[dict[s
         row = {str(i): {"logprob": float(v)} for i, v in zip(known, np.asarray(values), strict=True)}
         rows.append({**row, str(ids[n + 1]): {"logprob": float(scores.claimed_logprobs[n])}})
     return rows
+
+
+class Desk:
+    """One of the commands that judge a job, in a home with one job."""
+
+    def __init__(self, command: str, base: Path, job: HeldJob) -> None:
+        self.command = command
+        self.base = base
+        self.job = job
+        self.file = base / "job.json"
+        self.write(job.content)
+        deployment = base / "deployment.json"
+        deployment.write_text(json.dumps(DEPLOYMENT.to_json()))
+        folder = base / "calibrations"
+        folder.mkdir()
+        (folder / "one.json").write_text(json.dumps(job.calibration.to_json()))
+        self.environment = {
+            "RETALLY_HOME": str(base / "home"),
+            "RETALLY_DEPLOYMENT": str(deployment),
+            "RETALLY_MODEL_DIR": str(job.folder),
+            "RETALLY_KEY": PAYER.secret.hex(),
+        }
+        self.usual: tuple[str, ...] = ("--ask", QUESTION)
+        if command == "verify":
+            self.usual += ("--calibrations", str(folder))
+
+    def write(self, content: object) -> None:
+        self.file.write_text(json.dumps(content))
+
+    def run(self, *words: str, code: int, **environment: str) -> dict[str, Any]:
+        done = CliRunner().invoke(commands, [self.command, *words, "--json"], env=self.environment | environment)
+        assert done.exit_code == code, (done.stdout, done.stderr, done.exception)
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def told(self, *words: str, code: int) -> str:
+        done = CliRunner().invoke(commands, [self.command, *words], env=self.environment)
+        assert done.exit_code == code, (done.stdout, done.stderr, done.exception)
+        return done.stdout

@@ -18,12 +18,14 @@ from retally.protocol.encoding import Bytes32, to_hex
 from retally.protocol.evidence import JOB_CLIP, combine, verdict_of
 from retally.protocol.judgement import ids_to_score, judge_replay, judge_without_replay
 from retally.protocol.margins import ReplayScores
-from retally.protocol.receipt import JobReceipt
+from retally.protocol.receipt import JobReceipt, ReceiptLeaf
 from retally.protocol.token_report import TokenRow, token_rows
 from retally.protocol.wire import AnswerBundle
 
 #: What only the holder of the answer can see broken; the other rules are a judge's too.
 HOLDERS_CHECKS = ("counts", "output_root", "tiling")
+NOT_REPLAYED = "no rule is broken; nothing was replayed"
+NO_OFFER = "this record lacks the offer of the node that went on with the answer"
 
 
 class Scorer(Protocol):
@@ -102,6 +104,11 @@ class JobReport:
     answers: tuple[AnswerReport, ...]
 
     @property
+    def awaits_replay(self) -> bool:
+        """Whether re-executors would make a difference."""
+        return any(answer.reason == NOT_REPLAYED for answer in self.answers)
+
+    @property
     def verdict(self) -> VerdictKind:
         """One mismatch suffices; a match takes all of them."""
         verdicts = {answer.verdict for answer in self.answers}
@@ -114,28 +121,32 @@ async def verify_job(
     evidence: Evidence, domain: Domain, kit: ModelKit, scorers: Sequence[Scorer], calibrations: CalibrationSource
 ) -> JobReport:
     """Checks and replays every receipt of a job; raises BadRequest where the record is not one of a job."""
-    answers = answers_to_verify(evidence, domain, kit)
+    offer = evidence.offer
+    reports: list[AnswerReport] = []
     checks = run_checks(evidence)
     seen = tuple(BrokenRule(check.name, check.detail) for check in checks.failures if check.name in HOLDERS_CHECKS)
-    reports = [await _verify_answer(answer, seen, kit, scorers, calibrations) for answer in answers]
+    for leaf in evidence.receipts:
+        if offer is not None and leaf.receipt.node != offer.node:
+            # A continuation on another node, of whose offer the client kept nothing.
+            reports.append(AnswerReport(leaf.receipt, VerdictKind.INCONCLUSIVE, 0.0, reason=NO_OFFER))
+            continue
+        answer = checked_answer(evidence, leaf, domain, kit)
+        reports.append(await _verify_answer(answer, seen, kit, scorers, calibrations))
     return JobReport(checks, tuple(reports))
 
 
-def answers_to_verify(evidence: Evidence, domain: Domain, kit: ModelKit) -> list[AnswerBundle]:
-    """The answers of a record, each one signed by those whom it names."""
-    for leaf in evidence.receipts:
-        if leaf.receipt.model_id != kit.model_id:
-            raise BadRequest(
-                f"the job was done by model {to_hex(leaf.receipt.model_id)}, the files at hand are of "
-                f"{to_hex(kit.model_id)}",
-                param="model_dir",
-                hint="pass the folder of the job's model: --model-dir",
-            )
-    prompt_ids = _rendered(evidence, kit)
-    answers = [answer_of(evidence, leaf, prompt_ids) for leaf in evidence.receipts]
-    for answer in answers:
-        _check_record(domain, answer)
-    return answers
+def checked_answer(evidence: Evidence, leaf: ReceiptLeaf, domain: Domain, kit: ModelKit) -> AnswerBundle:
+    """The answer of one receipt, signed by those whom it names; raises BadRequest for what is none."""
+    if leaf.receipt.model_id != kit.model_id:
+        done_by, at_hand = to_hex(leaf.receipt.model_id), to_hex(kit.model_id)
+        raise BadRequest(
+            f"the job was done by model {done_by}, the files at hand are of {at_hand}",
+            param="model_dir",
+            hint="pass the folder of the job's model: --model-dir",
+        )
+    answer = answer_of(evidence, leaf, _rendered(evidence, kit))
+    _check_record(domain, answer)
+    return answer
 
 
 def _rendered(evidence: Evidence, kit: ModelKit) -> Sequence[int]:
@@ -176,8 +187,7 @@ async def _verify_answer(
     if judged is not None:
         return AnswerReport(answer.receipt, VerdictKind.INCONCLUSIVE, 0.0, reason=_why_not(answer))
     if not scorers:
-        reason = "no rule is broken; nothing was replayed"
-        return AnswerReport(answer.receipt, VerdictKind.INCONCLUSIVE, 0.0, reason=reason)
+        return AnswerReport(answer.receipt, VerdictKind.INCONCLUSIVE, 0.0, reason=NOT_REPLAYED)
     replays = tuple([await _replay(answer, kit, scorer, calibrations) for scorer in scorers])
     if not all(replay.calibrated for replay in replays):
         reason = "no calibration covers this job and pair of profiles"

@@ -97,6 +97,18 @@ class TestMarket:
         assert verified["passed"]
         assert verified["complete"]
 
+    @pytest.mark.parametrize("own_key", [True, False])
+    def test_re_executes_an_answer(self, terminal: Terminal, devnet: Network, engine_url: str, own_key: bool) -> None:
+        words = ("chat", "What is a tuple?", "--max-tokens", "24", *(["--own-key"] if own_key else []))
+        asked = terminal.json(*words, RETALLY_API_KEY=devnet.api_key)
+        words = ("verify", asked["jobId"], "--ask", "What is a tuple?", "--engine-url", engine_url)
+        found = terminal.json(*words)
+        assert (found["verdict"], found["brokenRules"]) == ("match", [])
+        [replay] = found["receipts"][0]["replays"]
+        assert [token["claimedId"] for token in replay["tokens"]] == asked["ids"]["0"]
+        assert "match: e = " in terminal.run(*words)
+        terminal.json(*words[:3], "Something else", code=2)
+
     def test_proves_that_a_receipt_was_committed(self, terminal: Terminal, devnet: Network) -> None:
         job_id = terminal.json("chat", "What is a set?", "--own-key", "--max-tokens", "16")["jobId"]
         assert terminal.json("receipt", job_id, "--inclusion")["inclusion"] == []

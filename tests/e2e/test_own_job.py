@@ -121,9 +121,16 @@ class TestReexecute:
         refused = terminal.json("reexecute", honest_job, "--ask", QUESTION, "--yes", code=1)["error"]
         assert refused["code"] == "not_collected"
 
+    def test_is_paid_for_only_when_told_to(self, terminal: Terminal, honest_job: str) -> None:
+        asyncio.run(terminal.network.settle_all())
+        before = terminal.json("balance")["wallet"]
+        refused = terminal.json("reexecute", honest_job, "--ask", QUESTION, code=2)["error"]
+        assert "33.50 rUSD" in refused["message"]
+        assert "--yes" in refused["hint"]
+        assert terminal.json("balance")["wallet"] == before
+
     def test_a_jury_gives_the_money_back(self, terminal: Terminal, cheated_job: str) -> None:
         network = terminal.network
-        asyncio.run(network.settle(network.nodes[3]))
         fee = int(terminal.json("receipt", cheated_job)["cost"])
         before = int(terminal.json("balance")["wallet"])
         process = started(terminal, cheated_job)
@@ -144,7 +151,7 @@ class TestReexecute:
 
 def started(terminal: Terminal, job: str) -> subprocess.Popen[str]:
     """The command in a process of its own, as it waits while others act."""
-    command = [sys.executable, "-m", "retally", "reexecute", job, "--ask", QUESTION, "--yes", "--json"]
+    command = [sys.executable, "-m", "retally", "reexecute", job, "--ask", QUESTION, "--port", "0", "--yes", "--json"]
     environment = {**os.environ, **terminal.environment}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -8,17 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from tests.fakes import FakeEngine
-from tests.fakes_held_job import DEPLOYMENT, NODE, PAYER, PROFILE, QUESTION, HeldJob, held_job, vllm_app
+from tests.fakes_held_job import DEPLOYMENT, NODE, PAYER, PROFILE, QUESTION, Desk, HeldJob, held_job, vllm_app
 from tests.fakes_node import tiny_format
 from tests.serve_app import serve
-from typer.testing import CliRunner
 
-from retally.cli.main import app
 from retally.errors import BadRequest
 from retally.inference.engine import EngineSampling
 from retally.job_history import JobHistory
@@ -139,47 +136,11 @@ class TestVerdict:
             await verified(replace(job, model_id=Bytes32(keccak(b"other"))))
 
 
-class Desk:
-    """`retally verify` in a home with one job."""
-
-    def __init__(self, base: Path, job: HeldJob) -> None:
-        self.base = base
-        self.job = job
-        self.file = base / "job.json"
-        self.write(job.content)
-        deployment = base / "deployment.json"
-        deployment.write_text(json.dumps(DEPLOYMENT.to_json()))
-        folder = base / "calibrations"
-        folder.mkdir()
-        (folder / "one.json").write_text(json.dumps(job.calibration.to_json()))
-        self.environment = {
-            "RETALLY_HOME": str(base / "home"),
-            "RETALLY_DEPLOYMENT": str(deployment),
-            "RETALLY_MODEL_DIR": str(job.folder),
-            "RETALLY_KEY": PAYER.secret.hex(),
-        }
-        self.usual = ("--ask", QUESTION, "--calibrations", str(folder))
-
-    def write(self, content: object) -> None:
-        self.file.write_text(json.dumps(content))
-
-    def run(self, *words: str, code: int, **environment: str) -> dict[str, Any]:
-        done = CliRunner().invoke(app, ["verify", *words, "--json"], env=self.environment | environment)
-        assert done.exit_code == code, (done.stdout, done.stderr, done.exception)
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
-
-    def told(self, *words: str, code: int) -> str:
-        done = CliRunner().invoke(app, ["verify", *words], env=self.environment)
-        assert done.exit_code == code, (done.stdout, done.stderr, done.exception)
-        return done.stdout
-
-
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     for name in ("ROUTER_URL", "RPC_URL", "API_KEY", "ADDRESS"):
         monkeypatch.delenv(f"RETALLY_{name}", raising=False)
-    return Desk(tmp_path, asyncio.run(held_job(tmp_path)))
+    return Desk("verify", tmp_path, asyncio.run(held_job(tmp_path)))
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ from retally.protocol.encoding import to_hex
 from retally.protocol.receipt import ReceiptLeaf
 
 REQUEST_SECONDS = 60.0
+EVIDENCE_PORT = 8790
 #: A devnet's blocks come every second, elsewhere phases last hours.
 DEVNET_POLL_SECONDS, POLL_SECONDS = 0.5, 15.0
 
@@ -47,7 +48,7 @@ class Serving:
     """Where jurors shall fetch the evidence file."""
 
     host: str
-    port: int
+    port: int | None
     public_url: str | None
     evidence_url: str | None
 
@@ -66,7 +67,10 @@ def reexecute(
     choice: Annotated[int | None, typer.Option(help="Which receipt of the job: that of this choice.")] = None,
     model_dir: ModelDir = None,
     host: Annotated[str, typer.Option(help="Address on which the evidence file is served.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="And its port; 0 takes a free one.")] = 0,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help=f"And its port, {EVIDENCE_PORT} unless given; 0 takes a free one."),
+    ] = None,
     public_url: Annotated[str | None, typer.Option(help="How jurors reach that address.")] = None,
     evidence_url: Annotated[str | None, typer.Option(help="Where you serve the file yourself.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Pay without asking.")] = False,
@@ -101,10 +105,9 @@ class OwnJobCommand:
     async def work(self, evidence: Evidence, leaf: ReceiptLeaf, kit: Any) -> dict[str, Any]:
         """Opens the case, or finds the one that is open, and sees it through."""
         from retally.own_job import check_may_ask, find_case, is_closed
-        from retally.verify_job import answers_to_verify
+        from retally.verify_job import checked_answer
 
-        answers = answers_to_verify(evidence, self._session.domain, kit)
-        answer = next(item for item in answers if item.receipt == leaf.receipt)
+        answer = checked_answer(evidence, leaf, self._session.domain, kit)
         key = self._session.key()
         check_may_ask(leaf.receipt, answer, key.address)
         async with self._session.chain() as chain:
@@ -119,7 +122,7 @@ class OwnJobCommand:
             if is_closed(await chain.court.case_of(known.id)):
                 return await self._end(chain, sender, known)
             data = self._file_of(known.evidence_hash)
-            with self._served(data, known.evidence_hash, urlsplit(known.evidence_uri).port):
+            with self._served(data, known.evidence_hash, self._port_of(known.evidence_uri)):
                 return await self._follow(chain, sender, known)
 
     async def _open(self, chain: Any, sender: Any, answer: Any, kit: Any) -> dict[str, Any]:
@@ -136,9 +139,9 @@ class OwnJobCommand:
         data = file.to_bytes()
         path = self._keep(data, file.hash)
         await self._confirm(chain, answer, cost, path)
-        with self._served(data, file.hash, None) as uri:
+        with self._served(data, file.hash, EVIDENCE_PORT) as uri:
             opened = await open_case(chain, sender, file, pool, uri)
-            note(self._ctx, f"case {opened.id} is open; jurors fetch {uri}")
+            note(self._ctx, f"case {opened.id} is open; jurors fetch {uri}; after Ctrl-C the same command goes on")
             return await self._follow(chain, sender, opened)
 
     async def _confirm(self, chain: Any, answer: Any, cost: int, path: Path) -> None:
@@ -177,7 +180,7 @@ class OwnJobCommand:
         }
 
     @contextmanager
-    def _served(self, data: bytes, hash_: bytes, port: int | None) -> Iterator[str]:
+    def _served(self, data: bytes, hash_: bytes, usual_port: int) -> Iterator[str]:
         """Where jurors find the file while the block runs."""
         from retally.evidence_server import evidence_path, serve_evidence
 
@@ -186,9 +189,14 @@ class OwnJobCommand:
             _check_served(serving.evidence_url, data)
             yield serving.evidence_url
             return
-        with serve_evidence(data, hash_, serving.host, serving.port or port or 0) as bound:
+        port = usual_port if serving.port is None else serving.port
+        with serve_evidence(data, hash_, serving.host, port) as bound:
             base = (serving.public_url or f"http://{serving.host}:{bound}").rstrip("/")
             yield base + evidence_path(hash_)
+
+    def _port_of(self, uri: str) -> int:
+        """Where an earlier run served, unless something else stood before it."""
+        return EVIDENCE_PORT if self._serving.public_url else urlsplit(uri).port or EVIDENCE_PORT
 
     def _keep(self, data: bytes, hash_: bytes) -> Path:
         path = self._path(hash_)

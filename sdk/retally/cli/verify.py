@@ -85,10 +85,14 @@ def verify(
     from retally.cli.verify_view import report_json, report_view
 
     async def work() -> Any:
-        from retally.verify_job import answers_to_verify, verify_job
+        from retally.chain.calibrations import CalibrationFiles
+        from retally.cli.scorers import UncheckedCalibrations
+        from retally.verify_job import verify_job
 
-        # Before anybody is paid or asked for a password.
-        answers_to_verify(evidence, session.domain, kit)
+        # What needs no replay comes before anybody is paid or asked for a password.
+        alone = await verify_job(evidence, session.domain, kit, (), UncheckedCalibrations(CalibrationFiles()))
+        if not alone.awaits_replay:
+            return alone
         async with _replaying(ctx, session, wanted, evidence, model) as (scorers, known):
             return await verify_job(evidence, session.domain, kit, scorers, known)
 

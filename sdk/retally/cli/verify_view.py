@@ -11,9 +11,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from retally.cli.output import table
+from retally.protocol.case import VerdictKind
 from retally.protocol.encoding import to_hex
+from retally.protocol.evidence import JOB_CLIP
 from retally.protocol.token_report import TokenRow
-from retally.verify_job import AnswerReport, JobReport, ReplayReport
+from retally.verify_job import HOLDERS_CHECKS, AnswerReport, JobReport, ReplayReport
 
 TokenText = Callable[[int], str]
 
@@ -89,7 +91,17 @@ def _answer_view(answer: AnswerReport, text: TokenText) -> list[RenderableType]:
     parts += [Text(f"broken rule: {broken.rule}: {broken.detail}", style="red") for broken in answer.broken]
     parts += [_replay_view(replay, text) for replay in answer.replays]
     parts.append(_verdict(answer))
+    if answer.verdict == VerdictKind.MISMATCH:
+        parts.append(Text(_advice(answer), style="dim"))
     return parts
+
+
+def _advice(answer: AnswerReport) -> str:
+    if answer.broken and answer.broken[0].rule in HOLDERS_CHECKS:
+        return "only who received the answer can see this: no jury could"
+    if answer.log_e < JOB_CLIP:
+        return f"a jury decides a single job from log e {JOB_CLIP:g} on (R-67)"
+    return f"a jury can have it paid back: retally reexecute {to_hex(answer.receipt.job_id)}"
 
 
 def _replay_view(replay: ReplayReport, text: TokenText) -> RenderableType:
@@ -105,7 +117,7 @@ def _replay_view(replay: ReplayReport, text: TokenText) -> RenderableType:
 
 def _verdict(answer: AnswerReport) -> Text:
     word, style = answer.verdict.name.lower(), {1: "green", 2: "red"}.get(answer.verdict, "yellow")
-    if answer.reason:
-        return Text(f"{word}: {answer.reason}", style=style)
+    if answer.reason or answer.broken:
+        return Text(f"{word}: {answer.reason or 'a rule is broken that needs no replay'}", style=style)
     meaning = "below 1 is a match, from 10000 on a mismatch"
     return Text(f"{word}: e = {math.exp(answer.log_e):.3g} (log e {answer.log_e:.2f}); {meaning} (R-35)", style=style)
