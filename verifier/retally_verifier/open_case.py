@@ -62,7 +62,7 @@ class CaseOpener:
         return case_wealth(jobs, len(drawn), covered), shown
 
     async def _consider(self, owner: Address, now: int) -> None:
-        if any(case.owner == owner and not case.closed for case in self._store.cases()):
+        if await self._has_booked_case(owner):
             return
         wealth, shown = self.wealth_of(owner, now)
         if owner_verdict(wealth) != VerdictKind.MISMATCH:
@@ -78,6 +78,11 @@ class CaseOpener:
         log.warning("owner %s: log wealth %.1f over %d receipts, going to court", owner, wealth, len(shown))
         await self._open(owner, file)
 
+    async def _has_booked_case(self, owner: Address) -> bool:
+        """Whether a case goes on; a payer's own job keeps none from being opened (R-67)."""
+        going_on = [case.id for case in self._store.cases() if case.owner == owner and not case.closed]
+        return any([not (await self._chain.court.case_of(case_id)).own_job for case_id in going_on])
+
     async def _has_unbooked_case(self, owner: Address) -> bool:
         """Whether the chain has one that the books lack: too young to be confirmed, or sent before a crash."""
         await self._sender.resume()
@@ -86,7 +91,7 @@ class CaseOpener:
             if case_id in booked:
                 continue
             state = await self._chain.court.case_of(case_id)
-            if state.owner == owner and state.status != CaseStatus.CLOSED:
+            if state.owner == owner and state.status != CaseStatus.CLOSED and not state.own_job:
                 return True
         return False
 

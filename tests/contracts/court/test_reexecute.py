@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -39,12 +40,16 @@ from retally.protocol.encoding import Bytes32, keccak, to_hex
 from retally.protocol.evidence_file import EvidenceFile
 from retally.protocol.receipt import FinishReason
 from retally.protocol.wire import AnswerBundle
+from retally_verifier.open_case import CaseOpener
+from retally_verifier.records import CaseRecord
+from retally_verifier.store import Store
 from tests.contracts.court.cases import FEE, TIP
+from tests.contracts.court.cases import open_case as open_drawn_case
 from tests.contracts.court.crash_ground import deployment_of
 from tests.contracts.court.crash_nodes import PROMPT_TOKENS, FakeFormat, bundles_of
 from tests.contracts.court.ledger import DAY, GOVERNOR
 from tests.contracts.court.transcripts import Tree
-from tests.contracts.court.world import INCONCLUSIVE, MATCH, MISMATCH, Commit, World
+from tests.contracts.court.world import INCONCLUSIVE, MATCH, MISMATCH, Commit, World, key
 
 URI = "http://payer/evidence"
 
@@ -228,6 +233,22 @@ class TestCase:
         suit.world.ledger.mine(6)
         first, second = (CaseFollower(suit.chain, suit.sender, case) for _ in range(2))
         assert (await first.step()).status == (await second.step()).status == CaseStatus.VOTING
+
+
+class TestVerifier:
+    async def test_an_own_job_keeps_no_case_from_being_opened(self, suit: Suit, tmp_path: Path) -> None:
+        store = Store(tmp_path / "verifier.sqlite")
+        opener = CaseOpener(suit.chain, TxSender(suit.chain, key("verifier 0")), store, "http://verifier")
+        owner = suit.world.cheat
+        case = await suit.opened()
+        assert not await opener._has_unbooked_case(owner)
+        store.put_case(CaseRecord(case.id, owner, suit.world.payer.address, case.evidence_hash, b"", False, 0))
+        assert not await opener._has_booked_case(owner)
+        other = open_drawn_case(suit.world).id
+        assert await opener._has_unbooked_case(owner)
+        store.put_case(CaseRecord(other, owner, suit.world.challenger, case.evidence_hash, b"", False, 0))
+        assert await opener._has_booked_case(owner)
+        store.close()
 
 
 class TestEvidenceServer:
