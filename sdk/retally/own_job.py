@@ -30,6 +30,8 @@ from retally.protocol.evidence_file import EvidenceFile, EvidencePoint
 from retally.protocol.receipt import JobReceipt, ReceiptLeaf
 from retally.protocol.wire import AnswerBundle
 
+BLOCKS_OF_A_TIME = 100
+
 
 @dataclass(frozen=True, slots=True)
 class OpenedCase:
@@ -119,8 +121,7 @@ async def _inclusion(chain: Chain, client: NodeClient, leaf: ReceiptLeaf) -> Inc
 
 async def _point(chain: Chain, answer: AnswerBundle, inclusion: Inclusion) -> EvidencePoint:
     commit = inclusion.commit
-    start = await block_at(chain, commit.time)
-    for event in await EventReader(chain, ("Escrow",)).read(start, await chain.block_number()):
+    for event in await _events_at(chain, "Escrow", commit.time):
         if event.name != "Collected" or event.args["commitId"] != commit.id:
             continue
         collected, receipt = collected_of(event), answer.receipt
@@ -131,17 +132,18 @@ async def _point(chain: Chain, answer: AnswerBundle, inclusion: Inclusion) -> Ev
 
 
 async def find_case(chain: Chain, payer: Address, receipt: JobReceipt) -> OpenedCase | None:
-    """The latest case that the payer opened over this receipt."""
+    """The latest case that the payer opened over this receipt; asked of the Court, not of the receipt's own times."""
     digest = receipt.digest(chain.domain)
-    found = None
-    for event in await _court_events(chain, receipt.finished_at):
-        if event.name != "CaseOpened" or event.args["challenger"] != payer:
+    cases = await chain.court.cases()
+    for case_id, case in sorted(cases.items(), reverse=True):
+        if case.challenger != payer or not case.own_job:
             continue
-        opened = _opened(event)
-        own = (await chain.court.case_of(opened.id)).own_job
-        if own and [entry.receipt_digest for entry in opened.shown] == [digest]:
-            found = opened
-    return found
+        for event in await _events_at(chain, "Court", case.opened_at):
+            if event.name == "CaseOpened" and event.args["caseId"] == case_id:
+                opened = _opened(event)
+                if [entry.receipt_digest for entry in opened.shown] == [digest]:
+                    return opened
+    return None
 
 
 async def open_case(chain: Chain, sender: TxSender, file: EvidenceFile, pool: int, uri: str) -> OpenedCase:
@@ -181,7 +183,8 @@ class CaseFollower:
     async def end(self) -> CaseEnd:
         """How the closed case ended."""
         state = await self._chain.court.case_of(self._case.id)
-        for event in await _court_events(self._chain, state.opened_at):
+        start, head = await block_at(self._chain, state.opened_at), await self._chain.block_number()
+        for event in await EventReader(self._chain, ("Court",)).read(start, head):
             if event.name == "CaseExecuted" and event.args["caseId"] == self._case.id:
                 return CaseEnd(event.args["verdict"], event.args["refunded"])
         raise Conflict(f"case {self._case.id} has not ended")
@@ -192,9 +195,10 @@ def is_closed(case: Case) -> bool:
     return case.status == CaseStatus.CLOSED
 
 
-async def _court_events(chain: Chain, since: int) -> Sequence[ChainEvent]:
-    start = await block_at(chain, since)
-    return await EventReader(chain, ("Court",)).read(start, await chain.block_number())
+async def _events_at(chain: Chain, contract: str, time: int) -> Sequence[ChainEvent]:
+    """What a contract said in the block of a time, and in some after it, which may bear the same."""
+    start = await block_at(chain, time)
+    return await EventReader(chain, (contract,)).read(start, min(start + BLOCKS_OF_A_TIME, await chain.block_number()))
 
 
 def _opened(event: ChainEvent) -> OpenedCase:

@@ -13,6 +13,8 @@ from retally.chain.contract import Contract, ContractCall
 from retally.protocol.case import Shown
 from retally.protocol.encoding import Address, Bytes32, checksum_address, keccak
 
+CASES_AT_ONCE = 500
+
 _SHOWN = "(uint64,bytes32,address,uint96)[]"
 
 
@@ -104,6 +106,16 @@ class Court(Contract):
     async def case_of(self, case_id: int) -> Case:
         """A case."""
         return Case(*await self.view("caseOf", case_id))
+
+    async def cases(self) -> dict[int, Case]:
+        """All cases by their ids."""
+        ids = range(1, await self.case_count() + 1)
+        found: dict[int, Case] = {}
+        for start in range(0, len(ids), CASES_AT_ONCE):
+            some = ids[start : start + CASES_AT_ONCE]
+            values = await self.views("caseOf", [(case_id,) for case_id in some])
+            found |= {case_id: Case(*value) for case_id, value in zip(some, values, strict=True)}
+        return found
 
     async def round_of(self, case_id: int, round_: int) -> Round:
         """A round of a case."""

@@ -58,6 +58,7 @@ class WalletPurse:
     def __init__(self, wallet: Wallet, limit: int) -> None:
         self._wallet = wallet
         self._limit = limit
+        self._promised = 0
         self.spent = 0
 
     @property
@@ -76,8 +77,10 @@ class WalletPurse:
 
     async def prepay(self, node: NodeEndpoint, request: JobRequest) -> SignedVoucher:
         """A voucher that covers the most that the request may cost."""
-        if self.spent + request.max_fee > self._limit:
-            raise SpendingLimitExceeded(self._limit, self.spent, request.max_fee)
+        if self._promised + request.max_fee > self._limit:
+            raise SpendingLimitExceeded(self._limit, self._promised, request.max_fee)
+        # What a job that fails was promised stays promised.
+        self._promised += request.max_fee
         most = (request.max_fee,)
         job_id = request.digest(self._wallet.domain)
         return self._wallet.begin(node.node, job_id, prepaid=most, most=most, deadline=request.deadline)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from retally.cli.amounts import parse_amount
+from retally.cli.amounts import parse_amount, show_amount
 from retally.cli.held_job import (
     AskText,
     ModelDir,
@@ -144,7 +144,9 @@ async def _paid_nodes(
     stack.callback(wallet.close)
     client = NodeClient(REQUEST_SECONDS)
     stack.push_async_callback(client.close)
-    buyer = ScoreBuyer(client, WalletPurse(wallet, wanted.limit), chain.domain, chain.clock)
+    purse = WalletPurse(wallet, wanted.limit)
+    stack.callback(lambda: note(ctx, f"paid {show_amount(purse.spent)} for scores"))
+    buyer = ScoreBuyer(client, purse, chain.domain, chain.clock)
     receipts = [leaf.receipt for leaf in evidence.receipts]
     note(ctx, f"{wallet.payer} pays {len(wanted.nodes)} nodes for scores; they see the prompt and the answer")
     return [await paid_node(chain, client, buyer, where, receipts) for where in wanted.nodes]
