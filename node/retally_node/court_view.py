@@ -9,7 +9,7 @@ import httpx
 from retally.chain.calibrations import Calibrations
 from retally.chain.connection import Chain
 from retally.chain.court import CaseStatus, decode_shown
-from retally.chain.events import ChainEvent, EventReader, collected_of
+from retally.chain.events import ChainEvent, EventReader, block_at, collected_of
 from retally.chain.transactions import TxSender
 from retally.errors import NotFound, PayloadTooLarge, UpstreamTimeout
 from retally.protocol.audit_points import AuditPoint, drawn_points
@@ -158,16 +158,3 @@ class HttpEvidence:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise UpstreamTimeout(f"{uri} can't be fetched: {error!r}") from error
         return bytes(data)
-
-
-async def block_at(chain: Chain, time: int) -> int:
-    """The first block at or after a time, but none before the deployment's."""
-    low, high = chain.deployment.deployed_block, await chain.block_number()
-    while low < high:
-        middle = (low + high) // 2
-        block = await chain.rpc.request("eth_getBlockByNumber", hex(middle), False)
-        if int(block["timestamp"], 16) < time:
-            low = middle + 1
-        else:
-            high = middle
-    return low

@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from retally.errors import InvalidReceipt, InvalidSignature
+from retally.errors import BadRequest, InvalidReceipt, InvalidSignature
 from retally.inference.engine import Engine
-from retally.protocol.answer import Renderer, check_answer
+from retally.protocol.answer import Renderer, check_answer, check_own_job
 from retally.protocol.audit_points import AuditPoint
 from retally.protocol.calibration import Calibration
 from retally.protocol.case import CommitRecord, Shown, VerdictKind
@@ -119,8 +119,8 @@ class CaseScale:
         if point.commit.owner != facts.owner or not await self._chain.is_commit(point.commit):
             return INCONCLUSIVE
         try:
-            check_answer(point.own_context(self._domain), point.answer)
-        except (InvalidReceipt, InvalidSignature) as error:
+            check_own_job(point.own_context(self._domain), point.answer, self._own.render)
+        except (BadRequest, InvalidSignature) as error:
             log.warning("case %d: the job is not what it claims: %s", facts.case_id, error)
             return INCONCLUSIVE
         job = await self._job(point)

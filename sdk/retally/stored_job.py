@@ -8,7 +8,7 @@ from typing import Any
 from retally.errors import BadRequest
 from retally.job_evidence import Evidence, PromptRenderer
 from retally.protocol.eip712 import Domain
-from retally.protocol.encoding import parse_ids, parse_object, parse_signature
+from retally.protocol.encoding import parse_ids, parse_integer, parse_object, parse_signature
 from retally.protocol.job import JobParams, JobRequest
 from retally.protocol.offer import Offer
 from retally.protocol.receipt import JobReceipt, ReceiptLeaf
@@ -39,7 +39,7 @@ def evidence_of(
     evidence.ids = _by_choice("ids", wire.get("ids"))
     evidence.quantised = _by_choice("q", wire.get("q"))
     if wire.get("cost") is not None:
-        evidence.stated_cost = int(wire["cost"])
+        evidence.stated_cost = parse_integer("cost", wire["cost"], 256)
     return evidence
 
 
@@ -51,4 +51,7 @@ def _leaf(entry: object) -> ReceiptLeaf:
 def _by_choice(name: str, value: object) -> dict[int, list[int]]:
     if value is None:
         return {}
-    return {int(choice): list(parse_ids(name, ids)) for choice, ids in parse_object(name, value).items()}
+    wire = parse_object(name, value)
+    if not all(choice.isdecimal() for choice in wire):
+        raise BadRequest(f"{name} must be by the number of the choice", param=name)
+    return {int(choice): list(parse_ids(name, ids)) for choice, ids in wire.items()}

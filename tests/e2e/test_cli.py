@@ -8,42 +8,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from tests.e2e.terminal import Terminal
 
-from retally.cli.main import app
 from retally.devnet.network import Network
 
 DAYS = 86_400
 
 pytestmark = pytest.mark.engine
-
-
-class Terminal:
-    """Runs `retally` in a home of its own, with a key of its own."""
-
-    def __init__(self, network: Network, home: Path) -> None:
-        self.network = network
-        self.environment = {
-            "RETALLY_HOME": str(home),
-            "RETALLY_PASSWORD": "secret",
-            "RETALLY_ROUTER_URL": network.router_url,
-            "RETALLY_RPC_URL": network.rpc_url,
-            "RETALLY_DEPLOYMENT": str(network.deployment_path),
-            "RETALLY_MODEL": network.model,
-            "RETALLY_MODEL_DIR": str(network.model_dir),
-        }
-
-    def run(self, *args: str, code: int = 0, **environment: str) -> str:
-        done = CliRunner().invoke(app, list(args), env=self.environment | environment)
-        assert done.exit_code == code, (args, done.exit_code, done.stdout, done.stderr, done.exception)
-        return done.stdout
-
-    def json(self, *args: str, code: int = 0, **environment: str) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(self.run(*args, "--json", code=code, **environment))
-        return content
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +96,18 @@ class TestMarket:
         verified = terminal.json("verify-receipt", str(file), "--prompt", str(prompt))
         assert verified["passed"]
         assert verified["complete"]
+
+    @pytest.mark.parametrize("own_key", [True, False])
+    def test_re_executes_an_answer(self, terminal: Terminal, devnet: Network, engine_url: str, own_key: bool) -> None:
+        words = ("chat", "What is a tuple?", "--max-tokens", "24", *(["--own-key"] if own_key else []))
+        asked = terminal.json(*words, RETALLY_API_KEY=devnet.api_key)
+        words = ("verify", asked["jobId"], "--ask", "What is a tuple?", "--engine-url", engine_url)
+        found = terminal.json(*words)
+        assert (found["verdict"], found["brokenRules"]) == ("match", [])
+        [replay] = found["receipts"][0]["replays"]
+        assert [token["claimedId"] for token in replay["tokens"]] == asked["ids"]["0"]
+        assert "match: e = " in terminal.run(*words)
+        terminal.json(*words[:3], "Something else", code=2)
 
     def test_proves_that_a_receipt_was_committed(self, terminal: Terminal, devnet: Network) -> None:
         job_id = terminal.json("chat", "What is a set?", "--own-key", "--max-tokens", "16")["jobId"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from retally.buy_scores import ScoredRows
 from retally.errors import BadRequest
 from retally.keystore import service_key
 from retally.protocol.case import CommitRecord
@@ -24,7 +25,6 @@ from retally_verifier.records import (
     FindingState,
     NodeRecord,
 )
-from retally_verifier.replay import ScoredRows
 from retally_verifier.settings import VerifierSettings
 from retally_verifier.store import Store
 

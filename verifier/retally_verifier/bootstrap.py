@@ -20,6 +20,7 @@ from retally.inference.chat_format import ChatFormat
 from retally.inference.model_files import ModelFiles
 from retally.keep_alive import SERVER_SECONDS
 from retally.keystore import service_key
+from retally.node_client import NodeClient
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Bytes32
 from retally_verifier.api import create_app
@@ -29,7 +30,6 @@ from retally_verifier.collect_pay import PayCollector
 from retally_verifier.fetch_answer import AnswerFetcher
 from retally_verifier.loops import Loops
 from retally_verifier.metrics import VerifierMetrics
-from retally_verifier.node_client import NodeClient
 from retally_verifier.open_case import CaseOpener
 from retally_verifier.replay import Replayer
 from retally_verifier.report_verdicts import VerdictReporter

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from retally.chain.clock import Clock
 from retally.errors import NodeUnavailable, NotFound
+from retally.node_client import NodeClient
 from retally.protocol.answer import AnswerContext, check_answer
 from retally.protocol.case import AnswerRequest
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.wire import AnswerBundle, SignedAnswerRequest
-from retally_verifier.node_client import NodeClient
 from retally_verifier.store import Store
 
 DEADLINE_SECONDS = 300

@@ -8,6 +8,7 @@ from collections import defaultdict
 
 from retally.chain.connection import Chain
 from retally.chain.court import CaseStatus, Opening, decode_shown
+from retally.chain.follow_case import NOT_YET, due_step
 from retally.chain.transactions import TxSender
 from retally.errors import TransactionFailed
 from retally.protocol.audit_points import AuditPoint, drawn_points
@@ -28,8 +29,6 @@ from retally_verifier.records import CaseRecord, Finding
 from retally_verifier.store import Store
 
 log = logging.getLogger(__name__)
-
-_NOT_YET = frozenset({"CourtSeedNotReady", "CourtVotesPending", "CourtAppealOpen", "CourtWrongStatus"})
 
 
 class CaseOpener:
@@ -63,7 +62,7 @@ class CaseOpener:
         return case_wealth(jobs, len(drawn), covered), shown
 
     async def _consider(self, owner: Address, now: int) -> None:
-        if any(case.owner == owner and not case.closed for case in self._store.cases()):
+        if await self._has_booked_case(owner):
             return
         wealth, shown = self.wealth_of(owner, now)
         if owner_verdict(wealth) != VerdictKind.MISMATCH:
@@ -79,6 +78,11 @@ class CaseOpener:
         log.warning("owner %s: log wealth %.1f over %d receipts, going to court", owner, wealth, len(shown))
         await self._open(owner, file)
 
+    async def _has_booked_case(self, owner: Address) -> bool:
+        """Whether a case goes on; a payer's own job keeps none from being opened (R-67)."""
+        going_on = [case.id for case in self._store.cases() if case.owner == owner and not case.closed]
+        return any([not (await self._chain.court.case_of(case_id)).own_job for case_id in going_on])
+
     async def _has_unbooked_case(self, owner: Address) -> bool:
         """Whether the chain has one that the books lack: too young to be confirmed, or sent before a crash."""
         await self._sender.resume()
@@ -87,7 +91,7 @@ class CaseOpener:
             if case_id in booked:
                 continue
             state = await self._chain.court.case_of(case_id)
-            if state.owner == owner and state.status != CaseStatus.CLOSED:
+            if state.owner == owner and state.status != CaseStatus.CLOSED and not state.own_job:
                 return True
         return False
 
@@ -127,28 +131,17 @@ class CaseOpener:
         return EvidenceFile(self._chain.deployment.chain_id, owner, tuple(points))
 
     async def _advance(self, case: CaseRecord) -> None:
-        court = self._chain.court
-        state = await court.case_of(case.id)
+        state = await self._chain.court.case_of(case.id)
+        if state.status == CaseStatus.CLOSED:
+            self._store.close_case(case.id, state.verdict)
+            return
+        step = await due_step(self._chain, case.id, state, decode_shown(case.shown))
         try:
-            if state.status in (CaseStatus.DRAWING, CaseStatus.VOTING):
-                if await self._is_due(case.id, state.round, state.status):
-                    await self._sender.send(court.advance(case.id))
-            elif state.status == CaseStatus.DECIDED and self._chain.clock.now() > state.appeal_end:
-                await self._sender.send(court.execute(case.id, decode_shown(case.shown)))
-            elif state.status == CaseStatus.CLOSED:
-                self._store.close_case(case.id, state.verdict)
+            if step is not None:
+                await self._sender.send(step)
         except TransactionFailed as error:
-            if error.error_name not in _NOT_YET:
+            if error.error_name not in NOT_YET:
                 raise
-
-    async def _is_due(self, case_id: int, round_: int, status: int) -> bool:
-        state = await self._chain.court.round_of(case_id, round_)
-        if status == CaseStatus.DRAWING:
-            return await self._chain.block_number() > state.seed_block
-        if self._chain.clock.now() <= state.commit_end:
-            # The reveal phase can begin.
-            return state.committed == state.size
-        return self._chain.clock.now() > state.reveal_end or state.revealed == state.committed
 
 
 def _strongest(findings: list[Finding]) -> list[Finding]:

@@ -13,6 +13,8 @@ from retally.chain.contract import Contract, ContractCall
 from retally.protocol.case import Shown
 from retally.protocol.encoding import Address, Bytes32, checksum_address, keccak
 
+CASES_AT_ONCE = 500
+
 _SHOWN = "(uint64,bytes32,address,uint96)[]"
 
 
@@ -105,6 +107,16 @@ class Court(Contract):
         """A case."""
         return Case(*await self.view("caseOf", case_id))
 
+    async def cases(self) -> dict[int, Case]:
+        """All cases by their ids."""
+        ids = range(1, await self.case_count() + 1)
+        found: dict[int, Case] = {}
+        for start in range(0, len(ids), CASES_AT_ONCE):
+            some = ids[start : start + CASES_AT_ONCE]
+            values = await self.views("caseOf", [(case_id,) for case_id in some])
+            found |= {case_id: Case(*value) for case_id, value in zip(some, values, strict=True)}
+        return found
+
     async def round_of(self, case_id: int, round_: int) -> Round:
         """A round of a case."""
         return Round(*await self.view("roundOf", case_id, round_))
@@ -121,9 +133,17 @@ class Court(Contract):
         """What opening a case pulls."""
         return int(await self.view("openingCost"))
 
+    async def case_fee(self) -> int:
+        """What the jurors of a first round share."""
+        return int((await self.view("parameters"))[6])
+
     async def own_job_cost(self) -> int:
         """What the re-execution of an own job pulls."""
         return int(await self.view("ownJobCost"))
+
+    async def paused_until(self) -> int:
+        """When the pause of new cases ends, or ended; 0 if there never was one."""
+        return int(await self.view("pausedUntil"))
 
     async def case_count(self) -> int:
         """How many cases were opened; ids run from 1."""

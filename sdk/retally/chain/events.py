@@ -113,3 +113,16 @@ class EventReader:
                 yield EventBatch(head, await self.read(next_block, head))
                 next_block = head + 1
             await asyncio.sleep(poll_seconds)
+
+
+async def block_at(chain: Chain, time: int) -> int:
+    """The first block at or after a time, but none before the deployment's."""
+    low, high = chain.deployment.deployed_block, await chain.block_number()
+    while low < high:
+        middle = (low + high) // 2
+        block = await chain.rpc.request("eth_getBlockByNumber", hex(middle), False)
+        if int(block["timestamp"], 16) < time:
+            low = middle + 1
+        else:
+            high = middle
+    return low

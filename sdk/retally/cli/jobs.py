@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -12,10 +11,10 @@ import typer
 
 from retally.checks import run_checks
 from retally.cli.amounts import show_amount
+from retally.cli.held_job import find_job, held_prompt, read_json, read_text
 from retally.cli.output import FAILED, emit, table
 from retally.cli.prove_inclusion import prove_inclusion
 from retally.cli.session import Session
-from retally.errors import BadRequest, NotFound
 from retally.job_evidence import Checks, PromptRenderer
 from retally.job_history import JobHistory
 from retally.stored_job import evidence_of
@@ -44,12 +43,7 @@ def receipt(
 ) -> None:
     """Show a job's receipts: from this machine's history, else from the router."""
     session = Session(ctx)
-    try:
-        content = JobHistory(session.home / "jobs.sqlite").get(job_id)
-    except NotFound:
-        if len(job_id) != 66 or session.context.router_url is None:
-            raise
-        content = session.router("GET", f"/v1/receipts/{job_id}")
+    content = find_job(session, job_id)
     view = table("choice", "node", "in", "cached", "out", "fee", "money line", title=f"job {content['jobId']}")
     for item in content["receipts"]:
         signed = item["receipt"]
@@ -77,8 +71,8 @@ def verify_receipt(
 ) -> None:
     """Make every offline check of a stored job again; exit code 1 when one fails."""
     session = Session(ctx)
-    content = _read(sys.stdin.read() if file == "-" else _text(Path(file)), file)
-    asked = None if prompt is None else _read(_text(prompt), str(prompt))
+    content = read_json(sys.stdin.read() if file == "-" else read_text(Path(file)), file)
+    asked = held_prompt(prompt, None)
     domain = None if session.context.deployment is None else session.domain
     checks = run_checks(evidence_of(content, domain=domain, prompt=asked, renderer=renderer_of(session)))
     emit(
@@ -114,22 +108,3 @@ def renderer_of(session: Session) -> PromptRenderer | None:
     from retally.inference.chat_format import ChatFormat
 
     return ChatFormat.load(folder).render
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except FileNotFoundError as error:
-        raise NotFound(f"there is no file {path}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadRequest(f"{path} can't be read: {error}") from error
-
-
-def _read(text: str, name: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise BadRequest(f"{name} is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise BadRequest(f"{name} must hold one JSON object")
-    return content

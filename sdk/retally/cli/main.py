@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import retally
-from retally.cli import chat, jobs, keys, market, money, proxy, wallet
+from retally.cli import chat, jobs, keys, market, money, proxy, reexecute, verify, wallet
 from retally.cli.devnet import app as devnet_app
 from retally.cli.doctor import doctor
 from retally.cli.output import JsonGroup, emit
@@ -21,7 +21,7 @@ HELP = """Pay per token for LLM inference that anyone can verify.
 `--json` works with every command: one JSON object on standard output.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 money is missing or a limit was reached, 5 the chain can't
-be reached, 130 Ctrl-C.
+be reached, 6 a re-executed job is a mismatch, 7 its verdict is inconclusive, 130 Ctrl-C.
 """
 
 MONEY = "Money"
@@ -121,6 +121,8 @@ for command in _MONEY:
 for command in _MARKET:
     app.command(rich_help_panel=MARKET)(command)
 app.command("verify-receipt", rich_help_panel=MARKET)(jobs.verify_receipt)
+app.command("verify", rich_help_panel=MARKET)(verify.verify)
+app.command("reexecute", rich_help_panel=MARKET)(reexecute.reexecute)
 app.command("proxy", rich_help_panel=MACHINE)(proxy.proxy)
 app.add_typer(devnet_app, name="devnet", rich_help_panel=MACHINE)
 app.command("doctor", rich_help_panel=MACHINE)(doctor)

@@ -4,7 +4,7 @@ Every command takes `--json`, anywhere on the line: then exactly one JSON object
 included. Otherwise people get text and tables, and errors go to standard error with a hint.
 
 Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not found · 4 money is missing or a limit was reached ·
-5 the chain can't be reached · 130 Ctrl-C.
+5 the chain can't be reached · 6 a job was re-executed: mismatch · 7 a job was re-executed: inconclusive · 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from retally.errors import BadRequest, ChainUnreachable, NotFound, PaymentRequired, RetallyError, TransactionFailed
+from retally.protocol.case import VerdictKind
 
 OK = 0
 FAILED = 1
@@ -26,6 +27,8 @@ USAGE = 2
 NOT_FOUND = 3
 MONEY = 4
 CHAIN = 5
+MISMATCH = 6
+INCONCLUSIVE = 7
 INTERRUPTED = 130
 
 _JSON = "retally.json"
@@ -111,6 +114,11 @@ def exit_code(error: RetallyError) -> int:
     if isinstance(error, NotFound) or error.status == 404:
         return NOT_FOUND
     return USAGE if isinstance(error, BadRequest) else FAILED
+
+
+def verdict_code(verdict: int) -> int:
+    """The documented exit code of a verdict."""
+    return {VerdictKind.MATCH: OK, VerdictKind.MISMATCH: MISMATCH}.get(VerdictKind(verdict), INCONCLUSIVE)
 
 
 def table(*columns: str, title: str | None = None) -> Table:

@@ -69,14 +69,7 @@ class VllmEngine:
 
     async def check(self) -> EngineInfo:
         """Ask for the model, then try the sampler and the prompt logprobs for real."""
-        try:
-            models = json.loads(await self._get("/v1/models"))["data"]
-            version = json.loads(await self._get("/version"))["version"]
-        except (KeyError, ValueError) as error:
-            raise EngineUnavailable(f"{self._base_url} does not speak vLLM's API: {error!r}") from error
-        served = next((model for model in models if model["id"] == self.model_name), None)
-        if served is None:
-            raise EngineUnavailable(f"the engine serves {[model['id'] for model in models]}, not {self.model_name}")
+        served, version = await self.served()
         scores = await self.score([5, 6, 7, 8], 1)
         has_logprobs = scores.top_ids.shape == (3, 64) and bool(np.isfinite(scores.top_logprobs).all())
         problem = await sampler_problem(self) if has_logprobs else "not tried: no prompt logprobs"
@@ -89,6 +82,18 @@ class VllmEngine:
             has_prompt_logprobs=has_logprobs,
             problems=(*problems, *([problem] if problem else [])),
         )
+
+    async def served(self) -> tuple[dict[str, Any], str]:
+        """What the server says of the model and of its own version; raise EngineUnavailable if it serves another."""
+        try:
+            models = json.loads(await self._get("/v1/models"))["data"]
+            version = str(json.loads(await self._get("/version"))["version"])
+        except (KeyError, ValueError) as error:
+            raise EngineUnavailable(f"{self._base_url} does not speak vLLM's API: {error!r}") from error
+        served: dict[str, Any] | None = next((model for model in models if model["id"] == self.model_name), None)
+        if served is None:
+            raise EngineUnavailable(f"the engine serves {[model['id'] for model in models]}, not {self.model_name}")
+        return served, version
 
     async def close(self) -> None:
         """Close the connections."""

@@ -41,11 +41,37 @@ class Deviation:
 
 def check_answer(context: AnswerContext, bundle: AnswerBundle) -> None:
     """Raises InvalidReceipt, or InvalidSignature, where the bundle does not answer the point: as good as silence."""
-    for check in (_point, _leaf, _request, _preimages, _offer):
-        check(context, bundle)
+    _point(context, bundle)
+    check_record(context.domain, bundle)
+    _leaf(context, bundle)
     # A request that forbids audit is answered without its prompt and ids.
     if bundle.request.audit_consent:
-        _ids(bundle)
+        _prompt_ids(bundle)
+        _answer_ids(bundle)
+
+
+def check_own_job(context: AnswerContext, bundle: AnswerBundle, render: Renderer) -> None:
+    """The same for what a payer shows of its own job (R-67); it need not know which prompt ids the node counted.
+
+    Raises BadRequest where the prompt can't be rendered.
+    """
+    _point(context, bundle)
+    check_record(context.domain, bundle)
+    _leaf(context, bundle)
+    if bundle.request.audit_consent:
+        if not _prompt_deviates(bundle, render):
+            _prompt_ids(bundle)
+        _answer_ids(bundle)
+
+
+def check_record(domain: Domain, bundle: AnswerBundle) -> None:
+    """Raises where receipt, request, preimages and offer are not of one job, signed by those they name."""
+    for check in (_signed, _request, _preimages, _offer):
+        check(domain, bundle)
+
+
+def _prompt_deviates(bundle: AnswerBundle, render: Renderer) -> bool:
+    return any(expected != actual for _, expected, actual in _prompt_pairs(bundle, render))
 
 
 def _demand(rule: str, expected: object, actual: object) -> None:
@@ -62,38 +88,43 @@ def _point(context: AnswerContext, bundle: AnswerBundle) -> None:
 
 
 def _leaf(context: AnswerContext, bundle: AnswerBundle) -> None:
-    digest = bundle.receipt.digest(context.domain)
-    check_signed_by(digest, bundle.signature, context.commit.node)
     leaf = merkle.leaf(ReceiptLeaf(bundle.receipt, bundle.signature).data(context.domain))
     root, count = context.commit.receipts_root, bundle.leaf_count
     if not merkle.verify(root, leaf, bundle.index, count, count, bundle.proof):
         raise InvalidReceipt("standing under the receipts root")
 
 
-def _request(context: AnswerContext, bundle: AnswerBundle) -> None:
-    digest = bundle.request.digest(context.domain)
+def _signed(domain: Domain, bundle: AnswerBundle) -> None:
+    check_signed_by(bundle.receipt.digest(domain), bundle.signature, bundle.receipt.node)
+
+
+def _request(domain: Domain, bundle: AnswerBundle) -> None:
+    digest = bundle.request.digest(domain)
     _demand("the signed request", bundle.receipt.job_id, digest)
     check_signed_by(digest, bundle.request_signature, bundle.request.signer)
 
 
-def _preimages(_: AnswerContext, bundle: AnswerBundle) -> None:
+def _preimages(_: Domain, bundle: AnswerBundle) -> None:
     request = bundle.request
     if request.audit_consent:
         _demand("the prompt's hash", request.prompt_hash, prompt_hash(request.nonce, bundle.prompt))
     _demand("the params' hash", request.params_hash, params_hash(bundle.params))
 
 
-def _offer(context: AnswerContext, bundle: AnswerBundle) -> None:
-    digest = bundle.offer.digest(context.domain)
+def _offer(domain: Domain, bundle: AnswerBundle) -> None:
+    digest = bundle.offer.digest(domain)
     _demand("the named offer", bundle.receipt.offer_hash, digest)
-    _demand("the offer's node", context.commit.node, bundle.offer.node)
-    check_signed_by(digest, bundle.offer_signature, context.commit.node)
+    _demand("the offer's node", bundle.receipt.node, bundle.offer.node)
+    check_signed_by(digest, bundle.offer_signature, bundle.receipt.node)
 
 
-def _ids(bundle: AnswerBundle) -> None:
+def _prompt_ids(bundle: AnswerBundle) -> None:
+    _demand("promptTokens", bundle.receipt.prompt_tokens, len(bundle.prompt_ids))
+    _demand("promptRoot", bundle.receipt.prompt_root, merkle.ids_root(bundle.prompt_ids))
+
+
+def _answer_ids(bundle: AnswerBundle) -> None:
     receipt = bundle.receipt
-    _demand("promptTokens", receipt.prompt_tokens, len(bundle.prompt_ids))
-    _demand("promptRoot", receipt.prompt_root, merkle.ids_root(bundle.prompt_ids))
     _demand("outputFrom", receipt.output_from, len(bundle.prefix_ids))
     _demand("prefixRoot", receipt.prefix_root, merkle.ids_root(bundle.prefix_ids))
     _demand("outputTo", receipt.output_tokens, len(bundle.output_ids))

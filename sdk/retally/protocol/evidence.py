@@ -49,6 +49,11 @@ def margin_log_e(margins: Floats, table: MarginTable) -> float:
     return min(JOB_CLIP, _log_mean_exp(sums))
 
 
+def running_log_e(margins: Floats, table: MarginTable) -> list[float]:
+    """log e of a job's first token, its first two, and so on."""
+    return [margin_log_e(margins[:count], table) for count in range(1, len(margins) + 1)]
+
+
 def combine(log_es: Sequence[float]) -> float:
     """The evidence that all re-executors agree on: the least of them."""
     if not log_es:
@@ -86,16 +91,21 @@ def owner_verdict(log_wealth: float) -> VerdictKind:
     return VerdictKind.MATCH if log_wealth < 0 else VerdictKind.INCONCLUSIVE
 
 
-def replay_point(replayed: Replayed, scores: ReplayScores, calibration: Calibration | None) -> JobLogE:
-    """What one re-executor's scores say about an answer's output tokens."""
+def covering_table(replayed: Replayed, calibration: Calibration | None) -> MarginTable | None:
+    """The table that judges an answer; None where it lies outside the calibrated ranges."""
     if calibration is None or not calibration.covers(
         replayed.params, len(replayed.prompt_ids), len(replayed.output_ids)
     ):
-        return JobLogE(0.0, False, {})
-    margins = robust_margins(replayed, scores)
-    table = calibration.table_for(replayed.params)
+        return None
+    return calibration.table_for(replayed.params)
+
+
+def replay_point(replayed: Replayed, scores: ReplayScores, calibration: Calibration | None) -> JobLogE:
+    """What one re-executor's scores say about an answer's output tokens."""
+    table = covering_table(replayed, calibration)
     if table is None:
         return JobLogE(0.0, False, {})
+    margins = robust_margins(replayed, scores)
     histogram = np.bincount(table.bins(margins), minlength=len(table.honest))
     summary = {
         "tokens": len(margins),

@@ -46,7 +46,12 @@ def judge_replay(
     bundle: AnswerBundle, scores: ReplayScores, calibration: Calibration | None, eos_ids: Collection[int]
 ) -> JobLogE:
     """The evidence of an answer by one re-executor's scores."""
-    replayed = Replayed(
+    return replay_point(replayed_of(bundle, eos_ids), scores, calibration)
+
+
+def replayed_of(bundle: AnswerBundle, eos_ids: Collection[int]) -> Replayed:
+    """What of an answer a replay judges."""
+    return Replayed(
         params=bundle.params,
         # The request's own: a receipt with another seed is a deviation and never gets here.
         seed=bundle.receipt.seed,
@@ -55,7 +60,6 @@ def judge_replay(
         output_ids=bundle.output_ids,
         eos_ids=eos_ids,
     )
-    return replay_point(replayed, scores, calibration)
 
 
 def case_wealth(jobs: Sequence[JobEvidence], drawn: int, covered: Sequence[Sequence[AuditPoint]]) -> float:

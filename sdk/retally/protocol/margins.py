@@ -48,19 +48,31 @@ class Replayed:
     eos_ids: Collection[int]
 
 
+@dataclass(frozen=True, slots=True)
+class TokenMargin:
+    """How much better than the claimed token the best certainly allowed one was, and which that is."""
+
+    margin: float
+    allowed_id: int
+
+
 def robust_margins(replayed: Replayed, scores: ReplayScores) -> Floats:
     """One margin for each output token."""
+    return np.array([token.margin for token in token_margins(replayed, scores)], dtype=np.float64)
+
+
+def token_margins(replayed: Replayed, scores: ReplayScores) -> list[TokenMargin]:
+    """The same, each with the token that it was measured against."""
     top_ids, top_logprobs = scores.top_ids, scores.top_logprobs
     count = len(replayed.output_ids)
     if top_ids.shape != top_logprobs.shape or len(top_ids) != count:
         raise ValueError(f"{len(top_ids)} rows of scores for {count} tokens")
     answer = [*replayed.prefix_ids, *replayed.output_ids]
     first = len(replayed.prefix_ids)
-    margins = [
+    return [
         _margin(replayed, top_ids[i], top_logprobs[i], first + i, answer[: first + i], answer[first + i])
         for i in range(count)
     ]
-    return np.array(margins, dtype=np.float64)
 
 
 def _margin(
@@ -70,7 +82,7 @@ def _margin(
     position: int,
     before: Sequence[int],
     claimed: int,
-) -> float:
+) -> TokenMargin:
     params = replayed.params
     candidates = ids.astype(np.int64)
     raw = logprobs.astype(np.float32)
@@ -82,22 +94,32 @@ def _margin(
     eos = list(replayed.eos_ids)
     l = adjusted(raw, candidates, params, replayed.prompt_ids, before, eos).astype(np.float64)  # noqa: E741  # R-34's name
     own = int(np.flatnonzero(candidates == claimed)[0])
-    if not np.isfinite(l[own]):
-        return CLIP
-    if params.temperature == 0:
-        return float(min(CLIP, l.max() - l[own]))
+    if params.temperature == 0 or not np.isfinite(l[own]):
+        # What was forbidden altogether is as far off as can be.
+        margin = float(min(CLIP, l.max() - l[own]))
+        return TokenMargin(margin, int(candidates[l == l.max()].min()))
     gumbel = noise(replayed.seed, position, candidates).astype(np.float64)
-    return _sampled_margin(l, gumbel, own, params, tail, float(raw.min()))
+    margin, best = _sampled_margin(l, gumbel, own, params, tail, float(raw.min()))
+    return TokenMargin(margin, int(candidates[best]))
 
 
-def _sampled_margin(l: Floats, gumbel: Floats, own: int, params: JobParams, tail: float, least: float) -> float:  # noqa: E741
+def _sampled_margin(
+    l: Floats,  # noqa: E741
+    gumbel: Floats,
+    own: int,
+    params: JobParams,
+    tail: float,
+    least: float,
+) -> tuple[float, int]:
     temperature = params.temperature / ONE
     core, loose = _nuclei(l, params, temperature, _tail_mass(tail, least, temperature, l))
     keys = l / temperature + gumbel
-    margin = max(0.0, float(keys[core].max() - keys[own]))
+    best = int(np.where(core, keys, -np.inf).argmax())
+    margin = max(0.0, float(keys[best] - keys[own]))
     if not loose[own]:
         margin += max(0.0, float(l[loose].min() - l[own]))
-    return min(CLIP, margin)
+    # Where the claimed token may have been allowed and beats all that certainly were, it is the one to name.
+    return min(CLIP, margin), best if margin > 0 else own
 
 
 def _tail_mass(tail: float, least: float, temperature: float, l: Floats) -> float:  # noqa: E741

@@ -10,11 +10,11 @@ from typing import Any
 
 from retally.errors import BadRequest, NodeUnavailable
 from retally.inference.chat_format import ChatFormat
+from retally.node_client import NodeClient
 from retally.protocol.eip712 import Domain, SigningKey, check_signed_by
 from retally.protocol.encoding import Address, to_hex
 from retally.protocol.offer import Offer
 from retally.protocol.wire import AnswerBundle, JobSubmission
-from retally_verifier.node_client import NodeClient
 from retally_verifier.records import NodeRecord
 from tests.contracts.court.transcripts import MODEL, PRICES, PROFILE, Tree, make_job
 

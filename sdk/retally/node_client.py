@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import httpx
 
 from retally.errors import BadRequest, NodeUnavailable, UpstreamTimeout, error_of_envelope
+from retally.inclusion import Inclusion
 from retally.protocol.eip712 import Domain, check_signed_by
-from retally.protocol.encoding import Address, parse_object, parse_signature
+from retally.protocol.encoding import ZERO_ADDRESS, Address, parse_address, parse_object, parse_signature
 from retally.protocol.offer import Offer
 from retally.protocol.voucher import ChannelId
 from retally.protocol.wire import AnswerBundle, ChannelState, JobSubmission, SignedAnswerRequest
-from retally_verifier.records import NodeRecord
+
+
+class NodeEndpoint(Protocol):
+    """A node and where it is reached."""
+
+    @property
+    def node(self) -> Address:
+        """Its address."""
+        ...
+
+    @property
+    def endpoint(self) -> str:
+        """Its registered URL."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Somebody:
+    """A URL behind which a node is not known yet."""
+
+    endpoint: str
+    node: Address = ZERO_ADDRESS
 
 
 class NodeClient:
@@ -25,7 +48,7 @@ class NodeClient:
         """Closes the connections."""
         await self._http.aclose()
 
-    async def offer(self, node: NodeRecord, domain: Domain) -> tuple[Offer, bytes]:
+    async def offer(self, node: NodeEndpoint, domain: Domain) -> tuple[Offer, bytes]:
         """A node's signed offer."""
         info = await self._call("GET", node, "/retally/v1/info")
         offer, signature = Offer.from_wire(info.get("offer")), parse_signature("offer", info.get("offerSignature"))
@@ -34,20 +57,29 @@ class NodeClient:
         check_signed_by(offer.digest(domain), signature, node.node)
         return offer, signature
 
-    async def answer(self, node: NodeRecord, request: SignedAnswerRequest) -> AnswerBundle:
+    async def address_at(self, url: str) -> Address:
+        """Which node says that it answers at a URL; only its signatures prove it."""
+        return parse_address("node", (await self._call("GET", _Somebody(url), "/retally/v1/info")).get("node"))
+
+    async def inclusions(self, node: NodeEndpoint, job_id: str) -> list[Inclusion]:
+        """Under which commits a job's receipts stand, as the node shows it; `check_inclusion` is the caller's."""
+        found = (await self._call("GET", node, f"/retally/v1/receipts/{job_id}/inclusion")).get("inclusions")
+        return [Inclusion.from_wire(item) for item in found] if isinstance(found, list) else []
+
+    async def answer(self, node: NodeEndpoint, request: SignedAnswerRequest) -> AnswerBundle:
         """What the node shows for a drawn point."""
         return AnswerBundle.from_wire(await self._call("POST", node, "/retally/v1/answers", request.to_wire()))
 
-    async def channel(self, node: NodeRecord, channel: ChannelId) -> ChannelState:
+    async def channel(self, node: NodeEndpoint, channel: ChannelId) -> ChannelState:
         """How a channel stands at its node."""
         path = f"/retally/v1/channels/{channel.payer}/{channel.signer}/{channel.lane}"
         return ChannelState.from_wire(await self._call("GET", node, path))
 
-    async def run_job(self, node: NodeRecord, submission: JobSubmission) -> dict[str, Any]:
+    async def run_job(self, node: NodeEndpoint, submission: JobSubmission) -> dict[str, Any]:
         """The plain answer to a job."""
         return await self._call("POST", node, "/retally/v1/jobs", submission.to_wire())
 
-    async def _call(self, method: str, node: NodeRecord, path: str, body: object = None) -> dict[str, Any]:
+    async def _call(self, method: str, node: NodeEndpoint, path: str, body: object = None) -> dict[str, Any]:
         url = node.endpoint.rstrip("/") + path
         try:
             response = await self._http.request(method, url, json=body)
@@ -62,8 +94,3 @@ class NodeClient:
         if response.status_code != httpx.codes.OK:
             raise error_of_envelope(response.status_code, parsed)
         return dict(parse_object("response", parsed))
-
-
-def owner_differs(node: NodeRecord, owners: frozenset[Address]) -> bool:
-    """Whether none of these owners runs the node."""
-    return node.owner not in owners

@@ -1,0 +1,173 @@
+"""Scores bought from nodes: prepaid scoring jobs with a receipt like any."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retally.chain.clock import Clock
+from retally.errors import BadRequest, InvalidReceipt
+from retally.node_client import NodeClient, NodeEndpoint
+from retally.protocol.eip712 import Domain, TypedMessage, check_signed_by
+from retally.protocol.encoding import ZERO_BYTES32, Address, Bytes32, parse_object, parse_signature
+from retally.protocol.job import Assignment, JobRequest, params_hash, prompt_hash
+from retally.protocol.margins import TOP
+from retally.protocol.merkle import EMPTY_ROOT
+from retally.protocol.offer import Offer
+from retally.protocol.params import JobParams
+from retally.protocol.pricing import max_fee
+from retally.protocol.receipt import JobReceipt
+from retally.protocol.wire import JobSubmission, SubmittedAssignment
+from retally.wallet import SignedVoucher
+
+DEADLINE_SECONDS = 600
+
+
+class Purse(Protocol):
+    """Who pays for scores: signs, and keeps every promise on disk before it leaves."""
+
+    @property
+    def payer(self) -> Address:
+        """Whose deposit pays."""
+        ...
+
+    @property
+    def signer(self) -> Address:
+        """Who signs."""
+        ...
+
+    def sign(self, message: TypedMessage) -> bytes:
+        """Signs a typed message."""
+        ...
+
+    async def prepay(self, node: NodeEndpoint, request: JobRequest) -> SignedVoucher:
+        """A voucher that covers the most that the request may cost."""
+        ...
+
+    async def settle(self, receipt: JobReceipt) -> None:
+        """Books a checked receipt."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRows:
+    """A replay's raw logprobs for the judged tokens."""
+
+    top_ids: NDArray[np.int32]
+    top_logprobs: NDArray[np.float32]
+
+    @classmethod
+    def from_wire(cls, value: object, start: int, count: int) -> ScoredRows:
+        """The rows of the answer's tokens out of a whole transcript's."""
+        wire = parse_object("promptLogprobs", value)
+        skip = start - int(wire["start"])
+        ids = np.asarray(wire["topIds"], dtype=np.int32)
+        logprobs = np.asarray(wire["topLogprobs"], dtype=np.float32)
+        if np.isnan(logprobs).any():
+            raise BadRequest("a score is no number", param="promptLogprobs")
+        if skip < 0 or ids.shape != logprobs.shape or ids.ndim != 2 or len(ids) - skip != count:
+            raise BadRequest("the scores do not fit the transcript", param="promptLogprobs")
+        return cls(ids[skip:], logprobs[skip:])
+
+
+class ScoreBuyer:
+    """Has transcripts scored by nodes, one job at a time on each."""
+
+    def __init__(self, client: NodeClient, purse: Purse, domain: Domain, clock: Clock) -> None:
+        self._client = client
+        self._purse = purse
+        self._domain = domain
+        self._clock = clock
+        self._locks: dict[Address, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._boot = secrets.randbits(48)
+        self._counter = 0
+
+    async def score(self, node: NodeEndpoint, ids: Sequence[int], start: int) -> ScoredRows:
+        """The raw logprobs of ids[start:] by one node, paid for."""
+        async with self._locks[node.node]:
+            offer, _ = await self._client.offer(node, self._domain)
+            submission = await self._submission(node, offer, ids)
+            answer = await self._client.run_job(node, submission)
+            extension = parse_object("retally", answer.get("retally"))
+            await self._keep_receipts(node, submission.request, extension)
+            return ScoredRows.from_wire(extension.get("promptLogprobs"), start, len(ids) - start)
+
+    async def _submission(self, node: NodeEndpoint, offer: Offer, ids: Sequence[int]) -> JobSubmission:
+        params = JobParams(
+            max_tokens=1,
+            template_date=datetime.fromtimestamp(self._clock.now(), UTC).date().isoformat(),
+            endpoint="text",
+            temperature=0,
+            prompt_logprobs=TOP,
+        )
+        prompt = {"promptIds": list(ids)}
+        request = self._request(offer, params, prompt, max_fee(offer.prices, prompt_tokens=len(ids), max_output=1))
+        assignment = self._assignment(request, node, offer)
+        signed = await self._purse.prepay(node, request)
+        return JobSubmission(
+            request=request,
+            request_signature=self._purse.sign(request),
+            prompt=prompt,
+            params=params,
+            assignments=(SubmittedAssignment(assignment, self._purse.sign(assignment)),),
+            lane=signed.voucher.lane,
+            voucher=signed.voucher,
+            voucher_signature=signed.signature,
+        )
+
+    def _request(self, offer: Offer, params: JobParams, prompt: dict[str, Any], fee: int) -> JobRequest:
+        nonce = Bytes32(secrets.token_bytes(32))
+        return JobRequest(
+            payer=self._purse.payer,
+            signer=self._purse.signer,
+            model_id=offer.model_id,
+            profile_id=ZERO_BYTES32,
+            n=1,
+            max_price_in=offer.price_in,
+            max_price_cached=offer.price_cached,
+            max_price_out=offer.price_out,
+            prompt_hash=prompt_hash(nonce, prompt),
+            params_hash=params_hash(params),
+            max_output=1,
+            max_fee=fee,
+            client_seed=ZERO_BYTES32,
+            # Audits of audits would never end.
+            audit_consent=False,
+            nonce=nonce,
+            deadline=self._clock.now() + DEADLINE_SECONDS,
+        )
+
+    def _assignment(self, request: JobRequest, node: NodeEndpoint, offer: Offer) -> Assignment:
+        self._counter += 1
+        return Assignment(
+            job_id=request.digest(self._domain),
+            router=self._purse.signer,
+            replica=0,
+            boot=self._boot,
+            counter=self._counter,
+            node=node.node,
+            offer_hash=offer.digest(self._domain),
+            choice=0,
+            segment=0,
+            output_from=0,
+            prefix_root=EMPTY_ROOT,
+            remaining_fee=request.max_fee,
+        )
+
+    async def _keep_receipts(self, node: NodeEndpoint, request: JobRequest, extension: Any) -> None:
+        for item in extension.get("receipts") or []:
+            wire = parse_object("receipt", item)
+            receipt = JobReceipt.from_wire(wire.get("receipt"))
+            digest = receipt.digest(self._domain)
+            check_signed_by(digest, parse_signature("signature", wire.get("signature")), node.node)
+            if receipt.job_id != request.digest(self._domain) or receipt.fee > request.max_fee:
+                raise InvalidReceipt("the request", request.max_fee, receipt.fee)
+            await self._purse.settle(receipt)

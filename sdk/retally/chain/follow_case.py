@@ -1,0 +1,32 @@
+"""What a case waits for: the step that is due, which anybody may take for a tip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from retally.chain.connection import Chain
+from retally.chain.contract import ContractCall
+from retally.chain.court import Case, CaseStatus
+from retally.protocol.case import Shown
+
+#: Another took the step first, or the chain's time is behind ours.
+NOT_YET = frozenset({"CourtSeedNotReady", "CourtVotesPending", "CourtAppealOpen", "CourtWrongStatus"})
+
+
+async def due_step(chain: Chain, case_id: int, case: Case, shown: Sequence[Shown]) -> ContractCall | None:
+    """The call that moves a case on; nothing while it waits for blocks, votes or appeals, or is closed."""
+    if case.status in (CaseStatus.DRAWING, CaseStatus.VOTING):
+        return chain.court.advance(case_id) if await _is_due(chain, case_id, case) else None
+    if case.status == CaseStatus.DECIDED and chain.clock.now() > case.appeal_end:
+        return chain.court.execute(case_id, shown)
+    return None
+
+
+async def _is_due(chain: Chain, case_id: int, case: Case) -> bool:
+    state = await chain.court.round_of(case_id, case.round)
+    if case.status == CaseStatus.DRAWING:
+        return await chain.block_number() > state.seed_block
+    if chain.clock.now() <= state.commit_end:
+        # The reveal phase can begin.
+        return state.committed == state.size
+    return chain.clock.now() > state.reveal_end or state.revealed == state.committed

@@ -1,0 +1,162 @@
+"""`retally verify`: re-execute one of your jobs and see, token by token, whether the answer is the model's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from retally.cli.amounts import parse_amount, show_amount
+from retally.cli.held_job import (
+    AskText,
+    ModelDir,
+    PromptFile,
+    Receipt,
+    held_content,
+    held_evidence,
+    held_prompt,
+    model_folder,
+    model_kit,
+)
+from retally.cli.output import emit, note, verdict_code
+from retally.cli.session import Session, run
+from retally.errors import BadRequest
+from retally.job_evidence import Evidence
+from retally.protocol.encoding import Bytes32, parse_bytes32
+
+REQUEST_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Who shall replay, by what calibrations, for how much."""
+
+    engine_url: str | None
+    engine_model: str | None
+    profile: str | None
+    nodes: tuple[str, ...]
+    calibrations: Path | None
+    limit: int
+
+
+EngineUrl = Annotated[
+    str | None, typer.Option(help="Your own vLLM with the job's model; it needs --max-logprobs 66, no sampler.")
+]
+EngineModel = Annotated[str | None, typer.Option(help="The model's name there, if it is another.")]
+Profile = Annotated[
+    str | None, typer.Option(help="Profile id that your engine runs under; else taken to be the node's.")
+]
+Nodes = Annotated[
+    list[str] | None, typer.Option(help="A node of another owner, by address or URL, that scores for money.")
+]
+Limit = Annotated[str, typer.Option(help="Pay nodes no more than this, in rUSD.")]
+CalibrationDir = Annotated[
+    Path | None, typer.Option(help="Folder of calibration files; else those of the devnet's model.")
+]
+
+
+def verify(
+    ctx: typer.Context,
+    receipt: Receipt,
+    prompt: PromptFile = None,
+    ask: AskText = None,
+    engine_url: EngineUrl = None,
+    engine_model: EngineModel = None,
+    profile: Profile = None,
+    node: Nodes = None,
+    limit: Limit = "1",
+    model_dir: ModelDir = None,
+    calibrations: CalibrationDir = None,
+) -> None:
+    """Re-execute a job: broken rules first, then a replay token by token, then the verdict (R-35).
+
+    Exit codes: 0 match, 6 mismatch, 7 inconclusive; 2 where receipt and prompt are not one job's, 3 for an unknown one.
+    """
+    session = Session(ctx)
+    wanted = Wanted(engine_url, engine_model, profile, tuple(node or ()), calibrations, parse_amount(limit))
+    content = held_content(session, receipt)
+    kit, chat_format, model = model_kit(model_folder(session, model_dir))
+    evidence = held_evidence(session, content, held_prompt(prompt, ask), kit)
+
+    from retally.cli.verify_view import report_json, report_view
+
+    async def work() -> Any:
+        from retally.chain.calibrations import CalibrationFiles
+        from retally.cli.scorers import UncheckedCalibrations
+        from retally.verify_job import verify_job
+
+        # What needs no replay comes before anybody is paid or asked for a password.
+        alone = await verify_job(evidence, session.domain, kit, (), UncheckedCalibrations(CalibrationFiles()))
+        if not alone.awaits_replay:
+            return alone
+        async with _replaying(ctx, session, wanted, evidence, model) as (scorers, known):
+            return await verify_job(evidence, session.domain, kit, scorers, known)
+
+    report = run(work)
+    emit(ctx, report_json(report, chat_format.token_text), report_view(report, chat_format.token_text, model))
+    raise typer.Exit(verdict_code(report.verdict))
+
+
+@asynccontextmanager
+async def _replaying(
+    ctx: typer.Context, session: Session, wanted: Wanted, evidence: Evidence, model: str
+) -> AsyncIterator[tuple[Sequence[Any], Any]]:
+    """The re-executors that are wanted, and the calibrations that judge by them."""
+    from retally.chain.calibrations import CalibrationFiles, Calibrations
+    from retally.cli.scorers import UncheckedCalibrations, own_engine
+    from retally.devnet.catalogue import CALIBRATIONS
+
+    folder = wanted.calibrations or CALIBRATIONS
+    async with AsyncExitStack() as stack:
+        scorers: list[Any] = []
+        if wanted.engine_url is not None:
+            name = wanted.engine_model or model
+            scorer, engine = await own_engine(wanted.engine_url, name, _profile(wanted, evidence))
+            stack.push_async_callback(engine.close)
+            scorers.append(scorer)
+        if session.context.rpc_url is None and not wanted.nodes:
+            files = CalibrationFiles()
+            files.load(folder)
+            note(ctx, "no chain is known: whether the calibration may judge already is not checked")
+            yield scorers, UncheckedCalibrations(files)
+            return
+        chain = await stack.enter_async_context(session.chain())
+        known = Calibrations(chain.registry)
+        known.load(folder)
+        if wanted.nodes:
+            scorers += await _paid_nodes(ctx, session, stack, chain, wanted, evidence)
+        yield scorers, known
+
+
+async def _paid_nodes(
+    ctx: typer.Context, session: Session, stack: AsyncExitStack, chain: Any, wanted: Wanted, evidence: Evidence
+) -> list[Any]:
+    from retally.buy_scores import ScoreBuyer
+    from retally.cli.scorers import WalletPurse, paid_node
+    from retally.node_client import NodeClient
+    from retally.wallet import Wallet
+
+    wallet = Wallet(session.key(), chain.domain, session.home)
+    stack.callback(wallet.close)
+    client = NodeClient(REQUEST_SECONDS)
+    stack.push_async_callback(client.close)
+    purse = WalletPurse(wallet, wanted.limit)
+    stack.callback(lambda: note(ctx, f"paid {show_amount(purse.spent)} for scores"))
+    buyer = ScoreBuyer(client, purse, chain.domain, chain.clock)
+    receipts = [leaf.receipt for leaf in evidence.receipts]
+    note(ctx, f"{wallet.payer} pays {len(wanted.nodes)} nodes for scores; they see the prompt and the answer")
+    return [await paid_node(chain, client, buyer, where, receipts) for where in wanted.nodes]
+
+
+def _profile(wanted: Wanted, evidence: Evidence) -> Bytes32:
+    if wanted.profile is not None:
+        return parse_bytes32("profile", wanted.profile)
+    profiles = {leaf.receipt.profile_id for leaf in evidence.receipts}
+    if len(profiles) > 1:
+        hint = "say which one your engine runs under: --profile"
+        raise BadRequest("the job's receipts are of several profiles", param="profile", hint=hint)
+    return profiles.pop()
