@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
+from typing import cast
 
 import pytest
 from eth_abi.abi import encode
+from web3 import HTTPProvider
 from web3.contract.contract import ContractFunction
+from web3.types import RPCEndpoint
 
 from retally.protocol.encoding import keccak
 from retally.protocol.voucher import NodeAuth
@@ -76,7 +79,7 @@ def add_operators(world: World, amount: int) -> None:
     assert len(ledger.pools.functions.membersOf(1).call()) == len(world.owners)
 
 
-def send_each(world: World, calls: list[tuple[ContractFunction, str]]) -> None:
+def send_each(world: World, calls: Sequence[tuple[ContractFunction, str]]) -> None:
     """Calls of different senders, mined when this returns."""
     world.ledger.send_all(calls)
     while any(world.ledger.rpc("txpool_status")[kind] != "0x0" for kind in ("pending", "queued")):
@@ -103,7 +106,7 @@ def before_the_last_appeal(world: World) -> tuple[Case, list[str]]:
     return case, [world.cheat, world.challenger, *appellants]
 
 
-def declare(world: World, jurors: list[str], parties: list[str], refused: list[str]) -> None:
+def declare(world: World, jurors: Sequence[str], parties: Sequence[str], refused: Sequence[str]) -> None:
     """All jurors declare every party, so that a check reads both sides; the last party those that may not sit."""
     registry = world.ledger.registry.functions
     for party in parties:
@@ -113,7 +116,7 @@ def declare(world: World, jurors: list[str], parties: list[str], refused: list[s
     assert all(registry.areSiblings(juror, parties[-1]).call() for juror in refused)
 
 
-def spread(world: World, owners: list[str]) -> None:
+def spread(world: World, owners: Sequence[str]) -> None:
     """Put the owners, each with an equal weight, far apart into a pool of a million that have left."""
     pool = int.from_bytes(keccak(encode(["uint256", "uint256"], [1, POOLS_SLOT])), "big")
     members = int.from_bytes(keccak(encode(["uint256"], [pool + MEMBERS])), "big")
@@ -128,9 +131,10 @@ def spread(world: World, owners: list[str]) -> None:
     for node, total in sums.items():
         words[int.from_bytes(keccak(encode(["uint256", "uint256"], [node, pool + SUMS])), "big")] = total
     pools = world.ledger.pools
-    calls = [("anvil_setStorageAt", [pools.address, f"0x{at:064x}", f"0x{word:064x}"]) for at, word in words.items()]
+    store, provider = RPCEndpoint("anvil_setStorageAt"), cast(HTTPProvider, world.ledger.web3.provider)
+    calls = [(store, [pools.address, f"0x{at:064x}", f"0x{word:064x}"]) for at, word in words.items()]
     for first in range(0, len(calls), 500):
-        answers = world.ledger.web3.provider.make_batch_request(calls[first : first + 500])  # type: ignore[arg-type]
+        answers = provider.make_batch_request(calls[first : first + 500])
         assert all("error" not in answer for answer in answers)
     assert pools.functions.weightOf(1).call() == STAKE * len(owners)
     assert pools.functions.entryOf(1, owners[0]).call()[1] == STAKE

@@ -16,7 +16,7 @@ CEILING_EACH = 12_000
 def bond(world: World, amount: int, name: str = "more") -> list[str]:
     """More verifiers."""
     staking = world.ledger.staking.functions
-    made = [key(f"{name} {number}").address for number in range(amount)]
+    made: list[str] = [key(f"{name} {number}").address for number in range(amount)]
     for number, verifier in enumerate(made):
         world.ledger.send(staking.stakeFor(verifier, VERIFIER, BOND + number * 10**6), world.outsider)
     return made
@@ -30,7 +30,7 @@ def twin(world: World, seed: bytes, commit_time: int) -> str:
         bonded, *_, since = staking.stakeOf(verifier, VERIFIER).call()
         if since < commit_time:
             waits[verifier] = lot(seed, verifier) / (bonded * (commit_time - since))
-    return min(waits, key=lambda verifier: waits[verifier])
+    return str(min(waits, key=lambda verifier: waits[verifier]))
 
 
 class TestDraw:
