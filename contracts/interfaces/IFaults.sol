@@ -30,6 +30,7 @@ struct Signed {
 /// @dev Signatures of a hot key alone cost at most `signedCap` a key, and nothing once the receipt is old or the key
 /// revoked. A receipt that was shown to stand under a commit (`bindLeaf`) binds the owner wholly, whatever became of
 /// its key; it can then be punished once more than by its signature alone. `bound` says which of the two is proven.
+/// Two receipts for the same money bind wholly once one of them does.
 interface IFaults is IClaims {
     /// @notice What a receipt shows about its money.
     enum Billing {
