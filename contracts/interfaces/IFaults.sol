@@ -82,6 +82,8 @@ interface IFaults is IClaims {
     error FaultsWrongParams(bytes32 expected, bytes32 given);
     /// @notice Nobody showed that the receipt stands under a commit.
     error FaultsNotBound(bytes32 receiptDigest);
+    /// @notice The commit of the leaf is too old for a receipt outside any commit to contradict it.
+    error FaultsCommitTooOld(bytes32 receiptDigest, uint256 until);
     /// @notice The receipt under the commit is another node's.
     error FaultsForeignLeaf(address expected, address given);
 
@@ -103,7 +105,7 @@ interface IFaults is IClaims {
 
     /// @notice Two receipts of one node for the same money of a channel. Evidence: keccak(abi.encode(digest a, digest b)).
     /// @param bound Whether `a` was shown to stand under a commit: it then binds the owner wholly, whatever became of the
-    /// key since `b` was signed. `b`, unless it stands under a commit too, must not be older than a receipt's life.
+    /// key; unless `b` stands under a commit too, within a receipt's life of the commit.
     function proveDoubleMoney(
         JobReceipt calldata a,
         Signed calldata signatureA,
