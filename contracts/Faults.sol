@@ -59,9 +59,9 @@ contract Faults is Answerable {
         bytes32 digestA = a.digestIn(_domain());
         bytes32 digestB = b.digestIn(_domain());
         _checkPair(digestA, signatureA, digestB, signatureB, a.node, salt);
-        // Of the one that no commit holds nobody but the payer may have heard: revoking its key must not void it.
-        if (bound && boundOwner[digestB] == address(0)) _requireInLife(b);
         Fault memory fault = _answerable(Kind.DoubleMoney, a, digestA, bound, b.finishedAt);
+        // What no commit holds is the payer's alone: neither a revoked key nor a false date must void it.
+        if (bound) _requireRecent(digestA, digestB);
         _prove(fault, _subjectOf(fault, Hashes.commutativeKeccak256(digestA, digestB)));
     }
 

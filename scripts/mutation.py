@@ -47,9 +47,10 @@ NEAR = {
     ],
     r"Audit|SeedBlocks": ["court/test_audits"],
     r"Trap": ["court/test_traps"],
-    r"Silence": ["court/test_silence"],
-    r"Claims|Billing|Merkle|Tiling|TokenTrees|Signatures|Outputs": [
+    r"Silence|ChallengeLocks|AtStake": ["court/test_silence", "court/test_silence_threats"],
+    r"Claims|Answerable|Billing|Merkle|Tiling|TokenTrees|Signatures|Outputs": [
         "court/test_faults", "court/test_faults_punish", "court/test_faults_tiling", "court/test_faults_receipts",
+        "court/test_faults_money",
     ],
 }
 

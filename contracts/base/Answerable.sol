@@ -12,8 +12,14 @@ import {JobReceipt} from "../types/JobReceipt.sol";
 
 /// @notice Whose stake answers for a receipt: wholly under a commit, within a cap while its node's key lives.
 abstract contract Answerable is IFaults, Claims {
-    /// @inheritdoc IFaults
-    mapping(bytes32 receiptDigest => address) public boundOwner;
+    /// @param owner Whom the receipt binds.
+    /// @param time When the last commit under which it was shown was made.
+    struct Bound {
+        address owner;
+        uint40 time;
+    }
+
+    mapping(bytes32 receiptDigest => Bound) private _bound;
 
     constructor(IEscrow escrow, IStaking staking, IRegistry registry, FaultParameters memory chosen)
         Claims(escrow, staking, registry, chosen)
@@ -24,8 +30,14 @@ abstract contract Answerable is IFaults, Claims {
         _checkCommit(c);
         require(leaf.receipt.node == c.node, FaultsForeignLeaf(c.node, leaf.receipt.node));
         bytes32 digest = _checkLeaf(c, leaf, count);
-        boundOwner[digest] = c.owner;
+        uint40 known = _bound[digest].time;
+        _bound[digest] = Bound(c.owner, c.time > known ? c.time : known);
         emit LeafBound(digest, c.owner, c.id);
+    }
+
+    /// @inheritdoc IFaults
+    function boundOwner(bytes32 receiptDigest) external view returns (address) {
+        return _bound[receiptDigest].owner;
     }
 
     /// @dev A fault of the owner that a receipt under a commit binds, or of the node's key as far as that still counts.
@@ -44,7 +56,7 @@ abstract contract Answerable is IFaults, Claims {
     }
 
     function _requireBound(bytes32 digest) internal view returns (address owner) {
-        owner = boundOwner[digest];
+        owner = _bound[digest].owner;
         require(owner != address(0), FaultsNotBound(digest));
     }
 
@@ -53,12 +65,12 @@ abstract contract Answerable is IFaults, Claims {
         return _subject(fault.kind, fault.key == address(0) ? keccak256(abi.encode(what)) : what);
     }
 
-    /// @dev A receipt outside any commit that its node's key signed while it lived, as far as it says itself, not long ago.
-    function _requireInLife(JobReceipt calldata receipt) internal view {
-        (,,,, uint40 revokedAt,) = REGISTRY.node(receipt.node);
-        bool isRevoked = revokedAt != 0 && receipt.finishedAt > revokedAt;
-        bool late = block.timestamp > uint256(receipt.finishedAt) + RECEIPT_LIFE;
-        require(!isRevoked && !late, FaultsReceiptVoid(receipt.node, isRevoked, receipt.finishedAt));
+    /// @dev What contradicts a leaf lies under a commit too, or the leaf was committed not long ago. The commit's time
+    /// counts: whoever signs chooses what `finishedAt` says.
+    function _requireRecent(bytes32 digest, bytes32 other) internal view {
+        if (_bound[other].owner != address(0)) return;
+        uint256 until = uint256(_bound[digest].time) + RECEIPT_LIFE;
+        require(block.timestamp <= until, FaultsCommitTooOld(digest, until));
     }
 
     /// @dev The owner answerable for a receipt outside any commit, which is void when late or of a revoked key.

@@ -30,6 +30,7 @@ struct Signed {
 /// @dev Signatures of a hot key alone cost at most `signedCap` a key, and nothing once the receipt is old or the key
 /// revoked. A receipt that was shown to stand under a commit (`bindLeaf`) binds the owner wholly, whatever became of
 /// its key; it can then be punished once more than by its signature alone. `bound` says which of the two is proven.
+/// Two receipts for the same money bind wholly once one of them does.
 interface IFaults is IClaims {
     /// @notice What a receipt shows about its money.
     enum Billing {
@@ -81,6 +82,8 @@ interface IFaults is IClaims {
     error FaultsWrongParams(bytes32 expected, bytes32 given);
     /// @notice Nobody showed that the receipt stands under a commit.
     error FaultsNotBound(bytes32 receiptDigest);
+    /// @notice The commit of the leaf is too old for a receipt outside any commit to contradict it.
+    error FaultsCommitTooOld(bytes32 receiptDigest, uint256 until);
     /// @notice The receipt under the commit is another node's.
     error FaultsForeignLeaf(address expected, address given);
 
@@ -102,7 +105,7 @@ interface IFaults is IClaims {
 
     /// @notice Two receipts of one node for the same money of a channel. Evidence: keccak(abi.encode(digest a, digest b)).
     /// @param bound Whether `a` was shown to stand under a commit: it then binds the owner wholly, whatever became of the
-    /// key since `b` was signed. `b`, unless it stands under a commit too, must not be older than a receipt's life.
+    /// key; unless `b` stands under a commit too, within a receipt's life of the commit.
     function proveDoubleMoney(
         JobReceipt calldata a,
         Signed calldata signatureA,

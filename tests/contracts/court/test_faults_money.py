@@ -48,17 +48,25 @@ class TestDoubleMoney:
         claimant.reverts("FaultsAlreadyProven", claimant.double_money(committed, job, bound=True))
         world.supply()
 
-    def test_revoking_the_key_meanwhile_voids_nothing(self, world: World, claimant: Claimant, job: Job) -> None:
+    def test_revoking_the_key_or_a_false_date_voids_nothing(self, world: World, claimant: Claimant, job: Job) -> None:
         committed = instead_of(world, job)
         bound(world, claimant, committed)
         world.ledger.send(world.ledger.registry.functions.revokeNode(job.receipt.node), world.cheat)
         claimant.reverts("FaultsReceiptVoid", claimant.double_money(committed, job))
-        late = job.changed(finished_at=world.ledger.now() + 10)
-        assert claimant.reverts("FaultsReceiptVoid", claimant.double_money(committed, late, bound=True))[1]
-        with world.ledger.reverted():
-            assert claimant.proves(claimant.double_money(committed, job, bound=True)).slashed == WHOLE
+        for finished_at in (0, job.receipt.finished_at, 2**40 - 1):
+            with world.ledger.reverted():
+                dated = job.changed(finished_at=finished_at)
+                assert claimant.proves(claimant.double_money(committed, dated, bound=True)).slashed == WHOLE
+
+    def test_a_key_that_leaks_long_after_its_last_commit_costs_nothing(
+        self, world: World, claimant: Claimant, job: Job
+    ) -> None:
+        committed = instead_of(world, job)
+        commit = bound(world, claimant, committed)
+        world.ledger.send(world.ledger.registry.functions.revokeNode(job.receipt.node), world.cheat)
         world.ledger.jump(28 * DAY)
-        claimant.reverts("FaultsReceiptVoid", claimant.double_money(committed, job, bound=True))
+        operands = claimant.reverts("FaultsCommitTooOld", claimant.double_money(committed, job, bound=True))
+        assert operands == (committed.digest, commit.record.time + 28 * DAY)
 
     def test_under_two_commits_it_outlives_key_and_receipts(self, world: World, claimant: Claimant, job: Job) -> None:
         straddling = instead_of(world, job).changed(cum_to=job.receipt.cum_to + 300)

@@ -1,0 +1,104 @@
+"""Challenges of silent points: which are tried again, and which are settled."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from retally.chain.connection import Chain
+from retally.chain.silence import ChallengeStatus
+from retally.chain.transactions import TxSender
+from retally.errors import TransactionFailed
+from retally.protocol.case import CommitRecord
+from retally.protocol.eip712 import SigningKey
+from retally.protocol.encoding import keccak
+from retally_verifier.challenge_silence import SilenceChallenger
+from retally_verifier.records import Finding, FindingState
+from retally_verifier.store import Store
+
+OWNER, NODE, PAYER, VERIFIER = (SigningKey(keccak(n.encode())).address for n in ("owner", "node", "payer", "verifier"))
+COMMIT = CommitRecord(7, NODE, OWNER, keccak(b"root"), keccak(b""), 1000, 300_000, 12, 5_000)
+SILENT = Finding(
+    commit_id=7, range_index=0, k=3, channel=keccak(b"channel"), point=3_500, owner=OWNER, node=NODE, payer=PAYER,
+    time=5_000, state=FindingState.SILENT, verdict=3, log_e=0.0, detail={},
+)  # fmt: skip
+
+
+class FakeSilence:
+    """The contract as this verifier sees it: nothing is challenged yet."""
+
+    address = NODE
+
+    def __init__(self) -> None:
+        self.open: set[bytes] = set()
+
+    async def challenge_of(self, challenge: bytes) -> Any:
+        status = ChallengeStatus.OPEN if challenge in self.open else ChallengeStatus.NONE
+        return SimpleNamespace(status=status, challenger=VERIFIER, deadline=2**40)
+
+    async def challenge_bond(self) -> int:
+        return 0
+
+    def challenge(self, *given: Any) -> tuple[Any, ...]:
+        return given
+
+
+class FakeSender:
+    """Sends what it is given, or is refused."""
+
+    address = VERIFIER
+
+    def __init__(self, error: str | None) -> None:
+        self.error = error
+        self.sent = 0
+
+    async def send(self, call: Any) -> None:
+        self.sent += 1
+        if self.error is not None:
+            raise TransactionFailed(self.error)
+
+
+class FakeAsset:
+    """An asset whose allowance suffices."""
+
+    async def allowance(self, owner: str, spender: str) -> int:
+        return 10**9
+
+
+def challenger(folder: Path, error: str | None) -> tuple[SilenceChallenger, FakeSender, Store]:
+    """A verifier that found two silent points."""
+    store = Store(folder / "verifier.sqlite")
+    store.add_commit(COMMIT, b"")
+    for k in (3, 4):
+        store.put_finding(replace(SILENT, k=k))
+    silence = FakeSilence()
+    sender = FakeSender(error)
+    clock = SimpleNamespace(now=lambda: 5_000)
+    chain = SimpleNamespace(silence=silence, asset=FakeAsset(), clock=clock)
+    return SilenceChallenger(cast(Chain, chain), cast(TxSender, sender), store), sender, store
+
+
+class TestStep:
+    async def test_what_the_limit_refuses_is_tried_again(self, tmp_path: Path) -> None:
+        loop, sender, store = challenger(tmp_path, "SilenceVerifierLimit")
+        await loop.step()
+        assert (sender.sent, list(store.challenges())) == (2, [])
+        await loop.step()
+        assert sender.sent == 4
+
+    @pytest.mark.parametrize("error", ["SilenceNotEntitled", "SilenceAlreadyChallenged", "SilenceWindowClosed"])
+    async def test_what_can_never_be_challenged_is_settled(self, tmp_path: Path, error: str) -> None:
+        loop, sender, store = challenger(tmp_path, error)
+        await loop.step()
+        assert [record.closed for record in store.challenges()] == [True, True]
+        await loop.step()
+        assert sender.sent == 2
+
+    async def test_any_other_refusal_is_told(self, tmp_path: Path) -> None:
+        loop, _, _ = challenger(tmp_path, "SilenceSeedNotFixed")
+        with pytest.raises(TransactionFailed):
+            await loop.step()
