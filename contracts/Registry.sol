@@ -16,11 +16,18 @@ contract Registry is IRegistry, Ownable {
     /// @dev Bytes of an endpoint: a name and a path, and little to load for whoever reads a node.
     uint256 private constant MAX_ENDPOINT = 256;
 
+    /// @dev What a node's key may do: sign; collect, answer and vote for its owner as well; nothing more.
+    enum Key {
+        Serving,
+        Delegate,
+        Revoked
+    }
+
     /// @dev What a commit or a fault needs is in the first slot.
     struct Node {
         address owner;
         uint88 unit;
-        bool isRevoked;
+        Key key;
         uint40 registeredAt;
         uint40 revokedAt;
         bytes32 modelId;
@@ -96,6 +103,7 @@ contract Registry is IRegistry, Ownable {
         n.owner = msg.sender;
         n.registeredAt = uint40(block.timestamp);
         n.unit = type(uint88).max;
+        if (_delegates[msg.sender][node_]) n.key = Key.Delegate;
         _serve(n, modelId, profileId, endpoint);
         emit NodeRegistered(node_, msg.sender, modelId, profileId, endpoint);
     }
@@ -109,13 +117,18 @@ contract Registry is IRegistry, Ownable {
     /// @inheritdoc IRegistry
     function revokeNode(address node_) external {
         Node storage n = _ownNode(node_);
-        n.isRevoked = true;
+        n.key = Key.Revoked;
         n.revokedAt = uint40(block.timestamp);
         emit NodeRevoked(node_, msg.sender);
     }
 
     /// @inheritdoc IRegistry
     function setDelegate(address delegate, bool allowed) external {
+        Node storage n = _nodes[delegate];
+        if (n.owner == msg.sender) {
+            require(n.key != Key.Revoked, RegistryNodeIsRevoked(delegate));
+            n.key = allowed ? Key.Delegate : Key.Serving;
+        }
         _delegates[msg.sender][delegate] = allowed;
         emit DelegateSet(msg.sender, delegate, allowed);
     }
@@ -194,7 +207,7 @@ contract Registry is IRegistry, Ownable {
 
     /// @inheritdoc IRegistry
     function keyOf(address node_) external view returns (address owner, bool isRevoked) {
-        return (_nodes[node_].owner, _nodes[node_].isRevoked);
+        return (_nodes[node_].owner, _nodes[node_].key == Key.Revoked);
     }
 
     /// @inheritdoc IRegistry
@@ -223,9 +236,9 @@ contract Registry is IRegistry, Ownable {
     /// @inheritdoc IRegistry
     function isDelegate(address owner, address who) public view returns (bool) {
         if (who == owner) return true;
+        // A node's collect has read its slot anyway.
         Node storage n = _nodes[who];
-        if (n.owner == owner && owner != address(0) && !n.isRevoked) return true;
-        return _delegates[owner][who];
+        return n.owner == owner ? n.key == Key.Delegate : _delegates[owner][who];
     }
 
     /// @inheritdoc IRegistry
@@ -276,7 +289,7 @@ contract Registry is IRegistry, Ownable {
         n = _nodes[node_];
         require(n.owner != address(0), RegistryUnknownNode(node_));
         require(n.owner == msg.sender, RegistryNotNodeOwner(node_, n.owner, msg.sender));
-        require(!n.isRevoked, RegistryNodeIsRevoked(node_));
+        require(n.key != Key.Revoked, RegistryNodeIsRevoked(node_));
     }
 
     function _checkActive(address owner) private view {

@@ -78,7 +78,9 @@ interface IRegistry {
     /// @notice Ends a node of the caller, for ever. What it earned can still be collected.
     function revokeNode(address node) external;
 
-    /// @notice Lets `delegate` act for the caller wherever an owner may: collect, vote, answer.
+    /// @notice Lets `delegate` act for the caller wherever an owner may: collect, vote, answer. A node's key may be named,
+    /// before or after it is registered, until it is revoked. Whoever steals it can then commit to a broken tree, which
+    /// costs as much as a mismatch; a key that only signs jobs costs `signedCap` at most.
     function setDelegate(address delegate, bool allowed) external;
 
     /// @notice Declares that `sibling` is run by the caller too, or takes that back. A declaration holds at once and counts
@@ -130,7 +132,7 @@ interface IRegistry {
     /// @notice Whether a live node of `owner` declares this pair: what a draw asks of each juror, at a bounded cost.
     function serves(address node, address owner, bytes32 modelId, bytes32 profileId) external view returns (bool);
 
-    /// @notice Whether `who` is the owner, a live node of it, or named by it.
+    /// @notice Whether `who` is the owner or named by it. A node is not by itself, and no more once it is revoked.
     function isDelegate(address owner, address who) external view returns (bool);
 
     /// @notice Whether both have declared each other, and neither declaration has ended. One alone could exclude strangers

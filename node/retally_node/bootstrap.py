@@ -30,6 +30,7 @@ from retally_node.candidate import AdmissionRules
 from retally_node.chain_views import ChainAudits, EscrowCollect, EscrowReserve, SilenceView
 from retally_node.challenges import ChallengeChain, Challenges
 from retally_node.channels import ChannelBook
+from retally_node.collector import check_authorised, collector_key
 from retally_node.court_view import ChainCases, ChainCourt, HttpEvidence
 from retally_node.decode import Decoder
 from retally_node.engine_start import engine_process, ready_engine
@@ -226,7 +227,10 @@ async def open_node(settings: NodeSettings, engine: Engine | None = None) -> Asy
         chain = await stack.enter_async_context(Chain(settings.rpc_url, deployment))
         info = await ready_engine(engine, process, settings.engine_start_seconds)
         served = await _served(settings, chain, key, files, info.max_context)
-        sender = TxSender(chain, key, settings.data_dir / "pending_tx.json")
+        collector = collector_key(settings, key)
+        await check_authorised(chain, served.owner, collector.address)
+        pending = "pending_tx.json" if collector.address == key.address else "pending_collector_tx.json"
+        sender = TxSender(chain, collector, settings.data_dir / pending)
         outside = Outside(
             clock=chain.clock,
             payers=ChainPayers(chain.escrow, key.address, settings.standing_seconds),

@@ -21,7 +21,10 @@ from retally.cli.session import Session, run
 from retally.errors import BadRequest
 from retally.inference.model_files import ModelFiles
 from retally.keystore import service_key
+from retally.protocol.eip712 import SigningKey
+from retally.protocol.encoding import Address, parse_address
 from retally_node import operate
+from retally_node.collector import collector_key
 from retally_node.new_node import NewNode, make_node
 from retally_node.settings import NodeSettings
 
@@ -29,6 +32,10 @@ app = typer.Typer(cls=JsonGroup, no_args_is_help=True, help="Serve a model and e
 
 Config = Annotated[Path, typer.Option("--config", help="node.toml", exists=True, dir_okay=False)]
 GAS_WEI = 10**17
+HOT_COLLECTOR = (
+    "the node's own key may now collect, answer and vote for you: whoever steals it can cost you half of the stake; "
+    "to keep one apart set collector_key_file in node.toml and stake again"
+)
 
 
 @app.command()
@@ -71,8 +78,11 @@ def stake(
     amount: Annotated[str | None, typer.Option(help="How much more to stake, in rUSD.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="Where routers reach the node; else public_url.")] = None,
     profile: Annotated[str | None, typer.Option(help="Profile id, if the deployment knows several.")] = None,
+    collector: Annotated[
+        str | None, typer.Option(help="Who may collect, answer and vote: an address, or none; else the node's key.")
+    ] = None,
 ) -> None:
-    """Stake with the owner's key and register the node."""
+    """Stake with the owner's key, register the node and authorise the key that collects."""
     settings = NodeSettings.load(config)
     url = endpoint or settings.public_url or f"http://{settings.host}:{settings.port}"
 
@@ -84,12 +94,25 @@ def stake(
                 await operate.stake(operator, parse_amount(amount))
             files = ModelFiles.load(settings.model_dir)
             done = await operate.register(operator, node, files, profile, url)
+            acting = _acting(collector, settings, node)
+            await operate.authorise(operator, node.address, acting)
             await operate.enlist(operator, node.address)
-            await operate.send_gas(operator, node.address, GAS_WEI)
-            return {"node": node.address, "entry": done, **await operate.stake_status(operator.chain, operator.owner)}
+            if acting is not None:
+                await operate.send_gas(operator, acting, GAS_WEI)
+            entry = {"node": node.address, "entry": done, "collector": acting}
+            return {**entry, **await operate.stake_status(operator.chain, operator.owner)}
 
     data = run(work)
+    if data["collector"] == data["node"]:
+        note(ctx, HOT_COLLECTOR)
     emit(ctx, data, f"{data['node']} is {data['entry']}; staked: {show_amount(int(data['bonded']))}")
+
+
+def _acting(collector: str | None, settings: NodeSettings, node: SigningKey) -> Address | None:
+    """Who shall act for the owner: who is named, nobody, or the key that the settings name."""
+    if collector is None:
+        return collector_key(settings, node).address
+    return None if collector == "none" else parse_address("collector", collector)
 
 
 @app.command()
@@ -111,12 +134,15 @@ def status(ctx: typer.Context, config: Config) -> None:
 
     async def work() -> dict[str, Any]:
         async with _chain(settings) as chain:
-            node = service_key(settings, chain.deployment.chain_id).address
+            key = service_key(settings, chain.deployment.chain_id)
+            node, collector = key.address, collector_key(settings, key).address
             entry = await chain.registry.node(node)
             answer = await _ask(settings, node)
             return {
                 "node": node,
                 "registered": entry.is_live,
+                "collector": collector,
+                "authorised": entry.is_live and await chain.registry.is_delegate(entry.owner, collector),
                 "endpoint": entry.endpoint,
                 "serving": answer is not None,
                 **await operate.stake_status(chain, entry.owner),
@@ -125,7 +151,17 @@ def status(ctx: typer.Context, config: Config) -> None:
 
     data = run(work)
     view = table("node", str(data["node"]))
-    for name in ("owner", "registered", "endpoint", "serving", "jobs", "uncollected", "problems"):
+    for name in (
+        "owner",
+        "registered",
+        "collector",
+        "authorised",
+        "endpoint",
+        "serving",
+        "jobs",
+        "uncollected",
+        "problems",
+    ):
         if name in data:
             view.add_row(name, str(data[name]))
     view.add_row("bonded", show_amount(int(data["bonded"])))

@@ -79,11 +79,20 @@ async def enlist(operator: Operator, node: Address) -> None:
         await operator.sender.send(pools.enlist(node))
 
 
-async def send_gas(operator: Operator, node: Address, wei: int) -> None:
-    """Give the hot key gas, if it has little."""
-    held = int(await operator.chain.rpc.request("eth_getBalance", node, "latest"), 16)
+async def authorise(operator: Operator, node: Address, collector: Address | None) -> None:
+    """Let this key collect, answer and vote; the node's own no more, unless it is that key."""
+    registry = operator.chain.registry
+    if collector is not None and not await registry.is_delegate(operator.owner, collector):
+        await operator.sender.send(registry.set_delegate(collector, True))
+    if node != collector and await registry.is_delegate(operator.owner, node):
+        await operator.sender.send(registry.set_delegate(node, False))
+
+
+async def send_gas(operator: Operator, collector: Address, wei: int) -> None:
+    """Give the key that sends transactions gas, if it has little."""
+    held = int(await operator.chain.rpc.request("eth_getBalance", collector, "latest"), 16)
     if wei and held < LOW_GAS_WEI:
-        await operator.sender.send(ContractCall(node, b"", "gas for the node"), wei)
+        await operator.sender.send(ContractCall(collector, b"", "gas for the node"), wei)
 
 
 async def stake_status(chain: Chain, owner: Address) -> dict[str, Any]:

@@ -23,6 +23,10 @@ class NodeSettings(ServiceSettings):
     public_url: str | None = None
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     admin_token: SecretStr | None = None
+    collector_key_file: Path | None = Field(
+        default=None, description="the key that collects, answers and votes, if not the node's own"
+    )
+    collector_key_password_file: Path | None = None
 
     engine_url: str = "http://127.0.0.1:8000"
     engine_command: tuple[str, ...] | None = Field(
@@ -59,4 +63,10 @@ class NodeSettings(ServiceSettings):
     def _cached_is_cheaper(self) -> Self:
         if self.price_cached > self.price_in:
             raise ValueError("price_cached must not exceed price_in: cached tokens may only lower a fee")
+        return self
+
+    @model_validator(mode="after")
+    def _collector_has_a_password(self) -> Self:
+        if (self.collector_key_file is None) != (self.collector_key_password_file is None):
+            raise ValueError("collector_key_file needs collector_key_password_file")
         return self

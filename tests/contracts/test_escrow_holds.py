@@ -1,12 +1,11 @@
-"""What an owner may be paid at once, what is held back, and when that leaves; the audit pool; credits."""
+"""What an owner may be paid at once, what is held back, and when that leaves; credits."""
 
 from __future__ import annotations
 
 import pytest
 
 from retally.protocol.eip712 import SigningKey
-from tests.contracts.test_slashers import by_timelock
-from tests.contracts.world import DAY, DOLLAR, FUNDS, OPERATOR, World
+from tests.contracts.world import DAY, DOLLAR, OPERATOR, World
 
 # 20 % of a stake of 1,000 may be paid within the window; a new owner's audit share is 30 %.
 CAP = 200 * DOLLAR
@@ -259,31 +258,6 @@ class TestSlashHeld:
     def test_reverts_when_the_caller_is_no_slasher(self, world: World, owner: SigningKey) -> None:
         with world.reverts("EscrowNotSlasher"):
             world.send(owner, world.escrow.functions.slashHeld(owner.address, 1))
-
-
-class TestAuditPool:
-    def test_pays_as_far_as_it_reaches(self, world: World) -> None:
-        party, verifier = world.party(), world.party()
-        world.send(party, world.escrow.functions.fundAuditPool(100))
-        world.send(world.slasher, world.escrow.functions.payFromAuditPool(verifier.address, 60))
-        world.send(world.slasher, world.escrow.functions.payFromAuditPool(verifier.address, 60))
-        assert world.credit(verifier) == 100
-        world.send(verifier, world.escrow.functions.withdrawCredit())
-        assert world.balance(verifier) == FUNDS + 100
-
-    def test_a_removed_slasher_pays_nothing(self, world: World) -> None:
-        party, verifier = world.party(), world.party()
-        world.send(party, world.escrow.functions.fundAuditPool(100))
-        by_timelock(world, "removeSlasher", world.slasher)
-        world.send(world.slasher, world.escrow.functions.payFromAuditPool(verifier.address, 60))
-        assert (world.credit(verifier), world.escrow.functions.auditPool().call()) == (0, 100)
-
-    def test_reverts_when_the_caller_is_no_slasher_or_gives_nothing(self, world: World) -> None:
-        party = world.party()
-        with world.reverts("EscrowNotSlasher"):
-            world.send(party, world.escrow.functions.payFromAuditPool(party.address, 1))
-        with world.reverts("EscrowZeroAmount"):
-            world.send(party, world.escrow.functions.fundAuditPool(0))
 
 
 class TestWithdrawCredit:

@@ -111,6 +111,37 @@ class TestUpdateNode:
 
 
 class TestIsDelegate:
+    def test_a_node_acts_for_nobody_until_it_is_named(self, world: World, owner: SigningKey) -> None:
+        node, payer = SigningKey.generate(), world.payer()
+        world.rpc("anvil_setBalance", node.address, hex(10**20))
+        world.send(owner, world.register_call(owner, node))
+        check, name = world.registry.functions.isDelegate, world.registry.functions.setDelegate
+        assert not check(owner.address, node.address).call()
+        with world.reverts("EscrowNotCollector"):
+            world.collect(node, world.item(payer, node, 100))
+        world.send(owner, name(node.address, True))
+        assert check(owner.address, node.address).call()
+        assert world.collect(node, world.item(payer, node, 100)).paid == 100
+        # A stranger that names it gains nothing, and takes nothing from it.
+        for allowed in (True, False):
+            world.send(payer, name(node.address, allowed))
+            assert check(payer.address, node.address).call() == allowed
+            assert check(owner.address, node.address).call()
+        world.send(owner, name(node.address, False))
+        assert not check(owner.address, node.address).call()
+
+    def test_a_node_may_be_named_before_it_is_registered(self, world: World, owner: SigningKey) -> None:
+        node = SigningKey.generate()
+        world.send(owner, world.registry.functions.setDelegate(node.address, True))
+        world.send(owner, world.register_call(owner, node))
+        assert world.registry.functions.isDelegate(owner.address, node.address).call()
+
+    def test_reverts_when_a_revoked_node_is_named(self, world: World, owner: SigningKey) -> None:
+        node = world.node(owner)
+        world.send(owner, world.registry.functions.revokeNode(node.address))
+        with world.reverts("RegistryNodeIsRevoked"):
+            world.send(owner, world.registry.functions.setDelegate(node.address, True))
+
     def test_owner_live_nodes_and_named_ones(self, world: World, owner: SigningKey) -> None:
         node, named, stranger = world.node(owner), world.party(), world.party()
         world.send(owner, world.registry.functions.setDelegate(named.address, True))

@@ -121,8 +121,7 @@ class World:
 
     def create_named(self, name: str, *arguments: Any) -> Contract:
         """Deploy one of the contracts again, with other arguments."""
-        made = artifact(name)
-        return self.create(made["abi"], made["bytecode"], *arguments)
+        return self.create(artifact(name)["abi"], artifact(name)["bytecode"], *arguments)
 
     def send(self, sender: str | SigningKey, call: ContractFunction) -> TxReceipt:
         """Send a call and return its receipt."""
@@ -181,10 +180,11 @@ class World:
         return key
 
     def node(self, owner: SigningKey, model: bytes = MODEL) -> SigningKey:
-        """A registered node of an owner."""
+        """A registered node of an owner, whose key collects for it."""
         node = SigningKey.generate()
         self.rpc("anvil_setBalance", node.address, hex(10**20))
         self.send(owner, self.register_call(owner, node, model=model))
+        self.send(owner, self.registry.functions.setDelegate(node.address, True))
         return node
 
     def register_call(

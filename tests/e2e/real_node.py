@@ -70,6 +70,7 @@ async def prepare(chain: Chain, model_dir: Path, endpoint: str) -> None:
     consent = NodeAuth(OWNER.address, NODE.address, chain.clock.now() + 3600)
     signature = NODE.sign(consent.digest(chain.domain))
     await owner.send(chain.registry.register_node(consent, signature, market.model_id, market.profile_id, endpoint))
+    await owner.send(chain.registry.set_delegate(NODE.address, True))
     await verifier.send(chain.asset.approve(chain.staking.address, 2_000 * RUSD))
     await verifier.send(chain.staking.stake(Role.VERIFIER, 2_000 * RUSD))
     await payer.send(chain.asset.approve(chain.escrow.address, 500 * RUSD))

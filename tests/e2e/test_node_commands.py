@@ -15,8 +15,11 @@ from retally.chain.connection import Chain
 from retally.chain.deployment import Deployment
 from retally.chain.transactions import TxSender
 from retally.cli.main import app
+from retally.errors import BadRequest
+from retally.keystore import Keystore
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import keccak
+from retally_node.collector import check_authorised
 
 OWNER = SigningKey(keccak(b"node commands owner"))
 RUSD = 10**6
@@ -65,6 +68,7 @@ def test_a_node_comes_and_goes(shell: Shell, tmp_path: Path, model_dir: Path) ->
     assert shell("node", "stake", "--config", config, "--endpoint", "http://127.0.0.1:8200")["entry"] == "updated"
     after = shell("node", "status", "--config", config)
     assert (after["registered"], after["endpoint"], after["owner"]) == (True, "http://127.0.0.1:8200", OWNER.address)
+    assert (after["collector"], after["authorised"]) == (made["node"], True)
 
     earned = shell("node", "earnings", "--config", config)
     assert (earned["owner"], earned["credit"]) == (OWNER.address, "0")
@@ -78,3 +82,39 @@ def test_too_little_money_is_exit_code_4(shell: Shell, tmp_path: Path, model_dir
     config = shell("node", "init", str(tmp_path / "node"), "--model-dir", str(model_dir))["config"]
     answer = shell("node", "stake", "--config", config, "--amount", "1000000", code=4)
     assert answer["error"]["code"] == "insufficient_funds"
+
+
+def test_the_key_that_collects_is_named_by_the_owner(shell: Shell, tmp_path: Path, model_dir: Path) -> None:
+    config = shell("node", "init", str(tmp_path / "node"), "--model-dir", str(model_dir))["config"]
+    other = SigningKey(keccak(b"node commands collector")).address
+    stake = ("node", "stake", "--config", config, "--endpoint", "http://127.0.0.1:8100")
+    assert shell(*stake, "--amount", "1500", "--collector", "none")["collector"] is None
+    assert shell("node", "status", "--config", config)["authorised"] is False
+    assert shell(*stake)["collector"] == shell("node", "status", "--config", config)["node"]
+    assert shell("node", "status", "--config", config)["authorised"] is True
+    # Whoever else is named acts instead of the node's key.
+    assert shell(*stake, "--collector", other)["collector"] == other
+    assert shell("node", "status", "--config", config)["authorised"] is False
+
+
+def test_a_collector_of_its_own_is_read_from_the_settings(shell: Shell, tmp_path: Path, model_dir: Path) -> None:
+    config = Path(shell("node", "init", str(tmp_path / "node"), "--model-dir", str(model_dir))["config"])
+    collector = SigningKey(keccak(b"node commands second collector"))
+    stored = Keystore(tmp_path / "keys").add(collector, "word")
+    (tmp_path / "word").write_text("word\n")
+    lines = f'collector_key_file = "{stored.path}"\ncollector_key_password_file = "{tmp_path / "word"}"\n'
+    config.write_text(lines + config.read_text())
+    staked = shell("node", "stake", "--config", str(config), "--amount", "1500")
+    assert staked["collector"] == collector.address
+    after = shell("node", "status", "--config", str(config))
+    assert (after["collector"], after["authorised"]) == (collector.address, True)
+
+
+async def test_nobody_serves_whose_key_could_not_answer(
+    anvil: RunningAnvil, chain_deployment: Path, shell: Shell
+) -> None:
+    async with Chain(anvil.url, Deployment.load(chain_deployment)) as chain:
+        stranger = SigningKey(keccak(b"node commands stranger")).address
+        await check_authorised(chain, OWNER.address, OWNER.address)
+        with pytest.raises(BadRequest, match="not authorised to collect"):
+            await check_authorised(chain, OWNER.address, stranger)

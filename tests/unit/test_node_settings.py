@@ -41,7 +41,14 @@ class TestSettings:
 
     @pytest.mark.parametrize(
         "changes",
-        [{"price_cached": 3_000_000}, {"key": None}, {"port": 70_000}, {"unknown": 1}, {"credit_total": -1}],
+        [
+            {"price_cached": 3_000_000},
+            {"key": None},
+            {"port": 70_000},
+            {"unknown": 1},
+            {"credit_total": -1},
+            {"collector_key_file": Path("k")},
+        ],
     )
     def test_refuses_what_makes_no_sense(self, tmp_path: Path, changes: dict[str, object]) -> None:
         with pytest.raises(ValidationError):

@@ -195,6 +195,7 @@ class World:
             node.address, MODEL, PROFILE, "http://node", deadline, signature[:32], signature[32:]
         )
         ledger.send(call, owner)
+        ledger.send(ledger.registry.functions.setDelegate(node.address, True), owner)
         ledger.send(ledger.pools.functions.enlist(node.address), owner)
 
 

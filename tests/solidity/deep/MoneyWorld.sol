@@ -104,8 +104,10 @@ abstract contract MoneyWorld {
         address owner = _owner(i);
         uint40 deadline = uint40(block.timestamp);
         (bytes32 r, bytes32 vs) = _sign(NODE + i, NodeAuth(owner, _node(i), deadline).hash());
-        vm.prank(owner);
+        vm.startPrank(owner);
         registry.registerNode(_node(i), MODEL, PROFILE, "", deadline, r, vs);
+        registry.setDelegate(_node(i), true);
+        vm.stopPrank();
     }
 
     /// @dev An item of `collect` whose voucher the key `by` signed.
