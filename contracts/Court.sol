@@ -76,12 +76,15 @@ contract Court is Juries, CaseLocks, CourtMoney, Pause {
     /// @inheritdoc ICourt
     function draw(uint256 caseId) public {
         CaseState storage c = _checkStatus(caseId, Status.Drawing);
-        address[] memory jury = _drawJury(caseId, c);
+        // Whom strangers could accuse before a pool of their own, they would convict: that needs no jury to be refused.
+        bool mayJudge = c.round > 0 || POOLS.mayJudge(c.pool, c.owner);
+        address[] memory jury;
+        if (mayJudge) jury = _drawJury(caseId, c);
         --_pendingDraws;
         if (jury.length > 0) {
             c.status = Status.Voting;
             _seat(caseId, c.round, jury);
-        } else if (!c.redrawn) {
+        } else if (mayJudge && !c.redrawn) {
             c.redrawn = true;
             _openRound(caseId, c, c.wanted, address(0));
         } else {
@@ -245,6 +248,6 @@ contract Court is Juries, CaseLocks, CourtMoney, Pause {
             uint256 short = needed - stake;
             if (held > 0) ESCROW.slashHeld(c.owner, uint96(short < held ? short : held));
         }
-        return STAKING.slash(c.owner, OPERATOR, order);
+        return _take(c.owner, order);
     }
 }

@@ -45,6 +45,8 @@ contract Registry is IRegistry, Ownable {
     mapping(address node => Node) private _nodes;
     mapping(address owner => Owner) private _owners;
     mapping(address owner => mapping(address delegate => bool)) private _delegates;
+    /// @dev By keccak(abi.encode(modelId, profileId)).
+    mapping(address owner => mapping(bytes32 pairHash => bool)) private _served;
     /// @dev Until when a declaration holds.
     mapping(address owner => mapping(address sibling => uint40)) private _siblings;
     bool private _hasNodes;
@@ -213,6 +215,11 @@ contract Registry is IRegistry, Ownable {
     }
 
     /// @inheritdoc IRegistry
+    function hasServed(address owner, bytes32 modelId, bytes32 profileId) external view returns (bool) {
+        return _served[owner][keccak256(abi.encode(modelId, profileId))];
+    }
+
+    /// @inheritdoc IRegistry
     function isDelegate(address owner, address who) public view returns (bool) {
         if (who == owner) return true;
         Node storage n = _nodes[who];
@@ -257,6 +264,7 @@ contract Registry is IRegistry, Ownable {
         require(unit != 0, RegistryUnknownModel(modelId));
         require(isProfile[profileId], RegistryUnknownProfile(profileId));
         n.unit = uint88(Math.min(n.unit, unit));
+        _served[n.owner][keccak256(abi.encode(modelId, profileId))] = true;
         n.modelId = modelId;
         n.profileId = profileId;
         n.endpoint = endpoint;

@@ -38,7 +38,7 @@ abstract contract CaseLocks is CourtState {
         uint96 severity = _mismatchOf(STAKING.slashable(owner, OPERATOR));
         require(severity > 0, CourtNothingAtStake(owner));
         if (ownJob) {
-            STAKING.lock(owner, OPERATOR, _ownJobLock(shown[0].fee));
+            _keep(owner, _ownJobLock(shown[0].fee));
             return;
         }
         SharedLock storage slot = _shared[owner][uint32(block.timestamp / EPOCH)];
@@ -48,12 +48,12 @@ abstract contract CaseLocks is CourtState {
         (slot.open, slot.severity, slot.held) = (shared.open, shared.severity, shared.held);
         uint96 amount = _feesLocked(shown, shared.severity);
         if (first && shared.held) amount += severity;
-        STAKING.lock(owner, OPERATOR, amount);
+        _keep(owner, amount);
     }
 
     function _unlock(CaseState storage c, Shown[] calldata shown) internal {
         if (c.ownJob) {
-            STAKING.unlock(c.owner, OPERATOR, _ownJobLock(shown[0].fee));
+            _free(c.owner, _ownJobLock(shown[0].fee));
             return;
         }
         SharedLock storage shared = _shared[c.owner][_epochOf(c)];
@@ -63,7 +63,7 @@ abstract contract CaseLocks is CourtState {
             shared.held = false;
             amount += shared.severity;
         }
-        STAKING.unlock(c.owner, OPERATOR, amount);
+        _free(c.owner, amount);
     }
 
     /// @dev What a mismatch costs: of the stake as it is now or, where `room` beside the refunds allows, what the first

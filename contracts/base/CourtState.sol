@@ -4,6 +4,7 @@ pragma solidity 0.8.37;
 import {ICourt} from "../interfaces/ICourt.sol";
 import {IRegistry} from "../interfaces/IRegistry.sol";
 import {IStaking} from "../interfaces/IStaking.sol";
+import {OPERATOR} from "../types/Role.sol";
 
 /// @notice What the Court stores and what its deployment chose.
 abstract contract CourtState is ICourt {
@@ -146,6 +147,21 @@ abstract contract CourtState is ICourt {
     function _checkStatus(uint256 caseId, Status expected) internal view returns (CaseState storage c) {
         c = _cases[caseId];
         require(c.status == expected, CourtWrongStatus(caseId, expected, c.status));
+    }
+
+    function _keep(address owner, uint96 amount) internal {
+        STAKING.lock(owner, OPERATOR, amount);
+    }
+
+    function _free(address owner, uint96 amount) internal {
+        STAKING.unlock(owner, OPERATOR, amount);
+    }
+
+    function _take(address owner, IStaking.Slash memory order)
+        internal
+        returns (uint96 severity, uint96 refunded, uint96 burned)
+    {
+        return STAKING.slash(owner, OPERATOR, order);
     }
 
     function _seatOf(uint256 caseId, uint256 round, uint256 seat) internal view returns (Seat storage) {

@@ -27,7 +27,7 @@ interface ICourt {
     /// @param revealSeconds Length of the reveal phase, which `closeCommits` may begin early.
     /// @param appealSeconds How long a decision may be appealed.
     /// @param jurorAgeSeconds How long before the opening a juror must have been enlisted and bonded.
-    /// @param caseFee Pays the jurors; returned only on mismatch.
+    /// @param caseFee Pays the jurors; returned only on mismatch, and the accused's where no jury could be seated.
     /// @param caseBond Returned on mismatch and inconclusive, lost on match.
     /// @param tip Paid to whoever moves a case on, at most `MAX_TIPS` times; what is not used returns.
     /// @param duty What a juror loses that does not reveal; a quarter of it is lost by one that votes against the verdict.
@@ -172,7 +172,7 @@ interface ICourt {
     error CourtNothingAtStake(address owner);
     /// @notice No owner may open a case against itself.
     error CourtSelfCase(address owner);
-    /// @notice A case names a juror pool. One that nobody is in judges nothing.
+    /// @notice A case names a juror pool. One that may not judge the accused ends the case inconclusive.
     error CourtNoPool();
     /// @notice Only who paid for a job may have it re-executed.
     error CourtNotPayer(address payer, address caller);
@@ -220,8 +220,8 @@ interface ICourt {
     /// @return caseId The case.
     function openOwnJob(Opening calldata opening) external returns (uint256 caseId);
 
-    /// @notice Draws the jury of the round, for a tip. When too few may sit it is drawn once more from a later block; then
-    /// a first round ends inconclusive and a later one leaves the last verdict standing.
+    /// @notice Draws the jury, for a tip. When too few may sit it is drawn once more from a later block; then a first round
+    /// ends inconclusive (at once if IJurorPools.mayJudge says no), a later one leaves the last verdict standing.
     function draw(uint256 caseId) external;
 
     /// @notice Commits the vote of the juror in a seat; by the juror or its delegate.

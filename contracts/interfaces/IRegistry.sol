@@ -125,6 +125,9 @@ interface IRegistry {
             string memory endpoint
         );
 
+    /// @notice Whether a node of the owner has ever declared this pair: what it once served, it may be judged for.
+    function hasServed(address owner, bytes32 modelId, bytes32 profileId) external view returns (bool);
+
     /// @notice Whether `who` is the owner, a live node of it, or named by it.
     function isDelegate(address owner, address who) external view returns (bool);
 

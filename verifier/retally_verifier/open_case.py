@@ -97,8 +97,8 @@ class CaseOpener:
         uri = f"{self._public_url}/evidence/{to_hex(hash_)}"
         receipt = file.points[0].answer.receipt
         pool = await self._chain.juror_pools.pool_of(receipt.model_id, receipt.profile_id)
-        if pool == 0:
-            log.error("owner %s: nobody has enlisted to judge its model and profile", owner)
+        if not await self._chain.juror_pools.may_judge(pool, owner):
+            log.error("owner %s: no pool may judge what it served, a case would cost the fee", owner)
             return
         await self._allow(self._chain.court.address, await self._chain.court.opening_cost())
         opening = Opening(owner, pool, file.shown(self._chain.domain), hash_, uri)

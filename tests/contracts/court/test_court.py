@@ -137,7 +137,8 @@ class TestDraw:
         assert case.status == DECIDED
         event = case.execute()
         assert (event["verdict"], event["slashed"]) == (INCONCLUSIVE, 0)
-        assert case.credit(world.challenger) == FEE + BOND + 4 * TIP
+        assert case.credit(world.challenger) == BOND + 4 * TIP
+        assert case.credit(world.cheat) == FEE
         assert locked(world, world.cheat) == 0
         world.supply()
 
