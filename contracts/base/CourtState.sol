@@ -11,12 +11,13 @@ abstract contract CourtState is ICourt {
     uint8 internal constant MATCH = 1;
     uint8 internal constant MISMATCH = 2;
     uint8 internal constant INCONCLUSIVE = 3;
-    /// @notice Length of an epoch: an owner is slashed once for the cases opened in one.
+    /// @notice Length of an epoch: no stake is slashed twice for the cases opened in one.
     uint256 public constant EPOCH = 4 weeks;
     /// @dev Most jurors of a first round: the last of four larger ones is still drawn in one transaction.
     uint16 private constant MAX_FIRST_JURY = 15;
 
-    /// @dev Three slots, of which opening a case writes each once. `tips` counts those not yet paid.
+    /// @dev Three slots, of which opening a case writes each once. `tips` counts those not yet paid;
+    /// `feeBits` bounds what the case locks of the fees that it shows.
     struct CaseState {
         address owner;
         Status status;
@@ -32,6 +33,7 @@ abstract contract CourtState is ICourt {
         uint48 seedBlock;
         uint24 pool;
         uint16 wanted;
+        uint8 feeBits;
         bytes32 shownHash;
     }
 

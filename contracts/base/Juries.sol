@@ -142,7 +142,7 @@ abstract contract Juries is CourtState {
 
     /// @dev Two thirds of the jurors seated, silent ones included, or inconclusive. Reverts while votes may still come.
     function _tally(uint256 caseId, uint16 number) internal view returns (uint8 verdict, uint256 revealed) {
-        RoundState memory round = _rounds[caseId][number];
+        RoundState storage round = _rounds[caseId][number];
         require(block.timestamp > round.commitEnd, CourtVotesPending(caseId, round.commitEnd));
         uint256[4] memory votes;
         for (uint256 i; i < round.size; ++i) {

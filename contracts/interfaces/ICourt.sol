@@ -74,7 +74,7 @@ interface ICourt {
     /// @param challenger Who opened it.
     /// @param pool The juror pool of the pair that it names.
     /// @param openedAt When it was opened.
-    /// @param epoch The 4-week epoch of its opening: an owner is slashed once in one.
+    /// @param epoch The 4-week epoch of its opening: no stake of an owner is slashed twice in one.
     /// @param appealEnd Until when the decision may be appealed.
     /// @param tips What is left for those who move the case on.
     /// @param shownHash keccak(abi.encode(shown)).
@@ -168,7 +168,7 @@ interface ICourt {
 
     /// @notice A case shows from 1 to `most` receipts, an own job is one.
     error CourtShownCount(uint256 given, uint256 most);
-    /// @notice The accused has no stake that a verdict could take.
+    /// @notice The accused has neither stake nor held credit that a verdict could take.
     error CourtNothingAtStake(address owner);
     /// @notice No owner may open a case against itself.
     error CourtSelfCase(address owner);

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from retally.protocol.encoding import keccak
 from retally.protocol.eip712 import SigningKey
+from retally.protocol.encoding import keccak
 from retally.protocol.voucher import NodeAuth
 from tests.contracts.court.cases import BOND, DECIDED, DRAWING, FEE, TIP, Case, locked, open_case
 from tests.contracts.court.ledger import GOVERNOR, MILLION, OPERATOR
