@@ -31,8 +31,8 @@ abstract contract CaseLocks is CourtState {
     }
 
     /// @inheritdoc ICourt
-    function wasSlashed(address owner, uint32 epoch) external view returns (bool) {
-        return _shared[owner][epoch].taken > 0;
+    function takenOf(address owner, uint32 epoch) external view returns (uint96) {
+        return _shared[owner][epoch].taken;
     }
 
     /// @dev The most that the case can cost beyond what others of the epoch lock, to be kept from leaving.

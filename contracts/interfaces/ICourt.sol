@@ -286,8 +286,8 @@ interface ICourt {
     /// @notice What the next appeal of a case pulls: doubled fee and bond, and tips.
     function appealCost(uint256 caseId) external view returns (uint256);
 
-    /// @notice Whether an owner was slashed for cases opened in a 4-week epoch.
-    function wasSlashed(address owner, uint32 epoch) external view returns (bool);
+    /// @notice What cases opened in a 4-week epoch have taken as severities so far: it is not taken again.
+    function takenOf(address owner, uint32 epoch) external view returns (uint96);
 
     /// @notice The parameters of this deployment.
     function parameters() external view returns (Parameters memory);

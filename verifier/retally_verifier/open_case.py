@@ -8,6 +8,7 @@ from collections import defaultdict
 
 from retally.chain.connection import Chain
 from retally.chain.court import CaseStatus, Opening, decode_shown
+from retally.chain.staking import Offence, Role
 from retally.chain.transactions import TxSender
 from retally.errors import TransactionFailed
 from retally.protocol.audit_points import AuditPoint, drawn_points
@@ -68,7 +69,7 @@ class CaseOpener:
         wealth, shown = self.wealth_of(owner, now)
         if owner_verdict(wealth) != VerdictKind.MISMATCH:
             return
-        if await self._chain.court.was_slashed(owner, now // EPOCH_SECONDS):
+        if await self._has_paid(owner, now):
             return
         file = self._file(owner, shown)
         if any(case.owner == owner and case.evidence_hash == file.hash for case in self._store.cases()):
@@ -78,6 +79,11 @@ class CaseOpener:
             return
         log.warning("owner %s: log wealth %.1f over %d receipts, going to court", owner, wealth, len(shown))
         await self._open(owner, file)
+
+    async def _has_paid(self, owner: Address, now: int) -> bool:
+        """Whether the epoch's cases took as much already as a mismatch costs today: a slash of dust is no payment."""
+        taken = await self._chain.court.taken_of(owner, now // EPOCH_SECONDS)
+        return taken > 0 and taken >= await self._chain.staking.severity_of(owner, Role.OPERATOR, Offence.MISMATCH)
 
     async def _has_unbooked_case(self, owner: Address) -> bool:
         """Whether the chain has one that the books lack: too young to be confirmed, or sent before a crash."""

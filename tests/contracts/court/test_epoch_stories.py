@@ -89,7 +89,8 @@ class TestStakeThatCameLater:
         event = cases[2].judged(MISMATCH)
         assert SEVERITY - fees <= event["slashed"] < SEVERITY
         assert locked(world, world.cheat) == 0
-        assert world.ledger.court.functions.wasSlashed(world.cheat, cases[0].record[11]).call()
+        taken = world.ledger.court.functions.takenOf(world.cheat, cases[0].record[11]).call()
+        assert taken == SEVERITY + event["slashed"]
 
     def test_a_match_frees_nothing_of_what_another_case_locks(self, world: World) -> None:
         first, second = open_case(world), open_case(world)
