@@ -2,6 +2,8 @@
 pragma solidity 0.8.37;
 
 import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {SafeTransferLib} from "solady/src/utils/SafeTransferLib.sol";
 
 import {CaseLocks} from "./base/CaseLocks.sol";
@@ -21,6 +23,16 @@ import {Shown} from "./types/Shown.sol";
 
 /// @notice See ICourt.
 contract Court is Juries, CaseLocks, CourtMoney, Pause {
+    using SafeERC20 for IERC20;
+
+    /// @dev What a mismatch has taken, and what it has left unlocked.
+    struct Taken {
+        uint96 slashed;
+        uint96 refunded;
+        uint96 burned;
+        uint96 freed;
+    }
+
     /// @notice Most receipts that a case shows.
     uint256 public constant MAX_SHOWN = 32;
     /// @notice Appeals of one case.
@@ -28,8 +40,6 @@ contract Court is Juries, CaseLocks, CourtMoney, Pause {
 
     /// @dev Most rounds of a case: the first, a replaced and an enlarged one, and the appeals.
     uint256 private constant MAX_ROUNDS = 3 + MAX_APPEALS;
-
-    IEscrow private immutable ESCROW;
 
     constructor(
         IEscrow escrow,
@@ -43,12 +53,11 @@ contract Court is Juries, CaseLocks, CourtMoney, Pause {
     )
         CourtState(staking, registry, chosen)
         CourtMoney(escrow.asset())
-        CaseLocks(staking)
+        CaseLocks(staking, escrow)
         Juries(randomness, pools)
         Ownable(contractOwner)
         Pause(guardian_)
     {
-        ESCROW = escrow;
         IEscrow.Parameters memory money = escrow.parameters();
         IStaking.Parameters memory stakes = staking.parameters();
         uint256 round = uint256(chosen.commitSeconds) + chosen.revealSeconds;
@@ -76,12 +85,15 @@ contract Court is Juries, CaseLocks, CourtMoney, Pause {
     /// @inheritdoc ICourt
     function draw(uint256 caseId) public {
         CaseState storage c = _checkStatus(caseId, Status.Drawing);
-        address[] memory jury = _drawJury(caseId, c);
+        // Whom strangers could accuse before a pool of their own, they would convict: that needs no jury to be refused.
+        bool mayJudge = c.round > 0 || POOLS.mayJudge(c.pool, c.owner);
+        address[] memory jury;
+        if (mayJudge) jury = _drawJury(caseId, c);
         --_pendingDraws;
         if (jury.length > 0) {
             c.status = Status.Voting;
             _seat(caseId, c.round, jury);
-        } else if (!c.redrawn) {
+        } else if (mayJudge && !c.redrawn) {
             c.redrawn = true;
             _openRound(caseId, c, c.wanted, address(0));
         } else {
@@ -155,18 +167,21 @@ contract Court is Juries, CaseLocks, CourtMoney, Pause {
         c.status = Status.Closed;
         uint8 verdict = c.verdict;
         address[] memory payees = _dismiss(caseId, c.round, verdict);
-        (uint96 slashed, uint96 refunded, uint96 burned) = (0, 0, 0);
-        if (verdict == MISMATCH) (slashed, refunded, burned) = _slash(c, shown, payees);
-        uint96 lost = _settle(caseId, c, payees, slashed > 0);
+        Taken memory taken;
+        if (verdict == MISMATCH) taken = _slash(c, shown, payees);
+        // Shares of a slash that is less than the fee would not pay them.
+        uint96 lost = _settle(caseId, c, payees, taken.slashed >= CASE_FEE);
         _tip(c);
         _credit(c.challenger, uint256(c.tips) * TIP);
         c.tips = 0;
 
-        emit CaseExecuted(caseId, verdict, slashed, refunded, burned, slashed > burned ? slashed - burned : 0);
+        uint96 rewards = taken.slashed > taken.burned ? taken.slashed - taken.burned : 0;
+        emit CaseExecuted(caseId, verdict, taken.slashed, taken.refunded, taken.burned, rewards);
 
-        _unlock(c, shown);
+        _unlock(c, shown, taken.freed);
         if (verdict == MISMATCH) REGISTRY.warn(c.owner);
-        if (lost > 0) SafeTransferLib.safeTransfer(ASSET, BURN, lost);
+        // An asset that refuses to be burned must not keep a case from its end: then it stays here, as nobody's.
+        if (lost > 0 && !IERC20(ASSET).trySafeTransfer(BURN, lost)) _credit(BURN, lost);
     }
 
     /// @dev Two kinds of a case: one of many receipts, and a payer's one.
@@ -189,12 +204,14 @@ contract Court is Juries, CaseLocks, CourtMoney, Pause {
         c.seedBlock = _nextSeedBlock();
         c.pool = o.pool;
         c.wanted = JURY_SIZE;
+        uint96 claimed;
+        (claimed, c.feeBits) = _claim(o.owner, ownJob, o.shown);
         c.shownHash = keccak256(encoded);
         _cases[caseId] = c;
 
         emit CaseOpened(caseId, o.owner, msg.sender, o.pool, o.evidenceHash, o.evidenceUri, encoded);
 
-        _lock(o.owner, ownJob, o.shown);
+        _tell(STAKING.lock, o.owner, claimed);
         SafeTransferLib.safeTransferFrom(ASSET, msg.sender, address(this), ownJob ? ownJobCost() : openingCost());
     }
 
@@ -210,11 +227,11 @@ contract Court is Juries, CaseLocks, CourtMoney, Pause {
         return uint48(RANDOMNESS.currentBlock() + SEED_DELAY);
     }
 
-    /// @dev Payers first: severity once an epoch, and on top of it every shown receipt back to its payer. Held credit is
-    /// moved into the stake where that alone is short. An own job costs no severity, but the fee of its re-execution.
+    /// @dev The severity, of no stake twice in an epoch, and on top of it every shown receipt back to its payer. Held
+    /// credit counts as stake and is moved into it where that is short. An own job costs the fee of its re-execution only.
     function _slash(CaseState storage c, Shown[] calldata shown, address[] memory jurors)
         private
-        returns (uint96 slashed, uint96 refunded, uint96 burned)
+        returns (Taken memory taken)
     {
         IStaking.Slash memory order;
         order.receipts = new bytes32[](shown.length);
@@ -222,29 +239,30 @@ contract Court is Juries, CaseLocks, CourtMoney, Pause {
         order.refunds = new uint96[](shown.length);
         uint256 needed;
         for (uint256 i; i < shown.length; ++i) {
-            order.receipts[i] = shown[i].receiptDigest;
-            order.payers[i] = shown[i].payer;
-            order.refunds[i] = shown[i].fee;
-            needed += shown[i].fee;
+            Shown calldata entry = shown[i];
+            order.receipts[i] = entry.receiptDigest;
+            order.payers[i] = entry.payer;
+            order.refunds[i] = entry.fee;
+            needed += entry.fee;
         }
-        uint96 stake = STAKING.slashable(c.owner, OPERATOR);
+        (uint256 stake, uint256 held) = (_stakeOf(c.owner), _heldOf(c.owner));
         if (c.ownJob) {
             uint256 refund = needed + CASE_FEE;
             order.refunds[0] = refund < type(uint96).max ? uint96(refund) : type(uint96).max;
             needed = order.refunds[0];
-        } else if (_isFirstSlash(c)) {
-            order.severity = _severity(c, stake, stake > needed ? stake - needed : 0);
+        } else {
+            uint256 atStake = stake + held;
+            (order.severity, taken.freed) = _takeDue(c, atStake, atStake > needed ? atStake - needed : 0);
             order.challenger = c.challenger;
             order.challengerShare = CHALLENGER_CAP;
             order.jurors = jurors;
             order.jurorShare = JUROR_CAP;
         }
         needed += order.severity;
-        if (needed > stake) {
-            uint256 held = ESCROW.heldOf(c.owner);
+        if (needed > stake && held > 0) {
             uint256 short = needed - stake;
-            if (held > 0) ESCROW.slashHeld(c.owner, uint96(short < held ? short : held));
+            ESCROW.slashHeld(c.owner, uint96(short < held ? short : held));
         }
-        return STAKING.slash(c.owner, OPERATOR, order);
+        (taken.slashed, taken.refunded, taken.burned) = _take(c.owner, order);
     }
 }

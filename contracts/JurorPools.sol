@@ -22,6 +22,7 @@ contract JurorPools is IJurorPools {
         bytes32 modelId;
         bytes32 profileId;
         SumTree.Tree tree;
+        uint32 weighing;
         address[] members;
         mapping(address owner => Entry) entries;
     }
@@ -73,6 +74,7 @@ contract JurorPools is IJurorPools {
         Pool storage pool = _pools[id];
         Entry memory entry = pool.entries[owner];
         if (weight > entry.weight) entry.since = uint40(block.timestamp);
+        if (entry.weight == 0) ++pool.weighing;
         if (entry.leaf == 0) {
             entry.leaf = pool.tree.push(weight);
             pool.members.push(owner);
@@ -143,6 +145,13 @@ contract JurorPools is IJurorPools {
     }
 
     /// @inheritdoc IJurorPools
+    function mayJudge(uint24 id, address owner) external view returns (bool) {
+        Pool storage pool = _pools[id];
+        if (pool.weighing < READY_OWNERS || pool.tree.total < READY_STAKE) return false;
+        return REGISTRY.hasServed(owner, pool.modelId, pool.profileId);
+    }
+
+    /// @inheritdoc IJurorPools
     function pairOf(uint24 pool) external view returns (bytes32 modelId, bytes32 profileId) {
         return (_pools[pool].modelId, _pools[pool].profileId);
     }
@@ -174,6 +183,7 @@ contract JurorPools is IJurorPools {
         require(entry.weight != 0, PoolsNotEnlisted(id, owner));
         pool.tree.update(entry.leaf, entry.weight, weight);
         entry.weight = weight;
+        if (weight == 0) --pool.weighing;
         emit WeightLowered(id, owner, weight);
     }
 

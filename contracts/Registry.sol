@@ -54,6 +54,8 @@ contract Registry is IRegistry, Ownable {
     mapping(address node => Node) private _nodes;
     mapping(address owner => Owner) private _owners;
     mapping(address owner => mapping(address delegate => bool)) private _delegates;
+    /// @dev By keccak(abi.encode(modelId, profileId)).
+    mapping(address owner => mapping(bytes32 pairHash => bool)) private _served;
     /// @dev Until when a declaration holds.
     mapping(address owner => mapping(address sibling => uint40)) private _siblings;
     bool private _hasNodes;
@@ -230,7 +232,12 @@ contract Registry is IRegistry, Ownable {
     /// @inheritdoc IRegistry
     function serves(address node_, address owner, bytes32 modelId, bytes32 profileId) external view returns (bool) {
         Node storage n = _nodes[node_];
-        return n.owner == owner && !n.isRevoked && n.modelId == modelId && n.profileId == profileId;
+        return n.owner == owner && n.key != Key.Revoked && n.modelId == modelId && n.profileId == profileId;
+    }
+
+    /// @inheritdoc IRegistry
+    function hasServed(address owner, bytes32 modelId, bytes32 profileId) external view returns (bool) {
+        return _served[owner][keccak256(abi.encode(modelId, profileId))];
     }
 
     /// @inheritdoc IRegistry
@@ -280,6 +287,7 @@ contract Registry is IRegistry, Ownable {
         uint256 size = bytes(endpoint).length;
         require(size <= MAX_ENDPOINT, RegistryEndpointTooLong(size, MAX_ENDPOINT));
         n.unit = uint88(Math.min(n.unit, unit));
+        _served[n.owner][keccak256(abi.encode(modelId, profileId))] = true;
         n.modelId = modelId;
         n.profileId = profileId;
         n.endpoint = endpoint;

@@ -54,12 +54,15 @@ abstract contract CourtMoney is CourtState {
         returns (uint96 lost)
     {
         uint8 verdict = c.verdict;
+        // Nobody opens a case for nothing where no jury can sit: it has kept a stake locked all the same.
+        bool heard = _rounds[caseId][0].size > 0;
         uint256 pot;
         for (uint8 i; i <= c.appeals; ++i) {
             Appeal memory stage = i == 0 ? Appeal(c.challenger, 0, verdict) : _appeals[caseId][i];
             bool right = i == 0 ? verdict == MISMATCH : verdict != stage.appealed;
             bool unheard = payees.length == 0 || stage.outcome == 0;
-            if (unheard || (verdict == MISMATCH && right && jurorsPaid)) _credit(stage.appellant, CASE_FEE << i);
+            if (!heard) _credit(c.owner, CASE_FEE);
+            else if (unheard || (verdict == MISMATCH && right && jurorsPaid)) _credit(stage.appellant, CASE_FEE << i);
             else pot += CASE_FEE << i;
             uint96 bond = i == 0 && c.ownJob ? 0 : CASE_BOND << i;
             if (right || unheard || stage.outcome == INCONCLUSIVE) _credit(stage.appellant, bond);

@@ -4,18 +4,20 @@ pragma solidity 0.8.37;
 import {ICourt} from "../interfaces/ICourt.sol";
 import {IRegistry} from "../interfaces/IRegistry.sol";
 import {IStaking} from "../interfaces/IStaking.sol";
+import {OPERATOR} from "../types/Role.sol";
 
 /// @notice What the Court stores and what its deployment chose.
 abstract contract CourtState is ICourt {
     uint8 internal constant MATCH = 1;
     uint8 internal constant MISMATCH = 2;
     uint8 internal constant INCONCLUSIVE = 3;
-    /// @notice Length of an epoch: an owner is slashed once for the cases opened in one.
+    /// @notice Length of an epoch: no stake is slashed twice for the cases opened in one.
     uint256 public constant EPOCH = 4 weeks;
     /// @dev Most jurors of a first round: enlarged and appealed twice, the last of 63 is drawn in one transaction.
     uint16 private constant MAX_FIRST_JURY = 7;
 
-    /// @dev Three slots, of which opening a case writes each once. `tips` counts those not yet paid.
+    /// @dev Three slots, of which opening a case writes each once. `tips` counts those not yet paid;
+    /// `feeBits` bounds what the case locks of the fees that it shows.
     struct CaseState {
         address owner;
         Status status;
@@ -31,6 +33,7 @@ abstract contract CourtState is ICourt {
         uint48 seedBlock;
         uint24 pool;
         uint16 wanted;
+        uint8 feeBits;
         bytes32 shownHash;
     }
 
@@ -146,6 +149,18 @@ abstract contract CourtState is ICourt {
     function _checkStatus(uint256 caseId, Status expected) internal view returns (CaseState storage c) {
         c = _cases[caseId];
         require(c.status == expected, CourtWrongStatus(caseId, expected, c.status));
+    }
+
+    /// @dev Locks or unlocks an operator's stake: one call in the code for the four that there are.
+    function _tell(function(address, uint8, uint96) external what, address owner, uint96 amount) internal {
+        what(owner, OPERATOR, amount);
+    }
+
+    function _take(address owner, IStaking.Slash memory order)
+        internal
+        returns (uint96 severity, uint96 refunded, uint96 burned)
+    {
+        return STAKING.slash(owner, OPERATOR, order);
     }
 
     function _seatOf(uint256 caseId, uint256 round, uint256 seat) internal view returns (Seat storage) {

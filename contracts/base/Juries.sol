@@ -7,7 +7,6 @@ import {IRandomness} from "../interfaces/IRandomness.sol";
 import {IRegistry} from "../interfaces/IRegistry.sol";
 import {IStaking} from "../interfaces/IStaking.sol";
 import {SeedBlocks} from "../libraries/SeedBlocks.sol";
-import {OPERATOR} from "../types/Role.sol";
 import {CourtState} from "./CourtState.sol";
 
 /// @notice The rounds of a case: who is drawn, how they vote, what the votes come to, and what jurors pay.
@@ -136,14 +135,14 @@ abstract contract Juries is CourtState {
             Seat storage s = _seatOf(caseId, number, i);
             s.juror = jury[i];
             s.commitEnd = commitEnd;
-            STAKING.lockDuty(jury[i], DUTY);
+            _tell(STAKING.lockDuty, jury[i], DUTY);
         }
         emit JurorsDrawn(caseId, number, jury, commitEnd, commitEnd + REVEAL_SECONDS);
     }
 
     /// @dev Two thirds of the jurors seated, silent ones included, or inconclusive. Reverts while votes may still come.
     function _tally(uint256 caseId, uint16 number) internal view returns (uint8 verdict, uint256 revealed) {
-        RoundState memory round = _rounds[caseId][number];
+        RoundState storage round = _rounds[caseId][number];
         require(block.timestamp > round.commitEnd, CourtVotesPending(caseId, round.commitEnd));
         uint256[4] memory votes;
         for (uint256 i; i < round.size; ++i) {
@@ -173,7 +172,7 @@ abstract contract Juries is CourtState {
             for (uint256 i; i < size; ++i) {
                 Seat storage s = _seatOf(caseId, r, i);
                 (address juror, uint8 vote) = (s.juror, s.verdict);
-                STAKING.unlockDuty(juror, DUTY);
+                _tell(STAKING.unlockDuty, juror, DUTY);
                 uint96 penalty = _penaltyFor(juror, vote, verdict);
                 if (penalty > 0) _penalise(caseId, juror, penalty);
                 if (vote == verdict || (verdict == INCONCLUSIVE && vote != 0)) payees[count++] = juror;
@@ -201,7 +200,7 @@ abstract contract Juries is CourtState {
         emit JurorPenalised(caseId, juror, amount);
         IStaking.Slash memory order;
         order.severity = amount;
-        STAKING.slash(juror, OPERATOR, order);
+        _take(juror, order);
     }
 
     function _countVotes(uint256 caseId, uint16 round) private view returns (uint256 committed, uint256 revealed) {

@@ -57,22 +57,22 @@ abstract contract StakeBook is SlasherList {
     }
 
     /// @inheritdoc IStaking
-    function lockDuty(address juror, uint96 amount) external onlySlasher {
+    function lockDuty(address juror, uint8 role, uint96 amount) external onlySlasher {
         if (wasSlasher(msg.sender)) return;
-        _locks[juror][OPERATOR].locked += amount;
-        emit Locked(juror, OPERATOR, msg.sender, amount);
+        _locks[juror][role].locked += amount;
+        emit Locked(juror, role, msg.sender, amount);
     }
 
     /// @inheritdoc IStaking
-    function unlockDuty(address juror, uint96 amount) external onlySlasher {
-        Locks storage l = _locks[juror][OPERATOR];
+    function unlockDuty(address juror, uint8 role, uint96 amount) external onlySlasher {
+        Locks storage l = _locks[juror][role];
         uint96 locked = l.locked;
         if (locked < amount) {
             require(_hasRemoved, StakingNotLocked(locked, amount));
             amount = locked;
         }
         l.locked = locked - amount;
-        emit Unlocked(juror, OPERATOR, msg.sender, amount);
+        emit Unlocked(juror, role, msg.sender, amount);
     }
 
     /// @inheritdoc IStaking

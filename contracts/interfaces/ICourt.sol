@@ -27,7 +27,7 @@ interface ICourt {
     /// @param revealSeconds Length of the reveal phase, which `closeCommits` may begin early.
     /// @param appealSeconds How long a decision may be appealed.
     /// @param jurorAgeSeconds How long before the opening a juror must have been enlisted and bonded.
-    /// @param caseFee Pays the jurors; returned only on mismatch.
+    /// @param caseFee Pays the jurors; returned only on mismatch, and the accused's where no jury could be seated.
     /// @param caseBond Returned on mismatch and inconclusive, lost on match.
     /// @param tip Paid to whoever moves a case on, at most `MAX_TIPS` times; what is not used returns.
     /// @param duty What a juror loses that does not reveal; a quarter of it is lost by one that votes against the verdict.
@@ -74,7 +74,7 @@ interface ICourt {
     /// @param challenger Who opened it.
     /// @param pool The juror pool of the pair that it names.
     /// @param openedAt When it was opened.
-    /// @param epoch The 4-week epoch of its opening: an owner is slashed once in one.
+    /// @param epoch The 4-week epoch of its opening: no stake of an owner is slashed twice in one.
     /// @param appealEnd Until when the decision may be appealed.
     /// @param tips What is left for those who move the case on.
     /// @param shownHash keccak(abi.encode(shown)).
@@ -168,11 +168,11 @@ interface ICourt {
 
     /// @notice A case shows from 1 to `most` receipts, an own job is one.
     error CourtShownCount(uint256 given, uint256 most);
-    /// @notice The accused has no stake that a verdict could take.
+    /// @notice The accused has neither stake nor held credit that a verdict could take.
     error CourtNothingAtStake(address owner);
     /// @notice No owner may open a case against itself.
     error CourtSelfCase(address owner);
-    /// @notice A case names a juror pool. One that nobody is in judges nothing.
+    /// @notice A case names a juror pool. One that may not judge the accused ends the case inconclusive.
     error CourtNoPool();
     /// @notice Only who paid for a job may have it re-executed.
     error CourtNotPayer(address payer, address caller);
@@ -220,8 +220,8 @@ interface ICourt {
     /// @return caseId The case.
     function openOwnJob(Opening calldata opening) external returns (uint256 caseId);
 
-    /// @notice Draws the jury of the round, for a tip. When too few may sit it is drawn once more from a later block; then
-    /// a first round ends inconclusive and a later one leaves the last verdict standing.
+    /// @notice Draws the jury, for a tip. When too few may sit it is drawn once more from a later block; then a first round
+    /// ends inconclusive (at once if IJurorPools.mayJudge says no), a later one leaves the last verdict standing.
     function draw(uint256 caseId) external;
 
     /// @notice Commits the vote of the juror in a seat; by the juror or its delegate.
@@ -286,8 +286,8 @@ interface ICourt {
     /// @notice What the next appeal of a case pulls: doubled fee and bond, and tips.
     function appealCost(uint256 caseId) external view returns (uint256);
 
-    /// @notice Whether an owner was slashed for cases opened in a 4-week epoch.
-    function wasSlashed(address owner, uint32 epoch) external view returns (bool);
+    /// @notice What cases opened in a 4-week epoch have taken as severities so far: it is not taken again.
+    function takenOf(address owner, uint32 epoch) external view returns (uint96);
 
     /// @notice The parameters of this deployment.
     function parameters() external view returns (Parameters memory);

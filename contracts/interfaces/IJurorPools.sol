@@ -79,6 +79,11 @@ interface IJurorPools {
         view
         returns (bool ready, uint256 owners, uint256 stake);
 
+    /// @notice Whether a pool may judge this owner: a node of it has once declared the pool's pair, and as many owners as
+    /// a court-ready pair has are enlisted, with as much weight.
+    /// @dev In constant gas: who of them is another's sibling, and whose stake has left, only `readiness` counts.
+    function mayJudge(uint24 pool, address owner) external view returns (bool);
+
     /// @notice The pool of a pair, from 1; zero if nobody has ever enlisted.
     function poolOf(bytes32 modelId, bytes32 profileId) external view returns (uint24);
 

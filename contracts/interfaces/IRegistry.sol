@@ -132,6 +132,9 @@ interface IRegistry {
     /// @notice Whether a live node of `owner` declares this pair: what a draw asks of each juror, at a bounded cost.
     function serves(address node, address owner, bytes32 modelId, bytes32 profileId) external view returns (bool);
 
+    /// @notice Whether a node of the owner has ever declared this pair: what it once served, it may be judged for.
+    function hasServed(address owner, bytes32 modelId, bytes32 profileId) external view returns (bool);
+
     /// @notice Whether `who` is the owner or named by it. A node is not by itself, and no more once it is revoked.
     function isDelegate(address owner, address who) external view returns (bool);
 

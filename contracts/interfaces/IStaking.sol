@@ -134,10 +134,10 @@ interface IStaking {
 
     /// @notice As `lock`, for what a juror can lose of its operator stake. No case is open against it: its held credit
     /// leaves as ever.
-    function lockDuty(address juror, uint96 amount) external;
+    function lockDuty(address juror, uint8 role, uint96 amount) external;
 
     /// @notice Ends a `lockDuty`, as `unlock` does a lock.
-    function unlockDuty(address juror, uint96 amount) external;
+    function unlockDuty(address juror, uint8 role, uint96 amount) external;
 
     /// @notice Takes a severity and, on top of it, refunds, from bonded and thawing stake. Slashers only.
     /// @dev At least half of the severity is burned, before anything else is paid; when the stake is short, refunds and

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.contracts.test_escrow_collect import BAD_SIGNATURE
+from tests.contracts.test_contract_payers import BAD_SIGNATURE, collect_one, outcome
 from tests.contracts.world import World
 
 HISTORY = "0x0000F90827F1C53a10cb7A02335B175320002935"
@@ -19,14 +19,16 @@ class TestReserve:
             world.send(node, world.reserve_call(payer, node, 51, signer=signer))
 
 
-class TestCollect:
+class TestCollectOne:
     def test_skips_what_another_signed_for_a_session_signer(self, world: World) -> None:
         payer, node = world.payer(100), world.node(world.operator())
         signer = world.signer(payer)
         # Not even the payer signs in its signer's name.
-        item = world.item(payer, node, 50, signer=signer, by=payer)
-        assert world.collect(node, item).skipped == [(0, BAD_SIGNATURE)]
-        assert world.collect(node, world.item(payer, node, 50, signer=signer)).paid == 50
+        forged = world.item(payer, node, 50, signer=signer, by=payer)
+        call = collect_one(world, forged.voucher, forged.signature)
+        assert outcome(world, node, call) == (0, [BAD_SIGNATURE])
+        right = world.item(payer, node, 50, signer=signer)
+        assert outcome(world, node, collect_one(world, right.voucher, right.signature)) == (50, [])
 
 
 class TestBlockHash:

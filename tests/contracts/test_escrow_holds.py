@@ -161,7 +161,7 @@ class TestHeldCreditAlwaysGetsOut:
     ) -> None:
         world.collect(node, world.item(payer, node, 500 * DOLLAR))
         functions, duty = world.staking.functions, 20 * DOLLAR
-        world.send(world.slasher, functions.lockDuty(owner.address, duty))
+        world.send(world.slasher, functions.lockDuty(owner.address, OPERATOR, duty))
         assert functions.lockedOf(owner.address, OPERATOR).call() == duty
         assert functions.stakeOf(owner.address, OPERATOR).call()[3] == 0
         world.send(owner, functions.thaw(OPERATOR, 1_000 * DOLLAR))
@@ -170,13 +170,13 @@ class TestHeldCreditAlwaysGetsOut:
         assert held(world, owner) == 0
         world.send(owner, functions.withdraw(OPERATOR))
         assert functions.slashable(owner.address, OPERATOR).call() == duty
-        world.send(world.slasher, functions.unlockDuty(owner.address, duty))
+        world.send(world.slasher, functions.unlockDuty(owner.address, OPERATOR, duty))
         world.send(owner, functions.withdraw(OPERATOR))
         with world.reverts("StakingNotLocked", 0, 1):
-            world.send(world.slasher, functions.unlockDuty(owner.address, 1))
+            world.send(world.slasher, functions.unlockDuty(owner.address, OPERATOR, 1))
         for call in (functions.lockDuty, functions.unlockDuty):
             with world.reverts("StakingNotSlasher"):
-                world.send(owner, call(owner.address, 0))
+                world.send(owner, call(owner.address, OPERATOR, 0))
 
 
 class TestReleaseHeld:

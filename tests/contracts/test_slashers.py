@@ -81,12 +81,12 @@ class TestRemove:
 
     def test_lets_its_jurors_go_and_seats_no_more(self, world: World) -> None:
         juror, functions = world.operator(STAKE), world.staking.functions
-        world.send(world.slasher, functions.lockDuty(juror.address, 40))
+        world.send(world.slasher, functions.lockDuty(juror.address, OPERATOR, 40))
         by_timelock(world, "removeSlasher", world.slasher)
-        world.send(world.slasher, functions.lockDuty(juror.address, 50))
+        world.send(world.slasher, functions.lockDuty(juror.address, OPERATOR, 50))
         assert functions.lockedOf(juror.address, OPERATOR).call() == 40
         for amount in (30, 50):
-            world.send(world.slasher, functions.unlockDuty(juror.address, amount))
+            world.send(world.slasher, functions.unlockDuty(juror.address, OPERATOR, amount))
         assert functions.lockedOf(juror.address, OPERATOR).call() == 0
 
     def test_does_not_stop_the_cases_of_others(self, world: World) -> None:

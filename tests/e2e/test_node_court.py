@@ -74,7 +74,7 @@ async def test_a_file_that_proves_nothing_ends_inconclusive_by_jury(
     anvil: RunningAnvil, deployment: Deployment, tmp_path: Path
 ) -> None:
     async with Chain(anvil.url, deployment) as chain:
-        await fund(chain, ACCUSED, Role.OPERATOR)
+        await enlist(chain, ACCUSED, await fund(chain, ACCUSED, Role.OPERATOR))
         challenger = await fund(chain, CHALLENGER, None)
         chat_format = tiny_format(tmp_path / "model")
         senders = [await fund(chain, key, Role.OPERATOR) for key in JURORS]

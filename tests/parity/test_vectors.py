@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from web3 import Web3
 from web3.contract import Contract
+from web3.types import TxParams
 
 from retally.protocol.case import CommitRecord, Range, pack_ranges
 from retally.protocol.encoding import Bytes32, keccak, to_hex
@@ -16,6 +18,8 @@ from retally.protocol.receipt import JobReceipt
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "protocol.json").read_text(encoding="utf-8"))
 ZERO = Bytes32(bytes(32))
+PRECOMPILE = Web3.to_checksum_address("0x" + "00" * 19 + "01")
+HALF_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141 // 2
 
 
 def raw(value: str) -> bytes:
@@ -101,3 +105,14 @@ def test_no_audit_point_lies_in_an_empty_range(harness: Contract) -> None:
     assert harness.functions.countDrawn(ZERO, commit.to_abi(), packed).call() == 0
     wider = pack_ranges([Range(someone, someone, 0, 5_000, 5_001)])
     assert harness.functions.countDrawn(ZERO, commit.to_abi(), wider).call() == 1
+
+
+def test_a_signature_of_the_upper_half_is_nobodys(harness: Contract) -> None:
+    vector = VECTORS["messages"][0]
+    digest, r = raw(vector["digest"]), raw(vector["signature"])[:32]
+    # The largest s that has room beside the parity, and the largest that the rule allows.
+    upper, lower = (2**255 - 1).to_bytes(32, "big"), HALF_ORDER.to_bytes(32, "big")
+    precompile: TxParams = {"to": PRECOMPILE, "data": digest + (27).to_bytes(32, "big") + r + upper}
+    assert int.from_bytes(harness.w3.eth.call(precompile), "big") != 0
+    assert int(harness.functions.recover(digest, r + upper).call(), 16) == 0
+    assert int(harness.functions.recover(digest, r + lower).call(), 16) != 0

@@ -9,6 +9,7 @@ from collections import defaultdict
 from retally.chain.connection import Chain
 from retally.chain.court import CaseStatus, Opening, decode_shown
 from retally.chain.follow_case import NOT_YET, due_step
+from retally.chain.staking import Offence, Role
 from retally.chain.transactions import TxSender
 from retally.errors import TransactionFailed
 from retally.protocol.audit_points import AuditPoint, drawn_points
@@ -67,7 +68,7 @@ class CaseOpener:
         wealth, shown = self.wealth_of(owner, now)
         if owner_verdict(wealth) != VerdictKind.MISMATCH:
             return
-        if await self._chain.court.was_slashed(owner, now // EPOCH_SECONDS):
+        if await self._has_paid(owner, now):
             return
         file = self._file(owner, shown)
         if any(case.owner == owner and case.evidence_hash == file.hash for case in self._store.cases()):
@@ -82,6 +83,11 @@ class CaseOpener:
         """Whether a case goes on; a payer's own job keeps none from being opened (R-67)."""
         going_on = [case.id for case in self._store.cases() if case.owner == owner and not case.closed]
         return any([not (await self._chain.court.case_of(case_id)).own_job for case_id in going_on])
+
+    async def _has_paid(self, owner: Address, now: int) -> bool:
+        """Whether the epoch's cases took as much already as a mismatch costs today: a slash of dust is no payment."""
+        taken = await self._chain.court.taken_of(owner, now // EPOCH_SECONDS)
+        return taken > 0 and taken >= await self._chain.staking.severity_of(owner, Role.OPERATOR, Offence.MISMATCH)
 
     async def _has_unbooked_case(self, owner: Address) -> bool:
         """Whether the chain has one that the books lack: too young to be confirmed, or sent before a crash."""
@@ -101,8 +107,8 @@ class CaseOpener:
         uri = f"{self._public_url}/evidence/{to_hex(hash_)}"
         receipt = file.points[0].answer.receipt
         pool = await self._chain.juror_pools.pool_of(receipt.model_id, receipt.profile_id)
-        if pool == 0:
-            log.error("owner %s: nobody has enlisted to judge its model and profile", owner)
+        if not await self._chain.juror_pools.may_judge(pool, owner):
+            log.error("owner %s: no pool may judge what it served, a case would cost the fee", owner)
             return
         await self._allow(self._chain.court.address, await self._chain.court.opening_cost())
         opening = Opening(owner, pool, file.shown(self._chain.domain), hash_, uri)

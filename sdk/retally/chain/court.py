@@ -149,9 +149,9 @@ class Court(Contract):
         """How many cases were opened; ids run from 1."""
         return int(await self.view("caseCount"))
 
-    async def was_slashed(self, owner: Address, epoch: int) -> bool:
-        """Whether an owner was slashed for cases opened in a 4-week epoch."""
-        return bool(await self.view("wasSlashed", owner, epoch))
+    async def taken_of(self, owner: Address, epoch: int) -> int:
+        """What cases opened in a 4-week epoch have taken as severities so far."""
+        return int(await self.view("takenOf", owner, epoch))
 
     async def credit(self, account: Address) -> int:
         """What an account can withdraw."""

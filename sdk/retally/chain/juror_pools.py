@@ -49,6 +49,10 @@ class JurorPools(Contract):
         """Whether cases of a pair can be judged."""
         return Readiness(*await self.view("readiness", model_id, profile_id))
 
+    async def may_judge(self, pool: int, owner: Address) -> bool:
+        """Whether a pool may judge this owner; a case before one that may not costs its opener the case fee."""
+        return bool(await self.view("mayJudge", pool, owner))
+
     def enlist(self, node: Address) -> ContractCall:
         """Enlists the sender with the pair that its node declares."""
         return self.call("enlist", node)

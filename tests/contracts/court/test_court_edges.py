@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from retally.protocol.encoding import keccak
-from retally.protocol.voucher import NodeAuth
 from tests.contracts.court.cases import FEE, SEVERITY, Case, open_case, opening, stake_of
 from tests.contracts.court.ledger import GOVERNOR, MILLION
 from tests.contracts.court.transcripts import MODEL, PROFILE, Tree
-from tests.contracts.court.world import MISMATCH, STAKE, World, key, operators
+from tests.contracts.court.world import MISMATCH, STAKE, World, operators
 
 OTHER = keccak(b"no profile")
-# Of the curve that keys are points of.
-ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 # Lots that a draw of one seat casts at most.
 LOTS = 4 + 64
 
@@ -83,15 +80,3 @@ class TestRegistry:
     def test_calibrations_are_for_verifiers_of_a_known_profile(self, world: World) -> None:
         call = world.ledger.registry.functions.addCalibration(keccak(b"table"), MODEL, PROFILE, OTHER, "")
         assert world.ledger.reverts("RegistryUnknownProfile", call, GOVERNOR) == (OTHER,)
-
-    def test_a_node_signs_in_one_spelling(self, world: World) -> None:
-        ledger, owner, node = world.ledger, world.owners[1], key("new node")
-        proof, deadline = ledger.registry.functions.registerNode, ledger.now() + 600
-        signature = node.sign(NodeAuth(owner, node.address, deadline).digest(ledger.domain))
-        r, vs = signature[:32], int.from_bytes(signature[32:], "big")
-        low = vs % 2**255
-        twin = ((vs >> 255 ^ 1) << 255 | (ORDER - low)).to_bytes(32, "big")
-        assert ORDER - low > ORDER // 2
-        call = proof(node.address, MODEL, PROFILE, "http://n", deadline, r, twin)
-        ledger.reverts("SignatureNotBy", call, owner)
-        ledger.send(proof(node.address, MODEL, PROFILE, "http://n", deadline, r, signature[32:]), owner)

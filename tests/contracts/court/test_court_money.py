@@ -53,7 +53,7 @@ class TestMismatch:
         assert all(locked(world, owner) == 0 for owner in world.owners)
         assert world.ledger.registry.functions.warnedUntil(world.cheat).call() > world.ledger.now()
         assert case.status == CLOSED
-        assert world.ledger.court.functions.wasSlashed(world.cheat, case.record[11]).call()
+        assert world.ledger.court.functions.takenOf(world.cheat, case.record[11]).call() == SEVERITY
 
     def test_two_thirds_decide_and_the_third_is_not_paid(self, world: World, case: Case) -> None:
         jurors = case.draw()

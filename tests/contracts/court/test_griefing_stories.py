@@ -62,7 +62,7 @@ class TestCase:
         commit = world.committed(4)
         accused = wealth(world, world.cheat)
         case = accused_of(world, commit, fee=2**90)
-        assert locked(world, world.cheat) == 2 * SEVERITY < STAKE
+        assert locked(world, world.cheat) == SEVERITY + 2**28 < 2 * SEVERITY < STAKE
         case.judged(MATCH)
         assert locked(world, world.cheat) == 0
         assert wealth(world, world.cheat) - accused == BOND // 2

@@ -46,7 +46,7 @@ class TestOwnJob:
         open_own_job(world).judged(MISMATCH)
         court = world.ledger.court.functions
         case = open_case(world)
-        assert not court.wasSlashed(world.cheat, case.record[11]).call()
+        assert court.takenOf(world.cheat, case.record[11]).call() == 0
         severity = -(-stake_of(world, world.cheat) * SEVERITY // STAKE)
         assert case.judged(MISMATCH)["slashed"] == severity
 
