@@ -42,14 +42,20 @@ NEAR = {
     r"JurorPools|Lots|SumTree": ["court/test_juror_pools"],
     r"Rendezvous": ["court/test_rendezvous", "court/test_audits"],
     r"Court|Juries|CaseLocks|Lots|SumTree|JurorPools": [
-        "court/test_court", "court/test_court_money", "court/test_court_rounds", "court/test_own_job",
+        "court/test_court",
+        "court/test_court_money",
+        "court/test_court_rounds",
+        "court/test_own_job",
         "court/test_court_sums",
     ],
     r"Audit|SeedBlocks": ["court/test_audits"],
     r"Trap": ["court/test_traps"],
     r"Silence|ChallengeLocks|AtStake": ["court/test_silence", "court/test_silence_threats"],
     r"Claims|Answerable|Billing|Merkle|Tiling|TokenTrees|Signatures|Outputs": [
-        "court/test_faults", "court/test_faults_punish", "court/test_faults_tiling", "court/test_faults_receipts",
+        "court/test_faults",
+        "court/test_faults_punish",
+        "court/test_faults_tiling",
+        "court/test_faults_receipts",
         "court/test_faults_money",
     ],
 }

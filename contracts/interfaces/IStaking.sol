@@ -132,7 +132,7 @@ interface IStaking {
     /// slasher was removed: then what its cases end may have been another's, whose unlock must not fail for it.
     function unlock(address owner, uint8 role, uint96 amount) external;
 
-    /// @notice As `lock`, for what a juror can lose of its operator stake. No case is open against it: its held credit
+    /// @notice As `lock`, for what a juror can lose of its stake. No case is open against it: its held credit
     /// leaves as ever.
     function lockDuty(address juror, uint8 role, uint96 amount) external;
 
