@@ -191,15 +191,10 @@ contract Registry is IRegistry, Ownable {
 
     /// @inheritdoc IRegistry
     function parameters() external view returns (Parameters memory) {
-        return Parameters({
-            newOwnerPeriod: NEW_OWNER_PERIOD,
-            warningPeriod: WARNING_PERIOD,
-            calibrationDelay: CALIBRATION_DELAY,
-            newStepUnits: NEW_STEP_UNITS,
-            establishedStepUnits: ESTABLISHED_STEP_UNITS,
-            newSharePpm: NEW_SHARE_PPM,
-            establishedSharePpm: ESTABLISHED_SHARE_PPM
-        });
+        return Parameters(
+            NEW_OWNER_PERIOD, WARNING_PERIOD, CALIBRATION_DELAY,
+            NEW_STEP_UNITS, ESTABLISHED_STEP_UNITS, NEW_SHARE_PPM, ESTABLISHED_SHARE_PPM
+        );
     }
 
     /// @inheritdoc IRegistry
