@@ -51,7 +51,8 @@ contract TreeFaults is ITreeFaults, Claims {
         _checkCommit(c);
         bytes32 digest = _checkLeaf(c, leaf, count);
         _useClaim(digest, salt);
-        bool proper = leaf.receipt.node == c.node && leaf.receipt.cumTo > leaf.receipt.cumFrom;
+        JobReceipt calldata r = leaf.receipt;
+        bool proper = r.node == c.node && r.cumTo > r.cumFrom && REGISTRY.hasServed(c.owner, r.modelId, r.profileId);
         require(!proper, FaultsLeafProper(digest));
         _proveCommit(Kind.Leaf, c);
     }

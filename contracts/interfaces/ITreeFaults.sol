@@ -42,7 +42,8 @@ interface ITreeFaults is IClaims {
         bytes32 salt
     ) external;
 
-    /// @notice A leaf under a commit whose receipt is another node's or moves no money. Evidence: the receipt's digest.
+    /// @notice A leaf under a commit whose receipt is another node's, moves no money, or names a model and profile that no
+    /// node of the owner ever declared: no court could judge it. Evidence: the receipt's digest.
     function proveImproperLeaf(Commit calldata c, Leaf calldata leaf, uint32 count, bytes32 salt) external;
 
     /// @notice A leaf under a commit whose audit points lie further apart than the unit of the leaf's model allows: its node

@@ -132,6 +132,14 @@ class TestLeaf:
                 punished = claimant.proves(claimant.improper_leaf(commit, 1))
                 assert (punished.kind, punished.slashed) == (Kind.LEAF, SEVERITY)
 
+    @pytest.mark.parametrize("field", ["model_id", "profile_id"])
+    def test_of_a_pair_that_its_owner_never_declared(self, world: World, claimant: Claimant, field: str) -> None:
+        first, second = world.jobs(2)
+        commit = forged(world, [first, second.changed(**{field: keccak(b"nobody's")})])
+        claimant.reverts("FaultsLeafProper", claimant.improper_leaf(commit, 0))
+        punished = claimant.proves(claimant.improper_leaf(commit, 1))
+        assert (punished.kind, punished.slashed) == (Kind.LEAF, SEVERITY)
+
     def test_reverts_for_a_proper_one(self, world: World, claimant: Claimant) -> None:
         commit = world.committed(2)
         digest = commit.tree.jobs[0].digest
