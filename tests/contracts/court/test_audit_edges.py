@@ -23,11 +23,11 @@ def sprung_beside(world: World, commit: Commit, job: Job) -> Trapped:
     return Trapped(world, commit, job, reveal(world, commit, verdicts), verdicts, points)
 
 
-def dear_job(world: World, **changes: object) -> Job:
+def dear_job(world: World) -> Job:
     """A planted job of so much money that a point falls into it."""
-    (job,) = world.jobs(1)
+    (job,) = world.jobs(1, prompt_tokens=16)
     planted = planted_job(job)
-    return planted.changed(cum_to=planted.receipt.cum_from + 2 * STEP, **changes)
+    return planted.changed(cum_to=planted.receipt.cum_from + 2 * STEP)
 
 
 class TestFixSeed:
@@ -109,6 +109,5 @@ class TestTraps:
 
     def test_need_an_output(self, world: World) -> None:
         plant(world)
-        job = dear_job(world, output_from=1, output_to=1)
-        sprung = sprung_beside(world, world.collect(Tree.of([job])), job)
-        assert sprung.reverts("TrapsNoTrap") == (job.digest,)
+        sprung = trapped(world, change=lambda job: job.changed(output_to=0))
+        assert sprung.reverts("TrapsNoTrap") == (sprung.job.digest,)

@@ -130,6 +130,6 @@ class TestPunish:
         assert 0 < held < dear.receipt.fee
         slash_all(world)
         punished = claimant.proves(claimant.overbilling(dear, bound=True))
-        assert punished.refunded == held
+        assert punished.slashed + punished.refunded == held
         assert world.ledger.escrow.functions.heldOf(world.cheat).call() == 0
         world.supply()
