@@ -17,11 +17,7 @@ contract Registry is IRegistry, Ownable {
     uint256 private constant MAX_ENDPOINT = 256;
 
     /// @dev What a node's key may do: sign; collect, answer and vote for its owner as well; nothing more.
-    enum Key {
-        Serving,
-        Delegate,
-        Revoked
-    }
+    enum Key { Serving, Delegate, Revoked }
 
     /// @dev What a commit or a fault needs is in the first slot.
     struct Node {

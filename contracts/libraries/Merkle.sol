@@ -11,11 +11,6 @@ library Merkle {
         return keccak256(abi.encodePacked(bytes1(0x00), data));
     }
 
-    /// @notice Leaf hash of a signed receipt in a receipts tree (R-15).
-    function receiptLeaf(bytes32 receiptDigest, bytes32 r, bytes32 vs) internal pure returns (bytes32) {
-        return keccak256(abi.encodePacked(bytes1(0x00), receiptDigest, r, vs));
-    }
-
     /// @notice Hash of an inner node.
     function inner(bytes32 left, bytes32 right) internal pure returns (bytes32) {
         return keccak256(abi.encodePacked(bytes1(0x01), left, right));
