@@ -91,7 +91,7 @@ class TestRefresh:
 
 class TestDraw:
     def test_no_stake_that_changes_once_the_seed_is_known_moves_another_lot(self, world: World) -> None:
-        """Others choose as little, by topping somebody up, as an owner does by leaving."""
+        """An owner chooses as little by topping its stake up as by leaving."""
         ledger, staking = world.ledger, world.ledger.staking.functions
         operators(world, 8)
         for owner in world.owners[2:6]:  # enlisted with more than they have
@@ -99,9 +99,11 @@ class TestDraw:
             ledger.send(staking.stake(OPERATOR, 9 * STAKE), owner)
             ledger.send(ledger.pools.functions.enlist(node), owner)
             ledger.send(staking.thaw(OPERATOR, 8 * STAKE), owner)
+            ledger.send(ledger.asset.functions.faucet(owner, 50 * STAKE), owner)
+            ledger.send(ledger.asset.functions.approve(ledger.staking.address, 50 * STAKE), owner)
         registry = ledger.registry.functions
         changes = [
-            *((staking.stakeFor(owner, OPERATOR, amount), world.outsider, owner)
+            *((staking.stake(OPERATOR, amount), owner, owner)
               for owner in world.owners[2:4] for amount in (1, STAKE, 50 * STAKE)),
             *((staking.cancelThaw(OPERATOR), owner, owner) for owner in world.owners[2:4]),
             *((staking.thaw(OPERATOR, STAKE), owner, owner) for owner in world.owners[3:8]),

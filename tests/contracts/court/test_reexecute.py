@@ -36,7 +36,7 @@ from retally.own_job import (
     open_case,
     pool_of,
 )
-from retally.protocol.encoding import Bytes32, keccak, to_hex
+from retally.protocol.encoding import Address, Bytes32, keccak, to_hex
 from retally.protocol.evidence_file import EvidenceFile
 from retally.protocol.receipt import FinishReason
 from retally.protocol.wire import AnswerBundle
@@ -150,6 +150,13 @@ class TestRefusals:
         with pytest.raises(Unavailable, match="nobody has enlisted"):
             await pool_of(suit.chain, receipt)
 
+    async def test_no_fee_is_risked_before_a_pool_that_is_not_ready(self, suit: Suit) -> None:
+        ledger, receipt = suit.world.ledger, suit.answer.receipt
+        assert await pool_of(suit.chain, receipt) == 1
+        ledger.send(ledger.pools.functions.resign(receipt.model_id, receipt.profile_id), suit.world.owners[-1])
+        with pytest.raises(Unavailable, match="too few have enlisted"):
+            await pool_of(suit.chain, receipt)
+
     async def test_a_job_that_was_not_collected_has_no_case(self, suit: Suit) -> None:
         with pytest.raises(Conflict, match="not collected") as refused:
             await suit.file(Showing(None))
@@ -212,7 +219,7 @@ class TestCase:
         assert await suit.chain.court.credit(world.payer.address) == 7 * TIP
         assert await suit.chain.staking.credit(world.payer.address) == end.refunded
 
-    async def test_a_jury_that_cannot_be_seated_gives_the_fee_back(self, suit: Suit) -> None:
+    async def test_where_no_jury_can_be_seated_the_fee_is_the_accuseds(self, suit: Suit) -> None:
         world = suit.world
         for node in world.nodes[1:]:
             owner = world.ledger.registry.functions.nodeOwner(node.address).call()
@@ -226,7 +233,8 @@ class TestCase:
             state = await follower.step()
         assert is_closed(state)
         assert (await follower.end()).verdict == INCONCLUSIVE
-        assert await suit.chain.court.credit(world.payer.address) == FEE + 7 * TIP
+        assert await suit.chain.court.credit(world.payer.address) == 7 * TIP
+        assert await suit.chain.court.credit(Address(world.cheat)) == FEE
 
     async def test_a_step_that_another_took_first_is_no_error(self, suit: Suit) -> None:
         case = await suit.opened()
