@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from retally.protocol.encoding import keccak
 from tests.contracts.court.cases import BOND, CLOSED, FEE, SEVERITY, TIP, Case, locked, open_case, opening, stake_of
 from tests.contracts.court.ledger import DAY, GOVERNOR, MILLION, OPERATOR
 from tests.contracts.court.world import MATCH, MISMATCH, STAKE, World
@@ -94,20 +93,6 @@ class TestMismatch:
         first.judged(MISMATCH)
         assert again.judged(MISMATCH)["refunded"] == 0
         assert first.reward(world.payer.address) == sum(entry[3] for entry in first.shown)
-
-    def test_moves_held_credit_into_a_short_stake(self, world: World) -> None:
-        ledger = world.ledger
-        # More than the exposure cap at once: the rest is held.
-        world.committed(250, output_tokens=500)
-        held = ledger.escrow.functions.heldOf(world.cheat).call()
-        entries = [(1, keccak(b"big"), world.payer.address, STAKE)]
-        call = opening(world, entries)
-        case = Case(world, ledger.send(call, world.challenger).event("CaseOpened")["caseId"], [], entries)
-        event = case.judged(MISMATCH)
-        assert event["slashed"] + event["refunded"] == STAKE + held
-        assert ledger.escrow.functions.heldOf(world.cheat).call() == 0
-        assert stake_of(world, world.cheat) == 0
-        world.supply()
 
 
 class TestMatch:
