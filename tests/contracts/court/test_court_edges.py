@@ -10,7 +10,7 @@ from tests.contracts.court.world import MISMATCH, STAKE, World, operators
 
 OTHER = keccak(b"no profile")
 # Lots that a draw of one seat casts at most.
-LOTS = 4 + 64
+LOTS = 1 * 3 // 2 + 32
 
 
 def opened(world: World, fee: int, own_job: bool = False) -> Case:

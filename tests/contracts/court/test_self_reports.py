@@ -82,7 +82,7 @@ class TestMismatch:
         assert wealth(world, *everybody) - before <= -SEVERITY // 2
 
     def test_loses_the_second_time_too(self, world: World) -> None:
-        """One slash an epoch: a second report costs no severity any more, and wins none either."""
+        """No stake pays twice in an epoch: a second report costs no severity any more, and wins none either."""
         jobs = [friends_job(world, 5 * MILLION) for _ in range(2)]
         jobs[1] = jobs[1].changed(cum_from=jobs[0].receipt.cum_to, cum_to=2 * jobs[0].receipt.cum_to)
         commit = commit_of(world, *jobs)
