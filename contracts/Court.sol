@@ -18,7 +18,6 @@ import {IRandomness} from "./interfaces/IRandomness.sol";
 import {IRegistry} from "./interfaces/IRegistry.sol";
 import {IStaking} from "./interfaces/IStaking.sol";
 import {Delays} from "./libraries/Delays.sol";
-import {OPERATOR} from "./types/Role.sol";
 import {Shown} from "./types/Shown.sol";
 
 /// @notice See ICourt.

@@ -4,7 +4,6 @@ pragma solidity 0.8.37;
 import {ICourt} from "../interfaces/ICourt.sol";
 import {IJurorPools} from "../interfaces/IJurorPools.sol";
 import {IRandomness} from "../interfaces/IRandomness.sol";
-import {IRegistry} from "../interfaces/IRegistry.sol";
 import {IStaking} from "../interfaces/IStaking.sol";
 import {SeedBlocks} from "../libraries/SeedBlocks.sol";
 import {CourtState} from "./CourtState.sol";

@@ -27,7 +27,7 @@ interface ICourt {
     /// @param revealSeconds Length of the reveal phase, which `closeCommits` may begin early.
     /// @param appealSeconds How long a decision may be appealed.
     /// @param jurorAgeSeconds How long before the opening a juror must have been enlisted and bonded.
-    /// @param caseFee Pays the jurors; returned only on mismatch, and the accused's where no jury could be seated.
+    /// @param caseFee Pays the jurors; returned on mismatch and where a jury was silent, the accused's where none sat.
     /// @param caseBond Returned on mismatch and inconclusive, lost on match.
     /// @param tip Paid to whoever moves a case on, at most `MAX_TIPS` times; what is not used returns.
     /// @param duty What a juror loses that does not reveal; a quarter of it is lost by one that votes against the verdict.

@@ -80,7 +80,7 @@ interface IRegistry {
 
     /// @notice Lets `delegate` act for the caller wherever an owner may: collect, vote, answer. A node's key may be named,
     /// before or after it is registered, until it is revoked. Whoever steals it can then commit to a broken tree, which
-    /// costs as much as a mismatch; a key that only signs jobs costs `signedCap` at most.
+    /// costs as much as a mismatch; of a key that only signs jobs, ADR 16 and R-51 say what it can cost.
     function setDelegate(address delegate, bool allowed) external;
 
     /// @notice Declares that `sibling` is run by the caller too, or takes that back. A declaration holds at once and counts

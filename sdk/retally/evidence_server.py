@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 
-from retally.errors import Conflict, NotFound, openai_envelope
+from retally.errors import Conflict, NotFound, Unavailable, openai_envelope
 from retally.keep_alive import SERVER_SECONDS
 from retally.protocol.encoding import to_hex
 
@@ -65,7 +65,9 @@ def serve_evidence(data: bytes, hash_: bytes, host: str, port: int) -> Iterator[
 
 def _wait_started(server: uvicorn.Server) -> None:
     until = time.monotonic() + _START_SECONDS
-    while not server.started and time.monotonic() < until:
+    while not server.started:
+        if time.monotonic() >= until:
+            raise Unavailable("the evidence could not be served in time", hint="nothing was opened; try again")
         time.sleep(0.01)
 
 

@@ -85,9 +85,14 @@ class CaseOpener:
         return any([not (await self._chain.court.case_of(case_id)).own_job for case_id in going_on])
 
     async def _has_paid(self, owner: Address, now: int) -> bool:
-        """Whether the epoch's cases took as much already as a mismatch costs today: a slash of dust is no payment."""
+        """Whether the epoch's cases took already all that a mismatch costs today (R-39): a slash of dust is no payment."""
         taken = await self._chain.court.taken_of(owner, now // EPOCH_SECONDS)
-        return taken > 0 and taken >= await self._chain.staking.severity_of(owner, Role.OPERATOR, Offence.MISMATCH)
+        stake = await self._chain.staking.slashable(owner, Role.OPERATOR)
+        if taken == 0 or stake == 0:
+            return False
+        severity = await self._chain.staking.severity_of(owner, Role.OPERATOR, Offence.MISMATCH)
+        at_stake = stake + await self._chain.escrow.held_of(owner) + taken
+        return severity * at_stake // stake <= taken
 
     async def _has_unbooked_case(self, owner: Address) -> bool:
         """Whether the chain has one that the books lack: too young to be confirmed, or sent before a crash."""

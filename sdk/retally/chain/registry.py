@@ -54,10 +54,6 @@ class Registry(Contract):
         """A node's owner, revoked or not."""
         return Address(await self.view("nodeOwner", node))
 
-    async def has_served(self, owner: Address, model_id: bytes, profile_id: bytes) -> bool:
-        """Whether a node of an owner has ever declared this pair."""
-        return bool(await self.view("hasServed", owner, model_id, profile_id))
-
     async def is_delegate(self, owner: Address, who: Address) -> bool:
         """Whether one may act for an owner."""
         return bool(await self.view("isDelegate", owner, who))

@@ -22,7 +22,8 @@ async def progress_text(chain: Any, case_id: int, case: Any) -> str:
         if state.committed < state.size or state.revealed == 0:
             return start + f"{state.committed} of {state.size} jurors have committed, until {moment(state.commit_end)}"
         return start + f"{state.revealed} of {state.size} votes are shown, until {moment(state.reveal_end)}"
-    return start + f"{VERDICTS[case.verdict]}; may be appealed until {moment(case.appeal_end)}"
+    stands = f"may be appealed until {moment(case.appeal_end)}" if case.appeal_end else "nobody can appeal any more"
+    return start + f"{VERDICTS[case.verdict]}; {stands}"
 
 
 def end_text(data: Mapping[str, Any]) -> str:

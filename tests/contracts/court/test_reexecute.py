@@ -47,9 +47,9 @@ from tests.contracts.court.cases import FEE, TIP
 from tests.contracts.court.cases import open_case as open_drawn_case
 from tests.contracts.court.crash_ground import deployment_of
 from tests.contracts.court.crash_nodes import PROMPT_TOKENS, FakeFormat, bundles_of
-from tests.contracts.court.ledger import DAY, GOVERNOR
+from tests.contracts.court.ledger import DAY, GOVERNOR, OPERATOR
 from tests.contracts.court.transcripts import Tree
-from tests.contracts.court.world import INCONCLUSIVE, MATCH, MISMATCH, Commit, World, key
+from tests.contracts.court.world import INCONCLUSIVE, MATCH, MISMATCH, STAKE, Commit, World, key
 
 URI = "http://payer/evidence"
 
@@ -257,6 +257,20 @@ class TestVerifier:
         store.put_case(CaseRecord(other, owner, suit.world.challenger, case.evidence_hash, b"", False, 0))
         assert await opener._has_booked_case(owner)
         store.close()
+
+    async def test_goes_on_once_there_is_stake_that_no_case_took(self, suit: Suit, tmp_path: Path) -> None:
+        world, chain = suit.world, suit.chain
+        opener = CaseOpener(chain, TxSender(chain, key("verifier 0")), Store(tmp_path / "verifier.sqlite"), "http://v")
+        owner = Address(world.cheat)
+        assert not await opener._has_paid(owner, chain.clock.now())
+        open_drawn_case(world).judged(MISMATCH)
+        await chain.clock.refresh()
+        assert await opener._has_paid(owner, chain.clock.now())
+        ledger = world.ledger
+        ledger.send(ledger.asset.functions.faucet(owner, STAKE), owner)
+        ledger.send(ledger.asset.functions.approve(ledger.staking.address, STAKE), owner)
+        ledger.send(ledger.staking.functions.stake(OPERATOR, STAKE), owner)
+        assert not await opener._has_paid(owner, chain.clock.now())
 
 
 class TestEvidenceServer:
