@@ -85,7 +85,7 @@ class CaseOpener:
         return any([not (await self._chain.court.case_of(case_id)).own_job for case_id in going_on])
 
     async def _has_paid(self, owner: Address, now: int) -> bool:
-        """Whether the epoch's cases took already all that a mismatch costs today (R-39): a slash of dust is no payment."""
+        """Whether the epoch's cases took all that a mismatch costs today (R-39): a slash of dust is no payment."""
         taken = await self._chain.court.taken_of(owner, now // EPOCH_SECONDS)
         stake = await self._chain.staking.slashable(owner, Role.OPERATOR)
         if taken == 0 or stake == 0:
