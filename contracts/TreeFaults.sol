@@ -100,14 +100,15 @@ contract TreeFaults is ITreeFaults, Claims {
         _checkRequest(leaf.receipt, request);
         uint256 until = uint256(request.deadline) + LATE_AFTER;
         require(c.time > until, FaultsLeafInTime(c.time, until));
-        uint96 fee = _collectedOf(leaf.receipt, rangeAt(ranges, rangeIndex), c.node);
+        Range memory range = rangeAt(ranges, rangeIndex);
+        uint96 fee = _collectedOf(leaf.receipt, range, c.node);
         require(fee > 0, FaultsNothingCollected(digest));
 
         Fault memory fault;
         fault.kind = Kind.LateLeaf;
         fault.owner = c.owner;
-        // Of a straddling receipt each commit collected a part, and gives back its own.
-        fault.receipt = keccak256(abi.encode(digest, c.id));
+        // Of a straddling receipt each commit collected a part, and one that names a channel twice several.
+        fault.receipt = keccak256(abi.encode(digest, c.id, range.before));
         fault.payer = leaf.receipt.payer;
         fault.refund = fee;
         _prove(fault, _subject(Kind.LateLeaf, fault.receipt));

@@ -35,7 +35,8 @@ abstract contract StakeBook is SlasherList {
 
     /// @inheritdoc IStaking
     function lock(address owner, uint8 role, uint96 amount) external onlySlasher {
-        if (wasSlasher(msg.sender)) return;
+        // A case opened after the removal would end in unlocking what others locked.
+        require(!wasSlasher(msg.sender), StakingNotSlasher(msg.sender));
         Locks storage l = _locks[owner][role];
         l.count += 1;
         l.locked += amount;

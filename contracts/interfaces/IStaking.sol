@@ -123,7 +123,7 @@ interface IStaking {
     /// @notice Pays `account` its credit, on anybody's call.
     function withdrawCreditOf(address account) external returns (uint256 amount);
 
-    /// @notice Keeps at least `amount` more of a stake from leaving while a case is open. Slashers only.
+    /// @notice Keeps at least `amount` more of a stake from leaving while a case is open. Slashers only, no removed ones.
     /// @dev A case locks the most that it can cost when it is opened, and at its end takes no less than that: stake that
     /// had thawed before may leave in between, and makes the offence no cheaper.
     function lock(address owner, uint8 role, uint96 amount) external;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from retally.protocol.pricing import fee_round_down
 from retally.protocol.receipt import FinishReason
 from retally_node.channels import ChannelBook
@@ -35,8 +37,10 @@ async def _close(work: SegmentWork, book: ChannelBook, segment: SegmentRecord) -
         choice=segment.key.choice,
         output_from=segment.key.output_from,
     )
+    # The Registry may name another pair by now; the receipt binds to what was offered.
+    served = replace(work, model_id=offer[0].model_id, profile_id=offer[0].profile_id)
     record = write_receipt(
-        work,
+        served,
         job,
         segment,
         cum_from=channel.last_cum,

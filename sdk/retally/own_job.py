@@ -85,7 +85,9 @@ async def pool_of(chain: Chain, receipt: JobReceipt) -> int:
         hint = "check it on an engine of your own: retally verify --engine-url"
         raise Unavailable("nobody has enlisted to judge this model and profile", hint=hint)
     owner = (await chain.registry.node(receipt.node)).owner
-    if not await chain.juror_pools.may_judge(pool, owner):
+    # The contract counts what was enlisted, whoever is gone since.
+    alive = (await chain.juror_pools.readiness(receipt.model_id, receipt.profile_id)).ready
+    if not alive or not await chain.juror_pools.may_judge(pool, owner):
         hint = "the case would end unheard and its fee be the accused's; check it yourself: retally verify --engine-url"
         raise Unavailable("too few have enlisted to judge this model and profile", hint=hint)
     return pool

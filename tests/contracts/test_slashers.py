@@ -72,7 +72,8 @@ class TestRemove:
         owner, functions = world.operator(STAKE), world.staking.functions
         world.send(world.slasher, functions.lock(owner.address, OPERATOR, 40))
         by_timelock(world, "removeSlasher", world.slasher)
-        world.send(world.slasher, functions.lock(owner.address, OPERATOR, 50))
+        with world.reverts("StakingNotSlasher"):
+            world.send(world.slasher, functions.lock(owner.address, OPERATOR, 50))
         assert functions.lockedOf(owner.address, OPERATOR).call() == 40
         for amount in (50, 40, 0):
             world.send(world.slasher, functions.unlock(owner.address, OPERATOR, amount))
@@ -97,8 +98,9 @@ class TestRemove:
         with world.reverts("StakingNotLocked", 50, 51):
             world.send(world.slasher, functions.unlock(owner.address, OPERATOR, 51))
         by_timelock(world, "removeSlasher", world.slasher)
-        world.send(world.slasher, functions.lock(owner.address, OPERATOR, 30))
-        world.send(world.slasher, functions.unlock(owner.address, OPERATOR, 30))
+        # A jury seated after the removal locked nothing, and its dismissal unlocks all the same.
+        world.send(world.slasher, functions.lockDuty(owner.address, OPERATOR, 30))
+        world.send(world.slasher, functions.unlockDuty(owner.address, OPERATOR, 30))
         assert functions.lockedOf(owner.address, OPERATOR).call() == 20
         world.send(other, functions.unlock(owner.address, OPERATOR, 50))
         assert functions.lockedOf(owner.address, OPERATOR).call() == 0

@@ -111,8 +111,11 @@ class CaseOpener:
         self._store.put_evidence(hash_, data)
         uri = f"{self._public_url}/evidence/{to_hex(hash_)}"
         receipt = file.points[0].answer.receipt
-        pool = await self._chain.juror_pools.pool_of(receipt.model_id, receipt.profile_id)
-        if not await self._chain.juror_pools.may_judge(pool, owner):
+        pools = self._chain.juror_pools
+        pool = await pools.pool_of(receipt.model_id, receipt.profile_id)
+        # The contract counts what was enlisted, whoever is gone since.
+        alive = (await pools.readiness(receipt.model_id, receipt.profile_id)).ready
+        if not alive or not await pools.may_judge(pool, owner):
             log.error("owner %s: no pool may judge what it served, a case would cost the fee", owner)
             return
         await self._allow(self._chain.court.address, await self._chain.court.opening_cost())

@@ -64,6 +64,13 @@ class TestLateLeaf:
             claimant.reverts("FaultsAlreadyProven", claimant.late_leaf(commit, 0))
         assert world.ledger.staking.functions.credit(world.payer.address).call() == job.receipt.fee
 
+    def test_each_item_of_one_channel_in_a_commit_gives_back_its_part(self, world: World, claimant: Claimant) -> None:
+        (job,) = world.jobs(1)
+        world.ledger.jump(600 + 7 * DAY)
+        commit = world.collect_items(Tree.of([job]), [(world.payer, 1), (world.payer, job.receipt.fee)])
+        refunds = [claimant.proves(claimant.late_leaf(commit, 0, place)).refunded for place in (0, 1)]
+        assert refunds == [1, job.receipt.fee - 1]
+
     def test_reverts_in_time(self, world: World, claimant: Claimant) -> None:
         commit = world.committed(1)
         job = commit.tree.jobs[0]

@@ -221,10 +221,12 @@ class TestCase:
 
     async def test_where_no_jury_can_be_seated_the_fee_is_the_accuseds(self, suit: Suit) -> None:
         world = suit.world
+        case = await suit.opened()
         for node in world.nodes[1:]:
             owner = world.ledger.registry.functions.nodeOwner(node.address).call()
             world.ledger.send(world.ledger.registry.functions.revokeNode(node.address), owner)
-        case = await suit.opened()
+        with pytest.raises(Unavailable, match="too few have enlisted"):
+            await pool_of(suit.chain, suit.answer.receipt)
         follower = CaseFollower(suit.chain, suit.sender, case)
         for _ in range(3):
             world.ledger.mine(6)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from retally.protocol.encoding import keccak
 from tests.contracts.court.cases import SEVERITY, open_case, opening
 from tests.contracts.court.challenges import SLASHED, challenge
 from tests.contracts.court.ledger import DAY, GOVERNOR, OPERATOR
@@ -167,6 +168,14 @@ class TestPause:
 
 
 class TestRemovedCourt:
+    def test_opens_no_case_that_would_free_what_others_locked(self, world: World) -> None:
+        staking, court = world.ledger.staking.functions, world.ledger.court
+        world.ledger.send(staking.removeSlasher(court.address), GOVERNOR)
+        opening_call = opening(world, [(1, keccak(b"job"), world.payer.address, 1)])
+        (refused,) = world.ledger.reverts("StakingNotSlasher", opening_call, world.challenger)
+        assert refused.lower() == court.address.lower()
+        assert court.functions.pendingDraws().call() == 0
+
     @pytest.mark.parametrize("seated", [False, True])
     def test_its_case_ends_takes_nothing_and_frees_what_it_locked(self, world: World, seated: bool) -> None:
         case = open_case(world)

@@ -100,10 +100,16 @@ class World:
 
     def collect(self, tree: Tree, upto: int | None = None, node: int = 0, payers: Sequence[SigningKey] = ()) -> Commit:
         """Collect what the tree's jobs of each payer come to, or `upto`, under its root."""
-        items = b""
+        totals: list[tuple[SigningKey, int]] = []
         for payer in payers or (self.payer,):
             receipts = [job.receipt for job in tree.jobs if job.receipt.payer == payer.address]
-            total = upto if upto is not None else max(receipt.cum_to for receipt in receipts)
+            totals.append((payer, upto if upto is not None else max(receipt.cum_to for receipt in receipts)))
+        return self.collect_items(tree, totals, node)
+
+    def collect_items(self, tree: Tree, totals: Sequence[tuple[SigningKey, int]], node: int = 0) -> Commit:
+        """Collect one item for each total, of whoever signs for itself."""
+        items = b""
+        for payer, total in totals:
             voucher = Voucher(payer.address, payer.address, self.nodes[node].address, 0, total)
             signature = payer.sign(voucher.digest(self.ledger.domain))
             parties = address_bytes(payer.address) * 2
