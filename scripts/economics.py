@@ -18,8 +18,8 @@ import economics_print
 from economics_bounds import TOLERANCE, Agreement, agreement
 from economics_evidence import load, one_token
 from economics_findings import disagreeing, profiting
-from economics_profit import RATES, Cell, World, cell, honest_loss, table
-from economics_special import Special, specials
+from economics_profit import RATES, Cell, Special, World, cell, honest_loss, table
+from economics_special import specials
 from economics_terms import Assumptions, Cheat, cheats, terms_of
 from retally.chain.parameters import default_parameters
 

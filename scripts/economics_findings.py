@@ -6,15 +6,9 @@ import math
 from collections.abc import Sequence
 
 from economics_bounds import Agreement
-from economics_profit import Cell, World
-from economics_special import (
-    Special,
-    corrupt_break_even,
-    least_undisclosed,
-    overflow_break_even,
-    strongest,
-    trap_break_even,
-)
+from economics_held import CHEAPER, OVERFLOW, overflow_break_even
+from economics_profit import Cell, Special, World, gain_of
+from economics_special import corrupt_break_even, least_undisclosed, strongest, trap_break_even, traps_a_period
 from retally.protocol.evidence import LAMBDAS, OWNER_MISMATCH, PAYER_CLIP
 
 DEEPER = 1e-6
@@ -40,10 +34,29 @@ def remedies(world: World) -> dict[str, str]:
         "4-bit, little traffic": "too few caught jobs in any period; evidence that is kept longer",
         "paced 4-bit": "evidence that is kept longer than a period, and shared between verifiers",
         "self-audit, sole verifier": f"more verifiers: less than {corrupt_break_even(world):.0%} corrupt suffices",
-        "5 times the exposure cap": f"from {overflow_break_even(world):.1f} times the cap on; a severity that counts "
-        "held credit, which a slash now reaches only where the stake is short",
-        "lazy verifier, no traps": f"traps in {trap_break_even(world):.2%} of the points",
+        "4-bit, pool not ready": "unrelated owners with stake in its pool, more than it needs: one may leave",
+        **_beyond_cap(world),
+        "lazy verifier, no traps": f"traps in {trap_break_even(world):.2%} of the points; an owner may "
+        f"plant {min(traps_a_period(world)):.2%} to {max(traps_a_period(world)):.2%} of its own before they convict it",
+        "lazy verifier that looks for traps": "traps that look like any job, or a cost of verdicts that others refute",
     }
+
+
+def _beyond_cap(world: World) -> dict[str, str]:
+    """From how much traffic on each pays. What the severity takes of held credit is the same for all."""
+    four, cheaper = gain_of(world), gain_of(world, CHEAPER)
+    old, new = world.terms.established_share, world.terms.new_share
+    name, more = f"{OVERFLOW} times the exposure cap", "a severity of held credit above what is gained on it"
+    ways = {
+        f"{name}, new owner": (overflow_break_even(world, four, new), four / (1 - new)),
+        f"{name}, cheaper model": (overflow_break_even(world, cheaper, old), cheaper / (1 - old)),
+    }
+    found = {who: f"from {times:g} times the cap on; {more}, here {of:.0%}" for who, (times, of) in ways.items()}
+    least = overflow_break_even(world, four, old, friend=True)
+    found[f"{name}, friend accuses"] = (
+        f"from {least:g} times the cap on; a challenger's share of the stake's part alone"
+    )
+    return found
 
 
 def profiting(

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from economics_bounds import Agreement, one_shot_bound, slow_bound
 from economics_findings import money
-from economics_profit import RATES, STAKES, Cell, World
-from economics_special import Special
+from economics_profit import RATES, STAKES, Cell, Special, World
 from economics_terms import Cheat
 
 Row = Sequence[str]
@@ -44,10 +43,12 @@ def given(world: World) -> Table:
         ("audit share, new and established", f"{terms.new_share:.0%} and {terms.established_share:.0%}", "deployed"),
         ("severity of a mismatch, of a conflict", _pair(terms.severities, "mismatch", "conflict"), "deployed"),
         ("thaw, duty, longest case", f"{terms.thaw_days:g}, {terms.duty_days:g}, {terms.case_days:g} days", "deployed"),
+        ("verifiers' age before they are drawn", f"{terms.verifier_age_days:g} days", "deployed"),
         ("unit: usual fee of a job", f"{assumed.unit:g}", "assumed; the timelock sets it by model"),
         ("honest cost of a job, of its fee", f"{assumed.cost:.0%}", "assumed"),
         ("payers, verifiers", f"{assumed.payers}, {assumed.verifiers}", "assumed, all equal"),
         ("cost of capital a year", f"{assumed.interest:.0%}", "assumed"),
+        ("jobs short enough to be a trap", f"{assumed.short_prompts:.0%}", "assumed"),
         ("evidence of a job", f"{world.evidence.tokens} tokens", world.evidence.source),
     ]
     return Table("What goes in (dollars)", ("what", "value", "from"), rows)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from economics_conviction import EPOCH_DAYS, Convicted, Course, run
 from economics_evidence import Evidence
-from economics_terms import Assumptions, Cheat, Terms
+from economics_terms import Assumptions, Cheat, Terms, cheats
 from retally.protocol.evidence_file import MAX_POINTS
 
 YEAR = 365.0
@@ -56,12 +56,12 @@ class Cell:
 def course_of(world: World, cheat: Cheat, rate: float, stake: float, is_new: bool) -> Course:
     """The course of a cheat that collects all that its stake lets it be paid unaudited."""
     terms, assumed = world.terms, world.assumed
-    units_a_day = cheat.traffic * terms.cap(stake) / assumed.unit / terms.window_days
+    paid_a_day = cheat.traffic * terms.cap(stake) / assumed.unit / terms.window_days
     # A tree or a silence needs no e; neither does what a receipt says of itself.
     log_es = None if cheat.evidence is None else world.evidence.jobs[cheat.evidence]
     return Course(
-        new_points=units_a_day / terms.new_step,
-        points=units_a_day / terms.established_step,
+        new_points=paid_a_day / (1 - terms.new_share) / terms.new_step,
+        points=paid_a_day / (1 - terms.established_share) / terms.established_step,
         new_days=round(terms.new_days) if is_new else 0,
         burst_days=terms.window_days - 1,
         honest_days=0 if is_new else 2 * EPOCH_DAYS,
@@ -81,7 +81,7 @@ def cell(world: World, cheat: Cheat, rate: float, stake: float, *, is_new: bool 
     name = f"{cheat.name} {rate} {stake} {is_new}".encode()
     rng = np.random.default_rng([world.seed, zlib.crc32(name)])
     lives = [run(course, rng) for _ in range(world.trials)]
-    profits = np.array([profit_of(world, cheat, rate, stake, life) for life in lives])
+    profits = np.array([profit_of(world, cheat, rate, stake, life, course.new_days) for life in lives])
     ended = [life for life in lives if life is not None]
     return Cell(
         cheat=cheat.name,
@@ -97,18 +97,20 @@ def cell(world: World, cheat: Cheat, rate: float, stake: float, *, is_new: bool 
     )
 
 
-def profit_of(world: World, cheat: Cheat, rate: float, stake: float, life: Convicted | None) -> tuple[float, float]:
+def profit_of(
+    world: World, cheat: Cheat, rate: float, stake: float, life: Convicted | None, new_days: int
+) -> tuple[float, float]:
     """Profit and gain of one life, in dollars. What a convicted owner would have earned honestly later is left out."""
     terms, assumed = world.terms, world.assumed
     earned = cheat.gain * rate * cheat.traffic
     if life is None:
-        gained = earned * collected(terms, stake, assumed.horizon_days, 0.0, 0.0)
+        gained = earned * fees(terms, stake, assumed.horizon_days, 0.0, 0.0, new_days)
         return gained, gained
     severity = terms.severities[cheat.severity]
     lost = 1 - (1 - severity) ** life.hits if cheat.each else severity
     # A commit's evidence is there when its verifier's duty ends.
     known = life.day + 1 + terms.duty_days + cheat.asked_days
-    gained = earned * collected(terms, stake, known, terms.case_days if cheat.tried else 0.0, severity)
+    gained = earned * fees(terms, stake, known, terms.case_days if cheat.tried else 0.0, severity, new_days)
     refunds = min(life.hits, MAX_POINTS) * assumed.unit
     waiting = (1 - lost) * stake * assumed.interest * terms.thaw_days / YEAR
     return gained - lost * stake - refunds - waiting, gained
@@ -118,6 +120,15 @@ def collected(terms: Terms, stake: float, days: float, trial_days: float, locked
     """The most that an owner is paid: a window's cap at once, the cap as it frees, less of it while a case locks."""
     cap = terms.cap(stake)
     return cap * (1 + days / terms.window_days + (1 - locked) * trial_days / terms.window_days)
+
+
+def fees(terms: Terms, stake: float, days: float, trial_days: float, locked: float, new_days: float = 0.0) -> float:
+    """What payers pay for that: the cap counts what the audit share leaves, and a new owner's is large."""
+    whole = collected(terms, stake, days, trial_days, locked)
+    if days <= new_days:
+        return whole / (1 - terms.new_share)
+    early = collected(terms, stake, new_days, 0.0, 0.0) if new_days else 0.0
+    return early / (1 - terms.new_share) + (whole - early) / (1 - terms.established_share)
 
 
 def honest_loss(world: World, stake: float, alpha: float) -> float:
@@ -130,6 +141,26 @@ def table(world: World, cheats: Sequence[Cheat], *, is_new: bool = False) -> lis
     """All cheats, rates and stakes."""
     stakes = [multiple * world.terms.minimum_stake for multiple in STAKES]
     return [cell(world, cheat, rate, stake, is_new=is_new) for cheat in cheats for rate in RATES for stake in stakes]
+
+
+@dataclass(frozen=True, slots=True)
+class Special:
+    """One attacker: dollars a round by multiple of the least stake."""
+
+    name: str
+    round: str
+    profits: tuple[float, ...]
+    why: str
+
+
+def gain_of(world: World, name: str = "4-bit") -> float:
+    """What a cheated job gains, of its fee."""
+    return next(cheat.gain for cheat in cheats(world.assumed) if cheat.name == name)
+
+
+def by_stake(world: World, profit: Callable[[float], float]) -> tuple[float, ...]:
+    """Its profits at all stakes."""
+    return tuple(profit(multiple * world.terms.minimum_stake) for multiple in STAKES)
 
 
 def _mean(values: Sequence[int]) -> float | None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from economics_conviction import EPOCH_DAYS, convicts, wealth_of
 from economics_evidence import JobLogEs
-from economics_profit import STAKES, YEAR, World, collected
-from economics_terms import cheats
+from economics_held import (
+    cheaper_overflow,
+    friendly_overflow,
+    new_overflow,
+    overflow,
+    stakeless,
+    stakeless_silence,
+)
+from economics_profit import STAKES, YEAR, Special, World, by_stake, fees, gain_of
 from retally.protocol.evidence import JOB_CLIP
 from retally.protocol.evidence_file import MAX_POINTS
 
@@ -19,21 +25,12 @@ STREAM_CHUNK, STREAM_TOKENS = 32, 256
 DEPOSIT_GAS = 72_839
 
 
-@dataclass(frozen=True, slots=True)
-class Special:
-    """One attacker: dollars a round by multiple of the least stake."""
-
-    name: str
-    round: str
-    profits: tuple[float, ...]
-    why: str
-
-
 def specials(world: World) -> list[Special]:
     """All of them, in the order of the table."""
     makers: tuple[Callable[[World], Special], ...] = (
-        padder, one_payer_padder, pacer, rotator, self_auditor, friendly_pair, overflow, lazy_verifier,
-        trapped_verifier, false_accuser, payer,
+        padder, one_payer_padder, pacer, rotator, self_auditor, unready, friendly_pair, overflow, new_overflow,
+        cheaper_overflow, friendly_overflow, stakeless, stakeless_silence, lazy_verifier, trapped_verifier,
+        looking_verifier, false_accuser, payer,
     )  # fmt: skip
     return [make(world) for make in makers]
 
@@ -61,38 +58,30 @@ def strongest(log_es: JobLogEs) -> float:
     return float(log_es.values[log_es.shares > 0].max())
 
 
-def _gain(world: World) -> float:
-    return next(cheat.gain for cheat in cheats(world.assumed) if cheat.name == "4-bit")
-
-
-def _by_stake(world: World, profit: Callable[[float], float]) -> tuple[float, ...]:
-    return tuple(profit(multiple * world.terms.minimum_stake) for multiple in STAKES)
-
-
 def _padding(world: World, payers: int) -> Callable[[float], float]:
     terms, assumed = world.terms, world.assumed
     points = least_undisclosed(payers, strongest(world.evidence.jobs["int4"]))
 
     def profit(stake: float) -> float:
         weeks = EPOCH_DAYS / terms.window_days
-        own = terms.cap(stake) * weeks / assumed.unit / terms.established_step
+        own = terms.fees(stake) * weeks / assumed.unit / terms.established_step
         money = max(0.0, points - own) * terms.established_step * assumed.unit
         # Its own money stands in the same queue: what exceeds the cap is held before it comes back.
         waiting = money * assumed.interest * terms.held_days / YEAR
-        return _gain(world) * terms.cap(stake) * weeks - money * terms.established_share - waiting
+        return gain_of(world) * terms.fees(stake) * weeks - money * terms.established_share - waiting
 
     return profit
 
 
 def padder(world: World) -> Special:
     """Pays itself until no case can show enough of what was drawn; all its customers get 4-bit."""
-    profits = _by_stake(world, _padding(world, world.assumed.payers))
+    profits = by_stake(world, _padding(world, world.assumed.payers))
     return Special("padded commits", "an epoch", profits, "the audit share of the padding; a job's chance is unchanged")
 
 
 def one_payer_padder(world: World) -> Special:
     """The same, where all that it cheats is one payer."""
-    profits = _by_stake(world, _padding(world, 1))
+    profits = by_stake(world, _padding(world, 1))
     return Special("padded commits, one payer", "an epoch", profits, "as above, but one payer's evidence is capped")
 
 
@@ -102,11 +91,11 @@ def pacer(world: World) -> Special:
     log_e = strongest(world.evidence.jobs["int4"])
 
     def profit(stake: float) -> float:
-        drawn = ROLLED * EPOCH_DAYS / terms.window_days * terms.cap(stake) / assumed.unit / terms.established_step
+        drawn = ROLLED * EPOCH_DAYS / terms.window_days * terms.fees(stake) / assumed.unit / terms.established_step
         free = assumed.verifiers * (hits_to_convict(round(drawn), assumed.payers, log_e) - 1)
-        return _gain(world) * free * terms.established_step * assumed.unit
+        return gain_of(world) * free * terms.established_step * assumed.unit
 
-    return Special("paced 4-bit", "a period", _by_stake(world, profit), "evidence of older periods is forgotten")
+    return Special("paced 4-bit", "a period", by_stake(world, profit), "evidence of older periods is forgotten")
 
 
 def rotator(world: World) -> Special:
@@ -118,9 +107,9 @@ def rotator(world: World) -> Special:
         units = free * terms.new_step
         waiting = stake * assumed.interest * terms.thaw_days / YEAR
         share = units * assumed.unit * (terms.new_share - terms.established_share)
-        return _gain(world) * units * assumed.unit - share - waiting
+        return gain_of(world) * units * assumed.unit - share - waiting
 
-    return Special("identity rotation", "an identity", _by_stake(world, profit), "dense audits; the thaw of the stake")
+    return Special("identity rotation", "an identity", by_stake(world, profit), "dense audits; the thaw of the stake")
 
 
 def self_auditor(world: World) -> Special:
@@ -128,10 +117,11 @@ def self_auditor(world: World) -> Special:
     terms = world.terms
 
     def profit(stake: float) -> float:
-        gained = _gain(world) * collected(terms, stake, world.assumed.horizon_days, 0.0, 0.0)
-        return gained - world.assumed.interest * terms.minimum_verifier
+        gained = gain_of(world) * fees(terms, stake, world.assumed.horizon_days, 0.0, 0.0)
+        aging = 1 + terms.verifier_age_days / YEAR
+        return gained - world.assumed.interest * terms.minimum_verifier * aging
 
-    return Special("self-audit, sole verifier", "a year", _by_stake(world, profit), "nothing: a set of one is trusted")
+    return Special("self-audit, sole verifier", "a year", by_stake(world, profit), "nothing: a set of one is trusted")
 
 
 def friendly_pair(world: World) -> Special:
@@ -141,44 +131,30 @@ def friendly_pair(world: World) -> Special:
     def profit(stake: float) -> float:
         severity = terms.severities["mismatch"] * stake
         reward = min(terms.challenger_share * severity, terms.challenger_cap)
-        gained = _gain(world) * collected(terms, stake, 1 + terms.duty_days, terms.case_days, severity / stake)
+        gained = gain_of(world) * fees(terms, stake, 1 + terms.duty_days, terms.case_days, severity / stake)
         return gained - severity + reward
 
-    return Special("colluding pair, friend accuses", "once", _by_stake(world, profit), "half is burned first")
+    return Special("colluding pair, friend accuses", "once", by_stake(world, profit), "half is burned first")
 
 
-def overflow(world: World) -> Special:
-    """Five times the traffic that its stake covers: what is held is paid later, a slash reaches the stake first."""
-    terms = world.terms
+def unready(world: World) -> Special:
+    """4-bit in a pair whose pool is not ready: no first jury is drawn, and the case fee is the accused's."""
 
     def profit(stake: float) -> float:
-        severity = terms.severities["mismatch"]
-        days = 1 + terms.duty_days + terms.case_days
-        gained = _gain(world) * OVERFLOW * terms.cap(stake) * (1 + days / terms.window_days)
-        return gained - severity * stake
+        return gain_of(world) * fees(world.terms, stake, world.assumed.horizon_days, 0.0, 0.0)
 
-    return Special(
-        f"{OVERFLOW} times the exposure cap", "once", _by_stake(world, profit), "routers that heed free exposure"
-    )
-
-
-OVERFLOW = 5
-
-
-def overflow_break_even(world: World) -> float:
-    """How many times the cap must be collected until it pays."""
-    terms = world.terms
-    days = 1 + terms.duty_days + terms.case_days
-    return terms.severities["mismatch"] / (_gain(world) * terms.exposure * (1 + days / terms.window_days))
+    why = "nothing in court; such a pair is shown as unaudited"
+    return Special("4-bit, pool not ready", "a year", by_stake(world, profit), why)
 
 
 def corrupt_break_even(world: World) -> float:
     """Which part of the verifiers must look away until 4-bit pays: the days until an honest one is drawn."""
     terms = world.terms
-    a_day = _gain(world) * terms.exposure / terms.window_days
+    a_window = gain_of(world) * terms.fees(1.0)
+    a_day = a_window / terms.window_days
     severity = terms.severities["mismatch"]
-    fixed = _gain(world) * terms.exposure * (1 + terms.duty_days / terms.window_days)
-    trial = _gain(world) * terms.exposure * (1 - severity) * terms.case_days / terms.window_days
+    fixed = a_window * (1 + terms.duty_days / terms.window_days)
+    trial = a_window * (1 - severity) * terms.case_days / terms.window_days
     return 1 - a_day / (severity - fixed - trial)
 
 
@@ -196,6 +172,23 @@ def trapped_verifier(world: World) -> Special:
     return Special("lazy verifier, 1 % traps", "a point", profits, "a missed duty a trap")
 
 
+def looking_verifier(world: World) -> Special:
+    """Replays only what could be a trap: a short prompt, no prefix, no bias. Few jobs are so."""
+    saved = (1 - world.assumed.short_prompts) * world.assumed.replay * world.assumed.unit
+    why = "a wrong verdict costs nothing by itself"
+    return Special("lazy verifier that looks for traps", "a point", (saved,) * len(STAKES), why)
+
+
+def traps_a_period(world: World) -> list[float]:
+    """The share of an owner's points that it may make traps, by stake, and not be convicted by them."""
+    terms, shares = world.terms, []
+    for multiple in STAKES:
+        paid = ROLLED * EPOCH_DAYS / terms.window_days * terms.fees(multiple * terms.minimum_stake)
+        drawn = paid / world.assumed.unit / terms.established_step
+        shares.append((hits_to_convict(round(drawn), 1) - 1) / drawn)
+    return shares
+
+
 def trap_break_even(world: World) -> float:
     """The share of traps at which laziness stops to pay, for the least bond."""
     terms = world.terms
@@ -210,7 +203,7 @@ def false_accuser(world: World) -> Special:
         reward = min(terms.challenger_share * terms.severities["mismatch"] * stake, terms.challenger_cap)
         return world.assumed.jury_error * reward - (1 - world.assumed.jury_error) * terms.case_cost
 
-    return Special("false accuser", "a case", _by_stake(world, profit), "case fee and bond are lost")
+    return Special("false accuser", "a case", by_stake(world, profit), "case fee and, by a match, bond are lost")
 
 
 def payer(world: World) -> Special:

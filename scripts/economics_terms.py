@@ -23,6 +23,7 @@ class Terms:
     held_days: float
     new_days: float
     duty_days: float
+    verifier_age_days: float
     case_days: float
     new_step: int
     established_step: int
@@ -36,6 +37,10 @@ class Terms:
     def cap(self, stake: float) -> float:
         """What an owner is paid at most within one window."""
         return self.exposure * stake
+
+    def fees(self, stake: float) -> float:
+        """What an established owner's payers pay for that: the cap counts what the audit share leaves."""
+        return self.cap(stake) / (1 - self.established_share)
 
 
 def terms_of(parameters: Parameters) -> Terms:
@@ -51,6 +56,7 @@ def terms_of(parameters: Parameters) -> Terms:
         held_days=escrow["heldPeriod"] / DAY,
         new_days=registry["newOwnerPeriod"] / DAY,
         duty_days=audits["dutySeconds"] / DAY,
+        verifier_age_days=audits["ageSeconds"] / DAY,
         case_days=longest_case_seconds(court) / DAY,
         new_step=registry["newStepUnits"],
         established_step=registry["establishedStepUnits"],
@@ -83,6 +89,8 @@ class Assumptions:
     horizon_days: int = 364
     #: Two replays of a job cost its auditor this share of a unit.
     replay: float = 0.6
+    #: Jobs that could be traps by their form: 16 prompt tokens at most, with the template's, no prefix, no bias.
+    short_prompts: float = 0.05
     #: Dollars a million gas, on a rollup.
     gas: float = 0.05
     #: Upper bound, at 95 %, of how often a coalition of 30 % of the stake turned a verdict: none of 10,000.
@@ -134,6 +142,16 @@ def cheats(assumed: Assumptions) -> tuple[Cheat, ...]:
         Cheat("wrong seed", 0.05, "a cheaper sampler", "wrong-seed"),
         Cheat("splice", 0.2, outside, "splice"),
         Cheat("early stop", 0.1, "the dear end of long answers", "early-stop"),
+        *_proven(saved4, four),
+        Cheat("4-bit, a third of verifiers corrupt", saved4, four, "int4", corrupt=1 / 3),
+        Cheat("4-bit, one payer only", saved4, four, "int4", one_payer=True),
+        Cheat("4-bit, little traffic", saved4, four + "; a hundredth of the traffic", "int4", traffic=0.01),
+    )
+
+
+def _proven(saved4: float, four: str) -> tuple[Cheat, ...]:
+    """What needs no evidence and no jury."""
+    return (
         Cheat(
             "over-billing",
             0.1,
@@ -144,9 +162,16 @@ def cheats(assumed: Assumptions) -> tuple[Cheat, ...]:
             tried=False,
         ),
         Cheat("omitted receipts", saved4, four + "; no receipt shows it", None, "tiling", tried=False),
+        Cheat("undeclared pair", saved4, four + "; no court may judge it", None, "tiling", tried=False),
+        Cheat("swapped receipts", saved4, four + "; the payer holds another one", None, "tiling", tried=False),
         Cheat("silence", saved4, four + "; no answer shows it", None, tried=False, asked_days=1.0),
-        Cheat("conflicting receipts", 1.0, "a second fee for one job", None, "conflict", each=True, tried=False),
-        Cheat("4-bit, a third of verifiers corrupt", saved4, four, "int4", corrupt=1 / 3),
-        Cheat("4-bit, one payer only", saved4, four, "int4", one_payer=True),
-        Cheat("4-bit, little traffic", saved4, four + "; a hundredth of the traffic", "int4", traffic=0.01),
+        Cheat(
+            "conflicting receipts",
+            1.0,
+            "a second fee for one job, by two leaves",
+            None,
+            "overbilling",
+            each=True,
+            tried=False,
+        ),
     )

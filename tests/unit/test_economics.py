@@ -18,8 +18,25 @@ from economics_bounds import agreement, nats, one_shot_bound, one_shot_profit, s
 from economics_conviction import convicts, wealth_of
 from economics_evidence import ASSUMED, BadEvidence, distribution, load, one_token
 from economics_findings import profiting
-from economics_profit import RATES, World, cell, collected, honest_loss
-from economics_special import false_accuser, hits_to_convict, least_undisclosed, overflow, overflow_break_even, specials
+from economics_held import (
+    beyond_cap,
+    cheaper_overflow,
+    new_overflow,
+    overflow,
+    overflow_break_even,
+    stakeless,
+    stakeless_silence,
+)
+from economics_profit import RATES, World, cell, collected, fees, gain_of, honest_loss
+from economics_special import (
+    false_accuser,
+    hits_to_convict,
+    least_undisclosed,
+    looking_verifier,
+    specials,
+    trap_break_even,
+    traps_a_period,
+)
 from economics_terms import Assumptions, Cheat, cheats, terms_of
 from retally.chain.parameters import default_parameters
 from retally.protocol.evidence import OWNER_MISMATCH
@@ -117,7 +134,7 @@ class TestProfit:
                 assert cell(WORLD, way(name), rate, LEAST).profit < 0
                 free = cell(blind, way(name), rate, LEAST)
                 weeks = WORLD.assumed.horizon_days / TERMS.window_days
-                assert free.profit == pytest.approx(way(name).gain * rate * TERMS.cap(LEAST) * (1 + weeks))
+                assert free.profit == pytest.approx(way(name).gain * rate * TERMS.fees(LEAST) * (1 + weeks))
 
     def test_what_gives_no_evidence_profits_in_proportion(self) -> None:
         often, seldom = (cell(WORLD, way("8-bit, other kernels"), rate, LEAST).profit for rate in (1.0, 0.01))
@@ -143,6 +160,11 @@ class TestProfit:
         assert collected(TERMS, LEAST, 7, 0, 0.5) == pytest.approx(2 * cap)
         assert collected(TERMS, LEAST, 7, 7, 0.5) == pytest.approx(2.5 * cap)
 
+    def test_the_cap_counts_what_the_audit_share_leaves(self) -> None:
+        early, late = (fees(TERMS, LEAST, days, 0, 0, new_days=28) for days in (28, 35))
+        assert early == pytest.approx(5 * TERMS.cap(LEAST) / 0.7)
+        assert late - early == pytest.approx(TERMS.cap(LEAST) / 0.97)
+
     def test_the_same_seed_gives_the_same_figures(self) -> None:
         one, two = (cell(WORLD, way("temperature"), 0.01, LEAST) for _ in range(2))
         assert one == two
@@ -152,9 +174,29 @@ class TestOtherAttackers:
     def test_a_false_accuser_loses_what_it_paid(self) -> None:
         assert all(-TERMS.case_cost <= profit < 0 for profit in false_accuser(WORLD).profits)
 
-    def test_overflow_pays_from_its_break_even_on(self) -> None:
-        assert overflow_break_even(WORLD) < 5
-        assert all(profit > 0 for profit in overflow(WORLD).profits)
+    def test_held_credit_is_slashed_like_stake(self) -> None:
+        old = TERMS.established_share
+        twice, thrice = (beyond_cap(WORLD, LEAST, times, gain_of(WORLD), old) for times in (2, 3))
+        more = TERMS.cap(LEAST) * (1 + (1 + TERMS.duty_days + TERMS.case_days) / TERMS.window_days)
+        assert thrice - twice == pytest.approx(more * (gain_of(WORLD) / (1 - old) - TERMS.severities["mismatch"]))
+        assert all(profit < 0 for profit in overflow(WORLD).profits)
+        assert overflow_break_even(WORLD, gain_of(WORLD), old) == math.inf
+
+    def test_it_pays_where_more_is_gained_on_it_than_the_severity_takes(self) -> None:
+        assert all(profit > 0 for profit in (*new_overflow(WORLD).profits, *cheaper_overflow(WORLD).profits))
+        harder = replace(WORLD, terms=replace(TERMS, severities={**TERMS.severities, "mismatch": 0.7}))
+        assert overflow_break_even(harder, gain_of(WORLD), TERMS.new_share) == math.inf
+
+    def test_whose_stake_has_left_loses_the_more_by_silence(self) -> None:
+        pairs = zip(stakeless_silence(WORLD).profits, stakeless(WORLD).profits, strict=True)
+        assert all(silent < answered < 0 for silent, answered in pairs)
+
+    def test_traps_convict_their_planter_where_it_sets_many(self) -> None:
+        assert all(0 < share < 0.01 for share in traps_a_period(WORLD))
+        assert trap_break_even(WORLD) < 0.01
+
+    def test_a_verifier_that_looks_for_traps_saves_nearly_all(self) -> None:
+        assert all(profit > 0 for profit in looking_verifier(WORLD).profits)
 
     def test_each_that_does_not_lose_is_named_with_what_would_change_it(self) -> None:
         found = profiting(WORLD, [cell(WORLD, way("fp8, other kernels"), 1.0, LEAST)], specials(WORLD), [])
