@@ -95,7 +95,9 @@ class TestSmallBond:
         return contract
 
     def _challenge(self, world: World, silence: Contract) -> Challenge:
-        commit = world.committed(6, prompt_tokens=100, output_tokens=200)
+        # The owner is established by now: two steps of its points are 20,000, so one is drawn for sure.
+        commit = world.committed(15, prompt_tokens=100, output_tokens=200)
+        assert sum(job.receipt.fee for job in commit.tree.jobs) >= 2 * commit.record.step
         point = world.points(commit)[0]
         call = silence.functions.challenge(commit.abi, commit.packed, point.range_index, point.k)
         world.ledger.send(call, world.challenger)
