@@ -78,6 +78,7 @@ class SegmentRun:
         self._vouch_first = 0
         self._sent = 0
         self._delivered = 0
+        self._moved_on = asyncio.Event()
         self._closing = False
         self.ended = False
         self._stop_reason: FinishReason | None = None
@@ -99,6 +100,7 @@ class SegmentRun:
     def delivered(self, frame: Frame) -> None:
         """A frame has left towards the client."""
         self._delivered = max(self._delivered, frame.output_from - self._segment.key.output_from + len(frame.tokens))
+        self._moved_on.set()
 
     async def run(self, turns: asyncio.Semaphore) -> None:
         """Decode to the end, or close early with what was delivered."""
@@ -134,10 +136,13 @@ class SegmentRun:
         self._quantised += quantised
         self._tree.append(ids, quantised)
         self._money.fee = self._fee(len(self._ids), 0)
+        ends_chunk = len(self._ids) - self._signed >= self._work.chunk_tokens
+        signs = ends_chunk or (piece.finish is not None and bool(self._ids))
+        if signs and self._job.submission.stream:
+            await self._wait_until_read(self._signed)
         if piece.finish is not None:
             self._closing = True
-        ends_chunk = len(self._ids) - self._signed >= self._work.chunk_tokens
-        chunk = await self._sign_chunk() if ends_chunk or (piece.finish is not None and self._ids) else None
+        chunk = await self._sign_chunk() if signs else None
         receipt = None
         if piece.finish is not None:
             receipt = await self._close(piece.finish, len(self._ids), piece.cached_tokens)
@@ -164,6 +169,17 @@ class SegmentRun:
         self._signed = len(self._ids)
         await self._work.ledger.jobs.record_chunk(record)
         return record
+
+    async def _wait_until_read(self, count: int) -> None:
+        """A chunk is signed once all before it have left: recovery bills all chunks but the last, so they were sent."""
+        try:
+            async with asyncio.timeout(self._work.voucher_wait_seconds):
+                while self._delivered < count:
+                    self._moved_on.clear()
+                    await self._moved_on.wait()
+        except TimeoutError as error:
+            self._stop_reason = FinishReason.CANCELLED
+            raise UpstreamTimeout("the client reads nothing of its answer") from error
 
     async def _wait_for_money(self, due: int) -> None:
         """Beyond the credit granted, the chunk before the last one must be vouched for."""

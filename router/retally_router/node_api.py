@@ -33,6 +33,11 @@ class AiohttpStream:
         except TimeoutError as error:
             raise UpstreamTimeout(f"the node sent nothing for {self._idle_seconds:g} s") from error
         except _BROKEN as error:
+            # aiohttp raises the break before it hands out what came ahead of it. Those tokens were sent and may be
+            # billed, so they are forwarded: whoever goes on from before them would bill them again.
+            rest = self._response.content._read_nowait(-1)
+            if rest:
+                return rest
             raise NodeUnavailable(f"the node broke off: {error}") from error
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.fakes_node import NODE_KEY, Customer, World, open_world
 
-from retally.errors import RetallyError
+from retally.errors import RetallyError, UpstreamTimeout
 from retally.protocol.encoding import Bytes32, keccak
 from retally.protocol.receipt import Chunk, FinishReason
 from retally.protocol.wire import JobSubmission
@@ -128,11 +128,35 @@ class TestClosing:
         running = world.node.server.start(
             await admitted(world, await customer.submission(world.node, stream=True, params=params))
         )
+        frames: list[Frame] = []
+
+        async def read() -> None:
+            async for frame in running.frames():
+                frames.append(frame)
+                running.delivered(frame)
+
+        reading = asyncio.create_task(read())
         await asyncio.wait_for(reached.wait(), 5)
         running.stop(FinishReason.MOVED)
-        frames: list[Frame] = [frame async for frame in running.frames()]
+        await reading
         receipt = frames[-1].receipt
         assert receipt is not None
         assert len(calls[1].ids) == 4
         assert receipt.receipt.output_to == sum(len(frame.tokens) for frame in frames) < 8
+        await world.close()
+
+    async def test_no_chunk_is_signed_before_the_one_ahead_of_it_has_left(self, tmp_path: Path) -> None:
+        # Recovery bills all chunks but the last: a node must not die with two of them in its own memory.
+        world = await open_world(tmp_path, chunk_tokens=4, voucher_wait_seconds=0.3)
+        customer = Customer()
+        submission = await customer.submission(world.node, stream=True, cumulative=10**6)
+        job = await admitted(world, submission)
+        running = world.node.server.start(job)
+        frames = [frame async for frame in running.frames()]
+        receipt = frames[-1].receipt
+        assert receipt is not None
+        assert len(world.node.ledger.jobs.chunks(job.segments[0].key)) == 1
+        # Its reader took nothing in time, so it pays for nothing.
+        assert isinstance(frames[-1].error, UpstreamTimeout)
+        assert (receipt.receipt.finish_reason, receipt.receipt.output_to) == (FinishReason.CANCELLED, 0)
         await world.close()
