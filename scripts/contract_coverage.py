@@ -36,6 +36,8 @@ LEFT_OUT = {
     "tests/contracts/test_artifacts.py": "compares the committed code, which is optimised",
     "tests/contracts/test_gas.py": "ceilings of optimised code",
     "tests/contracts/court/test_court_gas.py": "ceilings of optimised code",
+    "tests/contracts/court/test_draw_gas.py": "the price of a draw in optimised code",
+    "tests/contracts/court/test_duty.py::TestDraw::test_walks_many_verifiers_in_one_transaction": "likewise",
     "tests/contracts/court/test_faults_punish.py::TestGas": "ceilings of optimised code",
     "tests/contracts/court/test_jury_simulation.py": "hundreds of draws in one request, traced longer than it waits",
     "tests/contracts/test_docs.py": "reads texts alone",

@@ -10,6 +10,7 @@ from compile_contracts import Artifact
 from retally.protocol.encoding import keccak
 from tests.contracts.court.cases import BOND, FEE, SEVERITY, TIP, Case, locked, open_case, opening, stake_of
 from tests.contracts.court.ledger import BURN, DAY, MILLION, OPERATOR
+from tests.contracts.court.proofs import Claimant
 from tests.contracts.court.world import MATCH, MISMATCH, STAKE, World
 
 EPOCH = 28 * DAY
@@ -99,6 +100,18 @@ class TestStakeThatCameLater:
         assert locked(world, world.cheat) == SEVERITY + sum(entry[3] for entry in second.shown)
         assert second.judged(MISMATCH)["slashed"] == SEVERITY
         assert locked(world, world.cheat) == 0
+
+    def test_after_a_fault_that_took_part_of_the_lock_takes_all_but_the_refunds(self, world: World) -> None:
+        case = open_case(world)
+        leave(world)
+        job, claimant = world.job(), Claimant(world)
+        claimant.proves(claimant.conflict(job, job.changed(output_root=keccak(b"another"))))
+        left, fees = stake_of(world, world.cheat), sum(entry[3] for entry in case.shown)
+        assert left < SEVERITY
+        event = case.judged(MISMATCH)
+        assert (event["slashed"], event["refunded"]) == (left - fees, fees)
+        assert (stake_of(world, world.cheat), locked(world, world.cheat)) == (0, 0)
+        world.supply()
 
     def test_invented_fees_of_another_case_make_no_slash_dearer(self, world: World) -> None:
         accuse(world, "invented", 2**95, world.friend.address)

@@ -68,6 +68,19 @@ class TestDoubleMoney:
         operands = claimant.reverts("FaultsCommitTooOld", claimant.double_money(committed, job, bound=True))
         assert operands == (committed.digest, commit.record.time + 28 * DAY)
 
+    def test_the_last_commit_of_a_receipt_counts_in_whatever_order_they_are_shown(
+        self, world: World, claimant: Claimant, job: Job
+    ) -> None:
+        committed = instead_of(world, job)
+        tree, end = Tree.of([committed]), committed.receipt.cum_to
+        earlier = world.collect(tree, upto=end - 1)
+        world.ledger.jump(2 * DAY)
+        later = world.collect(tree, upto=end)
+        for commit in (later, earlier):
+            world.ledger.send(claimant.bind(commit, 0), claimant.account)
+        world.ledger.jump(27 * DAY)
+        assert claimant.proves(claimant.double_money(committed, job, bound=True)).slashed == WHOLE
+
     def test_under_two_commits_it_outlives_key_and_receipts(self, world: World, claimant: Claimant, job: Job) -> None:
         straddling = instead_of(world, job).changed(cum_to=job.receipt.cum_to + 300)
         for each, upto in ((job, job.receipt.cum_to), (straddling, straddling.receipt.cum_to)):

@@ -88,6 +88,20 @@ class TestRefresh:
         ledger.reverts("PoolsNotEnlisted", call, world.outsider)
         assert ledger.pools.functions.weightOf(1).call() == 3 * STAKE
 
+    def test_leaves_what_is_still_staked(self, world: World) -> None:
+        ledger, owner = world.ledger, world.owners[1]
+        ledger.send(ledger.staking.functions.stake(OPERATOR, STAKE), owner)
+        ledger.send(ledger.pools.functions.enlist(world.nodes[1].address), owner)
+        ledger.send(ledger.staking.functions.thaw(OPERATOR, STAKE), owner)
+        ready = ledger.pools.functions.readiness(MODEL, PROFILE)
+        owners = ready.call()[1]
+        call = ledger.pools.functions.refresh(MODEL, PROFILE, owner)
+        assert ledger.send(call, world.outsider).event("WeightLowered")["weight"] == STAKE
+        assert entry(world, owner)[1] == STAKE
+        # It weighs less, but it still weighs.
+        assert ready.call() == [True, owners, 4 * STAKE]
+        assert ledger.reverts("PoolsNothingStale", call, world.outsider)[2] == STAKE
+
 
 class TestDraw:
     def test_no_stake_that_changes_once_the_seed_is_known_moves_another_lot(self, world: World) -> None:
