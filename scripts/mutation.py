@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -184,13 +185,18 @@ def _run(command: Sequence[str], seconds: int = PYTEST_SECONDS) -> subprocess.Co
         "PYTHONPATH": str(COPY / "sdk"),
         "RETALLY_REPO": str(COPY),
     }
+    process = subprocess.Popen(
+        command, cwd=COPY, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
     try:
-        return subprocess.run(
-            command, cwd=COPY, env=environment, text=True, timeout=seconds, check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        stdout, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
+        # With the chains it started: those would run on, and keep their states on the disk.
+        os.killpg(process.pid, signal.SIGTERM)
+        process.communicate()
         return subprocess.CompletedProcess(command, 1, "took too long", "")
+    return subprocess.CompletedProcess(command, process.returncode, stdout, "")
 
 
 def _check_baseline() -> None:
