@@ -55,16 +55,19 @@ NEAR = {
         "court/test_court_rounds",
         "court/test_own_job",
         "court/test_court_sums",
+        "court/test_epoch_stories",
+        "court/test_court_edges",
     ],
-    r"Audit|SeedBlocks": ["court/test_audits"],
+    r"Audit|SeedBlocks": ["court/test_audits", "court/test_duty", "court/test_audit_edges"],
     r"Trap": ["court/test_traps"],
-    r"Silence|ChallengeLocks|AtStake": ["court/test_silence", "court/test_silence_threats"],
+    r"Silence|ChallengeLocks|AtStake": ["court/test_silence", "court/test_silence_threats", "court/test_silence_edges"],
     r"Claims|Answerable|Billing|Merkle|Tiling|TokenTrees|Signatures|Outputs": [
         "court/test_faults",
         "court/test_faults_punish",
         "court/test_faults_tiling",
         "court/test_faults_receipts",
         "court/test_faults_money",
+        "court/test_fault_edges",
     ],
 }
 
