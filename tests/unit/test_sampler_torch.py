@@ -7,7 +7,9 @@ import pytest
 import torch
 from tests.sampler_cases import params, random_batch
 
-from retally.inference.torch_sampler import Row, choose, noise
+from retally.inference.sampler_noise import noise
+from retally.inference.sampler_rows import Row
+from retally.inference.torch_sampler import choose
 from retally.protocol.sampler import noise as numpy_noise
 from retally.protocol.sampler import noise_key
 
