@@ -42,7 +42,11 @@ class Row:
 
     @property
     def is_scored(self) -> bool:
-        """Whether the row needs log-probabilities; the engine's own argmax of raw logits serves any other."""
+        """Whether the row needs log-probabilities; the engine's own argmax of raw logits serves any other.
+
+        Where rounding makes one log-probability of two logits, R-28 names the smaller id and the argmax the larger
+        logit: replays see a tie, whose margin is zero either way.
+        """
         return bool(self.params.temperature or self.params.logit_bias or self.is_penalised)
 
     @property

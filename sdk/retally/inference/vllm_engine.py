@@ -125,7 +125,14 @@ class VllmEngine:
 
     def _plain(self, ids: Sequence[int]) -> dict[str, Any]:
         """Return a request that lets the engine itself change nothing."""
-        return {"model": self.model_name, "prompt": list(ids), "temperature": 0, "return_token_ids": True}
+        return {
+            "model": self.model_name,
+            "prompt": list(ids),
+            "temperature": 0,
+            # A model's own default comes after the sampler, and would change what it leaves to the engine's argmax.
+            "repetition_penalty": 1,
+            "return_token_ids": True,
+        }
 
     def _body(self, prompt_ids: Sequence[int], sampling: EngineSampling) -> dict[str, Any]:
         return {
