@@ -23,11 +23,11 @@ class Adjustments:
         self._size, self._device = size, device
         bias = [(n, *pair) for n, row in enumerate(rows) for pair in row.params.logit_bias if pair[0] < size]
         self._bias_at = (_ids([n for n, _, _ in bias], device), _ids([token for _, token, _ in bias], device))
-        self._bias = torch.tensor([float(fraction(value)) for _, _, value in bias], device=device)
+        self._bias = _floats([float(fraction(value)) for _, _, value in bias], device)
         penalised = [(n, row) for n, row in enumerate(rows) if row.is_penalised]
         self._penalised = [row for _, row in penalised]
         self._penalised_at = _ids([n for n, _ in penalised], device)
-        self._penalties = torch.tensor([_penalties(row.params) for row in self._penalised], device=device)
+        self._penalties = _floats([_penalties(row.params) for row in self._penalised], device)
         self._held = HeldOpen(list(enumerate(rows)), size, device)
 
     def apply(self, scores: Tensor) -> None:
@@ -81,3 +81,8 @@ def _penalties(params: JobParams) -> tuple[float, float, float]:
 
 def _ids(values: Sequence[int], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.int64, device=device)
+
+
+def _floats(values: Sequence[float] | Sequence[tuple[float, ...]], device: torch.device) -> Tensor:
+    # An engine may have changed torch's default dtype to that of its model.
+    return torch.tensor(values, dtype=torch.float32, device=device)

@@ -30,11 +30,6 @@ class Row:
         return len(self.prefix_ids) + len(self.output_ids)
 
     @property
-    def answer_ids(self) -> list[int]:
-        """The answer so far; the engine's placeholders (-1) are left out."""
-        return [*self.prefix_ids, *(token for token in self.output_ids if token >= 0)]
-
-    @property
     def is_penalised(self) -> bool:
         """Whether tokens seen before change this row's scores."""
         p = self.params

@@ -64,7 +64,8 @@ class Draw:
         self._where = torch.tensor(where, dtype=torch.int64, device=device)
         self._rows = [rows[n] for n in where]
         heat = [float(fraction(row.params.temperature)) for row in self._rows]
-        self._heat = None if set(heat) <= {0.0, 1.0} else torch.tensor(heat, device=device)[:, None]
+        is_cold = set(heat) <= {0.0, 1.0}
+        self._heat = None if is_cold else torch.tensor(heat, dtype=torch.float32, device=device)[:, None]
 
     def name(self, scores: Tensor, logits: Tensor, scored: Tensor) -> None:
         """Raise the named token of each row above all others."""
