@@ -25,7 +25,7 @@ pytestmark = pytest.mark.engine
 BLOCK = 32
 #: The least that one request of full length needs, and a little.
 BLOCKS = 36
-TOKENS = 120
+TOKENS = 160
 JOBS = 10
 CHOICES = 4
 #: Penalties look at the answer so far: they show at once whether a resumed row has lost or doubled some of it.
