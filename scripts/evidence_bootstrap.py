@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,13 +81,20 @@ def _at(counts: Sequence[int], share: float, owners: int) -> int | None:
 
 def _audits(cheat: Floats, rate: float, rng: np.random.Generator) -> int | None:
     shown: list[float] = []
-    audits = 0
-    while audits < MOST_AUDITS:
-        audits += int(rng.geometric(rate))
-        log_e = float(rng.choice(cheat))
+    for audits, log_e in _caught(cheat, rate, rng):
         if log_e <= 0 or (len(shown) == MAX_POINTS and log_e <= shown[-1]):
             continue
         shown = sorted([*shown, log_e], reverse=True)[:MAX_POINTS]
         if sum(shown) >= OWNER_MISMATCH and convicts(wealth_of(shown, range(len(shown)), audits - len(shown))):
             return audits
     return None
+
+
+def _caught(cheat: Floats, rate: float, rng: np.random.Generator) -> Iterator[tuple[int, float]]:
+    """Audited cheated jobs in their order: how many audits until each, and its log e."""
+    audits = 0
+    while audits < MOST_AUDITS:
+        # Drawn in blocks: one call a job costs more than all else.
+        counts = audits + np.cumsum(rng.geometric(rate, size=_AT_ONCE))
+        yield from zip(counts.tolist(), rng.choice(cheat, size=_AT_ONCE).tolist(), strict=True)
+        audits = int(counts[-1])

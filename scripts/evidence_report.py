@@ -64,8 +64,9 @@ def job_evidence(found: Results) -> dict[str, Any]:
     jobs: dict[str, dict[str, list[Any]]] = {"honest": {"logE": _rounded(honest)}}
     for cheat, log_es in found.cheats[SAME].items():
         jobs[f"{cheat}-same-kernels"] = {"logE": _rounded(log_es)}
-        library, precision = (found.cheats[kind][cheat] for kind in (LIBRARY, PRECISION))
-        jobs[cheat] = {"logE": [list(pair) for pair in zip(_rounded(library), _rounded(precision), strict=True)]}
+        # A run that was cut short has fewer replays by one of them; jobs come in the same order.
+        others = [_rounded(found.cheats[kind][cheat]) for kind in (LIBRARY, PRECISION) if cheat in found.cheats[kind]]
+        jobs[cheat] = {"logE": [list(item) for item in zip(*others, strict=False)]}
     return {"version": 1, "source": "measured", "about": ABOUT, "tokensPerJob": TOKENS, "jobs": jobs}
 
 
@@ -111,8 +112,9 @@ def _pairs(results: Mapping[str, Any]) -> str:
 
 def _honest(results: Mapping[str, Any]) -> str:
     rows = [
-        f"| {each['kernels']} | {each['heldOutAudits']:,} | {each['largestE']:.3g} | {each['meanE']:.2f} | "
-        f"{each['mismatches']} | {each['owners']:,} | e^{each['largestLogWealth']:.1f} | {each['ownersAt1e9']} |"
+        f"| {each['kernels']} | {each['heldOutAudits']:,} | {each['largestE']:.3g} "
+        f"({each['largestEUnderEnvelope']:.3g}) | {each['meanE']:.2f} | {each['mismatches']} | {each['owners']:,} | "
+        f"e^{each['largestLogWealth']:.1f} | {each['ownersAt1e9']} |"
         for each in results["honest"]
     ]
     return _table("| kernels | audits | largest e | mean e | at 1e4 | owners | largest wealth | at 1e9 |", rows)
@@ -122,15 +124,15 @@ def _power(results: Mapping[str, Any]) -> str:
     by = {(each["cheat"], each["kernels"]): each for each in results["cheats"]}
     rows = []
     for cheat in CHEATS:
-        found = [by[cheat, kind] for kind in KINDS if (cheat, kind) in by]
-        if len(found) == len(KINDS):
-            first = found[0]
+        found = [by.get((cheat, kind)) for kind in KINDS]
+        known = [each for each in found if each is not None]
+        if known:
             cells = [
                 f"{cheat}{' *' if cheat in UNSEEN else ''}",
-                f"{first['jobs']} of {first['meanTokens']:.0f}",
-                " / ".join(f"{100 * each['positiveShare']:.2g}" for each in found),
-                *(f"{each['power']:.2f}" for each in found),
-                " / ".join(f"{each['medianLogE']:.1f}" for each in found),
+                f"{known[0]['jobs']} of {known[0]['meanTokens']:.0f}",
+                " / ".join(f"{100 * each['positiveShare']:.2g}" for each in known),
+                *(f"{each['power']:.2f} ({each['powerUnderEnvelope']:.2f})" if each else "–" for each in found),
+                " / ".join(f"{each['medianLogE']:.1f}" for each in known),
             ]
             rows.append(f"| {' | '.join(cells)} |")
     return _table(f"| cheat | jobs, tokens | margins, % | {' | '.join(KINDS)} | median log e |", rows)
