@@ -66,7 +66,8 @@ def job_evidence(found: Results) -> dict[str, Any]:
         jobs[f"{cheat}-same-kernels"] = {"logE": _rounded(log_es)}
         # A run that was cut short has fewer replays by one of them; jobs come in the same order.
         others = [_rounded(found.cheats[kind][cheat]) for kind in (LIBRARY, PRECISION) if cheat in found.cheats[kind]]
-        jobs[cheat] = {"logE": [list(item) for item in zip(*others, strict=False)]}
+        if others:
+            jobs[cheat] = {"logE": [list(item) for item in zip(*others, strict=False)]}
     return {"version": 1, "source": "measured", "about": ABOUT, "tokensPerJob": TOKENS, "jobs": jobs}
 
 
