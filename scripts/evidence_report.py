@@ -25,8 +25,8 @@ RESULTS = DATA / "evidence_results.json"
 KINDS = (SAME, LIBRARY, PRECISION)
 COMMAND = "scripts/measure_evidence --write"
 ABOUT = (
-    "measured by scripts/measure_evidence on vLLM for CPU with the devnet's model of 4 million parameters; jobs of 256 "
-    "tokens (early stop: half of what an honest answer has). Each job counts with its own log e, on other kernels with "
+    "measured by scripts/measure_evidence on vLLM for CPU with the devnet's model of 3.4 million parameters; jobs of "
+    "256 tokens (early stop: half of what an honest answer has). Each job counts with its own log e, on other kernels with "
     "the least of two re-executors. Weights are rounded and stored wide. Same kernels: node and verifier run vLLM in "
     "float32; other: the re-executors run another library, one in float32 and one in bfloat16."
 )
@@ -140,15 +140,17 @@ def _power(results: Mapping[str, Any]) -> str:
 
 
 def _convictions(results: Mapping[str, Any]) -> str:
+    """Kinds of kernels with the same figures share a row."""
     ordered = sorted(results["cheats"], key=lambda each: (CHEATS.index(each["cheat"]), KINDS.index(each["kernels"])))
-    rows = [
-        f"| {each['cheat']} | {each['kernels']} | " + " | ".join(_audits(item) for item in each["convicted"]) + " |"
-        for each in ordered
-    ]
-    return _table("| cheat | kernels | all of jobs | 1/5 | 1/20 | 1/100 |", rows)
+    rows: dict[tuple[str, str], list[str]] = {}
+    for each in ordered:
+        cells = " | ".join(_audits(item) for item in each["convicted"])
+        rows.setdefault((each["cheat"], cells), []).append(each["kernels"])
+    lines = [f"| {cheat} | {', '.join(kinds)} | {cells} |" for (cheat, cells), kinds in rows.items()]
+    return _table("| cheat | kernels | all of jobs | 1/5 | 1/20 | 1/100 |", lines)
 
 
 def _audits(item: Mapping[str, Any]) -> str:
     if item["median"] is None:
-        return f"{item['share']:.0%} ever" if item["share"] else "never"
+        return f"{item['share']:.1%} ever" if item["share"] else "never"
     return f"{item['median']:,} ({item['p95']:,})" if item["p95"] is not None else f"{item['median']:,} (–)"
