@@ -21,6 +21,8 @@ EDGES = (1, 20_000, 80_000, 200_000, 500_000, 1_000_000, 2_000_000, 4_000_000)
 CONFIDENCE_MISS = 1e-3
 #: How many tokens of one job fall into a bin that no honest job was seen in, if one ever does.
 UNSEEN_HITS = 2.0
+#: From so many jobs on that hit a bin their own mean hits count; fewer say too little about it.
+MANY = 10
 #: Weight of a flat share in the alternative, so that no bin is empty.
 FLAT = 0.02
 
@@ -34,25 +36,26 @@ class HeldOut:
     mean_e: float
 
 
-def histograms(jobs: Sequence[Margins]) -> NDArray[np.float64]:
+def histograms(jobs: Sequence[Margins], edges: Sequence[int] = EDGES) -> NDArray[np.float64]:
     """Counts by job and bin."""
-    edges = np.asarray(EDGES) / 1e6
+    bounds = np.asarray(edges) / 1e6
     return np.array(
-        [np.bincount(np.searchsorted(edges, job, side="right"), minlength=len(EDGES) + 1) for job in jobs],
+        [np.bincount(np.searchsorted(bounds, job, side="right"), minlength=len(bounds) + 1) for job in jobs],
         dtype=np.float64,
     )
 
 
-def upper_bounds(jobs: Sequence[Margins], miss: float) -> NDArray[np.float64]:
+def upper_bounds(jobs: Sequence[Margins], miss: float, edges: Sequence[int] = EDGES) -> NDArray[np.float64]:
     """For each bin an upper bound of its probability per token: jobs are independent, their tokens are not."""
-    counts = histograms(jobs)
+    counts = histograms(jobs, edges)
     tokens = counts.sum(axis=1).mean()
     bounds = np.ones(counts.shape[1])
     for index in range(1, counts.shape[1]):
         hit = int((counts[:, index] > 0).sum())
         share = 1.0 if hit == len(jobs) else float(beta.ppf(1 - miss, hit + 1, len(jobs) - hit))
         inside = counts[counts[:, index] > 0, index]
-        hits = UNSEEN_HITS if hit == 0 else max(UNSEEN_HITS, inside.mean() + 2 * inside.std() / math.sqrt(hit))
+        hits = 0.0 if hit == 0 else float(inside.mean() + 2 * inside.std() / math.sqrt(hit))
+        hits = hits if hit >= MANY else max(UNSEEN_HITS, hits)
         bounds[index] = min(1.0, share * hits / tokens)
     return bounds
 
