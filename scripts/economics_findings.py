@@ -24,7 +24,10 @@ def remedies(world: World) -> dict[str, str]:
     files += "longer jobs, an exact profile, or cases that show more"
     payer = f"one payer's evidence is capped at {PAYER_CLIP:.0f} nats: beyond {capped:,} points a period not shown it "
     payer += f"never convicts; bets down to 1e-6 would move that to {deeper:,.0f}"
+    few = "one token of a job shows it: a calibration from ten thousand honest jobs a pair, or more"
     return {
+        "splice": few,
+        "early stop": few,
         "8-bit, other kernels": kernels,
         "fp8, other kernels": kernels,
         "8-bit, same kernels": files,

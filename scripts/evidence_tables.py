@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from calibration_tables import CONFIDENCE_MISS, FLAT, Margins, histograms, upper_bounds
 from retally.protocol.calibration import PROBABILITY, MarginTable
-from retally.protocol.evidence import JOB_MISMATCH, margin_log_e
+from retally.protocol.evidence import JOB_MISMATCH, TOKEN_CLIP, WEIGHTS, margin_log_e
 
 Floats = NDArray[np.float64]
 
@@ -82,9 +82,10 @@ def fit(honest: Mapping[str, Sequence[Margins]], cheats: Mapping[str, Sequence[M
     best: tuple[float, Fitted] | None = None
     for edges in EDGE_SETS:
         honest_bounds = bounds(honest, edges, len(EDGE_SETS))
+        counts = [histograms(jobs, edges) for jobs in cheats.values()]
         for name, chosen, sparsity in alternatives(cheats):
             table = table_of(honest_bounds, mixed(chosen, edges, sparsity), edges)
-            gain = float(np.mean([growth(jobs, table) for jobs in cheats.values()]))
+            gain = float(np.mean([growth(each, table) for each in counts]))
             if best is None or gain > best[0]:
                 best = gain, Fitted(table, name, sparsity)
     if best is None:
@@ -104,9 +105,15 @@ def alternatives(
         yield name, chosen, sparsity
 
 
-def growth(jobs: Sequence[Margins], table: MarginTable) -> float:
-    """What an owner's bet of a half gains a job, nats; what is a mismatch by itself need not become more of one."""
-    return float(np.log(0.5 + 0.5 * np.exp(np.minimum(JOB_MISMATCH, log_es(jobs, table)))).mean())
+def growth(counts: Floats, table: MarginTable) -> float:
+    """What an owner's bet of a half gains a job, nats; what is a mismatch by itself need not become more of one.
+
+    From the jobs' counts by bin, since a fit tries hundreds of tables; jobs are judged by `log_es`.
+    """
+    ratios = table.ratios()
+    sums = np.array([counts @ np.minimum(TOKEN_CLIP, np.log(1 - w + w * ratios)) for w in WEIGHTS])
+    values = np.logaddexp.reduce(sums, axis=0) - math.log(len(WEIGHTS))
+    return float(np.log(0.5 + 0.5 * np.exp(np.minimum(JOB_MISMATCH, values))).mean())
 
 
 def log_es(jobs: Sequence[Margins], table: MarginTable) -> Floats:

@@ -201,6 +201,13 @@ class TestTables:
             counts = evidence_tables.histograms(each, edges).sum(axis=0)
             assert (found >= counts / counts.sum()).all()
 
+    def test_a_fit_counts_as_the_protocol_does(self) -> None:
+        table = evidence_tables.fit(self.HONEST, self.SEEN).table
+        for each in self.SEEN.values():
+            log_es = np.minimum(evidence_tables.JOB_MISMATCH, evidence_tables.log_es(each, table))
+            gain = evidence_tables.growth(evidence_tables.histograms(each, table.edges), table)
+            assert gain == pytest.approx(np.log(0.5 + 0.5 * np.exp(log_es)).mean())
+
     def test_sparse_alternatives_weigh_one(self) -> None:
         for edges in evidence_tables.EDGE_SETS:
             assert evidence_tables.mixed(self.SEEN, edges, 0.03).sum() == pytest.approx(1)
