@@ -40,7 +40,8 @@ def nats(log_es: JobLogEs, rate: float) -> tuple[float, float]:
     best, over = -math.inf, 0.0
     for bet in LAMBDAS:
         gains = np.log1p(bet * np.expm1(log_es.values))
-        shown = np.maximum(gains, math.log1p(-bet))
+        # No verifier shows a job that speaks for the owner, as in the simulation: a case holds few.
+        shown = np.where(log_es.values > 0, gains, math.log1p(-bet))
         each = float(log_es.shares @ shown) + (1 / rate - 1) * math.log1p(-bet)
         if each > best:
             positive = np.maximum(shown, 0)

@@ -26,9 +26,9 @@ KINDS = (SAME, LIBRARY, PRECISION)
 COMMAND = "scripts/measure_evidence --write"
 ABOUT = (
     "measured by scripts/measure_evidence on vLLM for CPU with the devnet's model of 3.4 million parameters; jobs of "
-    "256 tokens (early stop: half of what an honest answer has). Each job counts with its own log e, on other kernels with "
-    "the least of two re-executors. Weights are rounded and stored wide. Same kernels: node and verifier run vLLM in "
-    "float32; other: the re-executors run another library, one in float32 and one in bfloat16."
+    "256 tokens (early stop: half of what an honest answer has). Each job counts with its own log e, on other kernels "
+    "with the least of two re-executors. Weights are rounded and stored wide. Same kernels: node and verifier run vLLM "
+    "in float32; other: the re-executors run another library, one in float32 and one in bfloat16."
 )
 
 
