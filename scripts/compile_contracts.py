@@ -92,8 +92,8 @@ def resolve_solc(folder: Path) -> Path:
     return Path(solcx.install.get_executable(SOLC_VERSION))
 
 
-def compile_sources(sources: Mapping[str, str]) -> dict[str, dict[str, Artifact]]:
-    """Compile and return artifacts by source unit and contract name."""
+def compile_sources(sources: Mapping[str, str], *, strict: bool = True) -> dict[str, dict[str, Artifact]]:
+    """Compile and return artifacts by source unit and contract name; a warning of ours is an error where strict."""
     request = {
         "language": "Solidity",
         "sources": {name: {"content": text} for name, text in sources.items()},
@@ -106,7 +106,7 @@ def compile_sources(sources: Mapping[str, str]) -> dict[str, dict[str, Artifact]
             # The exception's own text repeats the whole output of the compiler.
             raise CompileError(error.message) from None
     warnings = [e for e in output.get("errors", []) if not e["sourceLocation"]["file"].startswith(("@", "solady"))]
-    if warnings:
+    if warnings and strict:
         raise CompileError("\n".join(e["formattedMessage"] for e in warnings))
     return {
         unit: {name: _artifact(name, body) for name, body in contracts.items()}
@@ -135,12 +135,12 @@ def _artifact(name: str, body: Mapping[str, Any]) -> Artifact:
     return Artifact(name, body["abi"], "0x" + body["evm"]["bytecode"]["object"], "0x" + keccak(deployed).hex())
 
 
-def compile_contracts(using: str | None = None) -> dict[str, Artifact]:
+def compile_contracts(using: str | None = None, *, strict: bool = True) -> dict[str, Artifact]:
     """Compile everything that is deployed, or the part of it into which one source goes."""
     entries = [*(f"contracts/{path.name}" for path in sorted(CONTRACTS.glob("*.sol"))), TIMELOCK]
     if using is not None:
         entries = [entry for entry in entries if using in collect_sources([entry])]
-    compiled = compile_sources(collect_sources(entries))
+    compiled = compile_sources(collect_sources(entries), strict=strict)
     return {Path(unit).stem: compiled[unit][Path(unit).stem] for unit in entries}
 
 
@@ -148,9 +148,10 @@ def main() -> None:
     """Write the artifact files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--using", metavar="SOURCE", help="only contracts into which contracts/… goes")
+    parser.add_argument("--lenient", action="store_true", help="warnings are no errors")
     options = parser.parse_args()
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
-    artifacts = compile_contracts(options.using)
+    artifacts = compile_contracts(options.using, strict=not options.lenient)
     if options.using is None:
         for stale in set(ARTIFACTS.glob("*.json")) - {ARTIFACTS / f"{name}.json" for name in artifacts}:
             stale.unlink()

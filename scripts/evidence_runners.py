@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM
 from evidence_shards import Floats, Job, Replay, Segment
 from retally.devnet.engine_server import MAX_CONTEXT, share_cores
 from retally.errors import EngineUnavailable
-from retally.inference.torch_sampler import Row, choose
+from retally.inference.sampler_rows import Row
+from retally.inference.torch_sampler import choose
 from retally.inference.vllm_flags import MAX_LOGPROBS, SAMPLER_ARGUMENT, SAMPLER_PLUGIN, engine_environment
 from retally.protocol.margins import TOP, Replayed, robust_margins
 

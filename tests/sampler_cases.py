@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from retally.inference.torch_sampler import Row
+from retally.inference.sampler_rows import Row
 from retally.protocol.params import JobParams
 from retally.protocol.sampler import sample_token
 

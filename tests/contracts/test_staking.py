@@ -29,6 +29,20 @@ class TestStake:
         assert world.staking.functions.isActive(party.address, OPERATOR).call()
         assert world.balance(party) == FUNDS - 1_000 * DOLLAR
 
+    def test_without_a_minimum_who_has_none_is_not_active(self, world: World) -> None:
+        parameters = tuple(world.staking.functions.parameters().call())
+        money = world.asset.address, world.escrow.address
+        staking = world.create_named("Staking", *money, world.slasher, world.slasher, (0, 0, 0, *parameters[3:]), [])
+        party = world.party()
+        world.send(party, world.asset.functions.approve(staking.address, 2))
+        active = staking.functions.isActive(party.address, VERIFIER)
+        for bonded in (0, 1, 2):
+            assert (active.call(), staking.functions.owners(VERIFIER).call()) == (
+                (True, [party.address]) if bonded else (False, [])
+            )
+            if bonded < 2:
+                world.send(party, staking.functions.stake(VERIFIER, 1))
+
     @pytest.mark.parametrize("role", [OPERATOR, ROUTER, VERIFIER])
     def test_nobody_makes_anothers_stake_younger(self, world: World, role: int) -> None:
         """A juror or verifier whom a stranger could give young stake could be kept off any bench."""

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
+from tests.e2e.sampler_jobs import Job, answer_of, gather, margins_of
 
 from retally.errors import BadRequest, EngineUnavailable
 from retally.inference.chat_format import ChatFormat
-from retally.inference.engine import EngineSampling, Scores
+from retally.inference.engine import EngineSampling
 from retally.inference.sampler_check import replayed
 from retally.inference.vllm_engine import VllmEngine
-from retally.protocol.margins import Replayed, robust_margins
 from retally.protocol.params import JobParams
 
 pytestmark = pytest.mark.engine
@@ -26,7 +25,6 @@ NAME = "retally/devnet-4m"
 JOBS = 200
 TOKENS = 128
 CUTS = 3
-AT_ONCE = 32
 RULES: tuple[dict[str, int], ...] = (
     {"top_k": 50},
     {"top_k": 50, "top_p": 950_000, "temperature": 800_000},
@@ -42,46 +40,6 @@ TOPICS = (
     "a context manager",
     "argparse",
 )
-
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Job:
-    """A seeded job and what the engine made of it."""
-
-    params: JobParams
-    seed: bytes
-    prompt: list[int]
-    answer: list[int]
-    logprobs: list[float]
-    scores: Scores
-
-
-async def gather(*work: Coroutine[Any, Any, T]) -> list[T]:
-    """Run all, so many at once."""
-    room = asyncio.Semaphore(AT_ONCE)
-
-    async def run(one: Coroutine[Any, Any, T]) -> T:
-        async with room:
-            return await one
-
-    return await asyncio.gather(*(run(one) for one in work))
-
-
-async def answer_of(
-    engine: VllmEngine, params: JobParams, seed: bytes, prompt: list[int], prefix: list[int], eos: tuple[int, ...]
-) -> tuple[list[int], list[float]]:
-    sampling = EngineSampling(
-        params=params, seed=seed, position=len(prefix), eos_ids=eos, max_new_tokens=params.max_tokens - len(prefix)
-    )
-    ids: list[int] = []
-    logprobs: list[float] = []
-    async for chunk in engine.generate([*prompt, *prefix], sampling):
-        ids.extend(chunk.ids)
-        logprobs.extend(chunk.logprobs)
-    return ids, logprobs
 
 
 async def serve_job(engine: VllmEngine, chat: ChatFormat, number: int) -> Job:
@@ -155,16 +113,6 @@ class TestReplay:
     def test_reported_logprobs_are_raw(self, jobs: list[Job]) -> None:
         differences = [np.abs(job.scores.claimed_logprobs - np.array(job.logprobs)) for job in jobs]
         assert float(np.concatenate(differences).max()) < 0.05
-
-
-def margins_of(job: Job, claimed: list[int], start: int, chat: ChatFormat) -> np.ndarray:
-    """Margins of claimed ids at positions from `start` on, under the job's own scores."""
-    rows = slice(start, start + len(claimed))
-    scores = Scores(
-        start, job.scores.top_ids[rows], job.scores.top_logprobs[rows], job.scores.claimed_logprobs[rows]
-    )  # fmt: skip
-    prefix = job.answer[:start]
-    return robust_margins(Replayed(job.params, job.seed, job.prompt, prefix, claimed, chat.eos_ids), scores)
 
 
 class TestContinuation:

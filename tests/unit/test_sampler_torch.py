@@ -7,7 +7,9 @@ import pytest
 import torch
 from tests.sampler_cases import params, random_batch
 
-from retally.inference.torch_sampler import Row, choose, noise
+from retally.inference.sampler_noise import noise
+from retally.inference.sampler_rows import Row
+from retally.inference.torch_sampler import choose
 from retally.protocol.sampler import noise as numpy_noise
 from retally.protocol.sampler import noise_key
 
@@ -19,6 +21,16 @@ def test_agrees_with_its_numpy_twin(sharpness: float, has_ties: bool) -> None:
     for _ in range(8):
         logits, rows, expected = random_batch(source, sharpness, has_ties)
         assert choose(logits, rows).tolist() == expected
+
+
+def test_computes_in_fp32_whatever_torchs_default_is() -> None:
+    logits, rows, expected = random_batch(np.random.default_rng(12), 3.0, has_ties=False)
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert choose(logits, rows).tolist() == expected
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def test_noise_agrees_to_fp32() -> None:
@@ -33,4 +45,5 @@ def test_noise_agrees_to_fp32() -> None:
 def test_placeholders_count_for_the_position_and_not_for_penalties() -> None:
     row = Row(params(frequency_penalty=100_000), b"s" * 32, (), [1], [2, 2], [3, -1])
     assert row.position == 4
-    assert row.answer_ids == [2, 2, 3]
+    tally = row.tally()
+    assert dict(zip(tally.ids.tolist(), tally.counts.tolist(), strict=True)) == {2: 2, 3: 1}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -16,7 +17,7 @@ from retally.errors import BadRequest, EngineUnavailable, RetallyError
 from retally.inference.engine import EngineChunk, EngineSampling
 from retally.inference.sampler_check import sampler_problem
 from retally.inference.vllm_engine import ATTEMPTS, VllmEngine
-from retally.protocol.params import JobParams
+from retally.protocol.params import ONE, JobParams
 
 SAMPLING = EngineSampling(
     params=JobParams(max_tokens=8, template_date="2026-01-01"), seed=b"\x01" * 32, eos_ids=(1,), max_new_tokens=8
@@ -186,30 +187,60 @@ class TestCheck:
             await engine.check()
 
 
-class Greedy(FakeEngine):
-    """An engine that ignores the plugin's argument."""
+class Altered(FakeEngine):
+    """An engine that samples a request by other parameters than those it was given."""
 
-    def logits(self, ids: Any) -> Any:
-        row = super().logits(ids)
-        row[int(np.argmax(row))] += 100.0 if self.is_generating else 0.0
-        return row
+    def __init__(self, alter: Callable[[JobParams], JobParams]) -> None:
+        super().__init__()
+        self.alter = alter
 
-    is_generating = False
+    def generate(self, prompt_ids: Sequence[int], sampling: EngineSampling) -> AsyncIterator[EngineChunk]:
+        return super().generate(prompt_ids, replace(sampling, params=self.alter(sampling.params)))
 
-    def generate(self, prompt_ids: Any, sampling: Any) -> Any:
-        self.is_generating = True
-        return super().generate(prompt_ids, sampling)
 
-    async def score(self, ids: Any, start: int, top: int = 64) -> Any:
-        self.is_generating = False
-        return await super().score(ids, start, top)
+class Refusing(FakeEngine):
+    """An engine whose plugin is of another version."""
+
+    def generate(self, prompt_ids: Sequence[int], sampling: EngineSampling) -> AsyncIterator[EngineChunk]:
+        raise BadRequest("malformed")
+
+
+def without_plugin(asked: JobParams) -> JobParams:
+    return JobParams(max_tokens=asked.max_tokens, template_date=asked.template_date, temperature=0)
+
+
+def blind(asked: JobParams) -> JobParams:
+    return replace(asked, frequency_penalty=0, repetition_penalty=ONE)
+
+
+def penalising(asked: JobParams) -> JobParams:
+    return asked if asked.temperature else replace(asked, logit_bias=tuple((n, 100_000_000) for n in range(99, 120)))
 
 
 class TestSamplerCheck:
     async def test_passes_an_engine_with_the_sampler(self) -> None:
         assert await sampler_problem(FakeEngine()) is None
 
-    async def test_tells_an_engine_without_it(self) -> None:
-        problem = await sampler_problem(Greedy())
+    @pytest.mark.parametrize(
+        ("alter", "wrong"),
+        [(without_plugin, r"\d+ seeded, \d+ penalised ones"), (penalising, r"each, \d+ greedy ones")],
+    )
+    async def test_tells_an_engine_without_it(self, alter: Callable[[JobParams], JobParams], wrong: str) -> None:
+        problem = await sampler_problem(Altered(alter))
         assert problem is not None
-        assert "VLLM_USE_V2_MODEL_RUNNER" in problem
+        assert re.search(wrong, problem)
+        assert "VLLM_USE_V2_MODEL_RUNNER=0" in problem
+
+    async def test_tells_one_that_hides_earlier_tokens(self) -> None:
+        engine = Altered(blind)
+        # A model that repeats itself.
+        engine.logits = lambda ids: FakeEngine.logits(engine, [3, 4])  # type: ignore[method-assign]
+        problem = await sampler_problem(engine)
+        assert problem is not None
+        assert re.search(r"each, \d+ penalised ones", problem)
+
+    async def test_tells_one_that_refuses_the_argument(self) -> None:
+        problem = await sampler_problem(Refusing())
+        assert problem is not None
+        assert "malformed" in problem
+        assert "vllm_flags.engine_arguments" in problem

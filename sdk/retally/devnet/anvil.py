@@ -37,6 +37,8 @@ class Anvil:
         self.port = port or free_port()
         self.url = f"http://{HOST}:{self.port}"
         command = [str(anvil_path()), "--host", HOST, "--port", str(self.port), "--chain-id", str(CHAIN_ID), "--quiet"]
+        # Nobody asks for old states; kept on disk they come to gigabytes an hour, which a killed anvil leaves behind.
+        command += ["--max-persisted-states", "0"]
         if block_time_seconds is not None:
             # Interval and transaction mining together: empty blocks keep coming, and nobody waits for the next one.
             command += ["--block-time", str(block_time_seconds), "--mixed-mining"]

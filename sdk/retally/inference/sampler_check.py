@@ -1,11 +1,14 @@
-"""Does an engine really sample by the protocol? Ask it for a seeded answer and replay that in numpy."""
+"""Does an engine really sample by the protocol? Ask it for seeded answers and replay these in numpy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from retally.errors import BadRequest
 from retally.inference.engine import Engine, EngineSampling, Scores
 from retally.protocol.params import JobParams
 from retally.protocol.sampler import choose
@@ -13,6 +16,19 @@ from retally.protocol.sampler import choose
 TOKENS = 12
 #: A near tie may fall the other way once between decoding and prefill.
 TOLERATED = 1
+_PLAIN = JobParams(max_tokens=TOKENS, min_tokens=TOKENS, template_date="2026-01-01")
+#: Asked for at once, so that they share a batch. Hot and cut to 40 tokens: an engine without the plugin would be greedy
+#: and differ at once. Penalised: one that hides earlier tokens from the plugin. Greedy: one with penalties of its own.
+PROBES: Mapping[str, JobParams] = {
+    "seeded": replace(_PLAIN, temperature=2_000_000, top_k=40),
+    "penalised": replace(_PLAIN, top_k=20, frequency_penalty=1_500_000, repetition_penalty=1_300_000),
+    "greedy": replace(_PLAIN, temperature=0),
+}
+REMEDY = (
+    "start vLLM with the flags of retally.inference.vllm_flags.engine_arguments and, in its environment, "
+    "VLLM_USE_V2_MODEL_RUNNER=0"
+)
+_SEED, _PROMPT = b"\x5a" * 32, [5, 6, 7, 8]
 
 
 def replayed(
@@ -31,22 +47,23 @@ def replayed(
 
 
 async def sampler_problem(engine: Engine) -> str | None:
-    """Return why the engine's sampler is not ours, or None."""
-    # Hot and cut to 40 tokens: an engine that ignores the plugin would be greedy and differ at once.
-    params = JobParams(
-        max_tokens=TOKENS, min_tokens=TOKENS, template_date="2026-01-01", temperature=2_000_000, top_k=40
-    )
-    seed, prompt = b"\x5a" * 32, [5, 6, 7, 8]
-    sampling = EngineSampling(params=params, seed=seed, max_new_tokens=TOKENS)
-    answer: list[int] = []
-    async for chunk in engine.generate(prompt, sampling):
-        answer.extend(chunk.ids)
-    scores = await engine.score([*prompt, *answer], len(prompt))
-    named = replayed(scores, params, seed, prompt, answer, ())
-    differences = sum(a != b for a, b in zip(named, answer, strict=True))
-    if differences <= TOLERATED:
+    """Return why the engine's sampler is not ours and what to do about it, or None."""
+    try:
+        found = await asyncio.gather(*(_differences(engine, params) for params in PROBES.values()))
+    except BadRequest as error:
+        return f"it refuses the sampler's argument ({error}): {REMEDY}"
+    wrong = [f"{count} {kind}" for kind, count in zip(PROBES, found, strict=True) if count > TOLERATED]
+    if not wrong:
         return None
-    return (
-        f"{differences} of {len(answer)} tokens are not what the sampler names: start vLLM with "
-        "retally.inference.vllm_flags.engine_arguments and VLLM_USE_V2_MODEL_RUNNER=0"
-    )
+    return f"of {TOKENS} tokens each, {', '.join(wrong)} ones are not what the sampler names: {REMEDY}"
+
+
+async def _differences(engine: Engine, params: JobParams) -> int:
+    """How many tokens of one probe's answer its replay does not name; the model may end its answer early."""
+    sampling = EngineSampling(params=params, seed=_SEED, max_new_tokens=TOKENS)
+    answer: list[int] = []
+    async for chunk in engine.generate(_PROMPT, sampling):
+        answer.extend(chunk.ids)
+    scores = await engine.score([*_PROMPT, *answer], len(_PROMPT))
+    named = replayed(scores, params, _SEED, _PROMPT, answer, ())
+    return sum(a != b for a, b in zip(named, answer, strict=True)) if answer else TOKENS

@@ -125,15 +125,16 @@ class VllmEngine:
 
     def _plain(self, ids: Sequence[int]) -> dict[str, Any]:
         """Return a request that lets the engine itself change nothing."""
-        return {"model": self.model_name, "prompt": list(ids), "temperature": 0, "return_token_ids": True}
+        return {
+            "model": self.model_name,
+            "prompt": list(ids),
+            "temperature": 0,
+            # A model's own default comes after the sampler, and would change what it leaves to the engine's argmax.
+            "repetition_penalty": 1,
+            "return_token_ids": True,
+        }
 
     def _body(self, prompt_ids: Sequence[int], sampling: EngineSampling) -> dict[str, Any]:
-        argument = {
-            "params": sampling.params.to_json(),
-            "seed": sampling.seed.hex(),
-            "position": sampling.position,
-            "eos": list(sampling.eos_ids),
-        }
         return {
             **self._plain(prompt_ids),
             "max_tokens": sampling.max_new_tokens,
@@ -142,7 +143,7 @@ class VllmEngine:
             "logprobs": sampling.logprobs,
             "return_tokens_as_token_ids": True,
             "stop_token_ids": list(sampling.eos_ids),
-            "vllm_xargs": {SAMPLER_ARGUMENT: json.dumps(argument)},
+            "vllm_xargs": {SAMPLER_ARGUMENT: sampler_argument(sampling)},
         }
 
     async def _frames(self, body: dict[str, Any]) -> AsyncIterator[Frame]:
@@ -177,6 +178,17 @@ class VllmEngine:
         if 400 <= response.status < 500 and response.status != 404:
             raise BadRequest(f"the engine refuses the request: {text}")
         raise EngineUnavailable(f"the engine answered {response.status}: {text}")
+
+
+def sampler_argument(sampling: EngineSampling) -> str:
+    """What the sampler's plugin is told of a request (`vllm_sampler.read_row` reads it)."""
+    argument = {
+        "params": sampling.params.to_json(),
+        "seed": sampling.seed.hex(),
+        "position": sampling.position,
+        "eos": list(sampling.eos_ids),
+    }
+    return json.dumps(argument)
 
 
 def _decoded(payload: bytes) -> Frame:

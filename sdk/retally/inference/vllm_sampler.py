@@ -15,7 +15,8 @@ from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from retally.errors import BadRequest
-from retally.inference.torch_sampler import Row, choose
+from retally.inference.sampler_rows import Row
+from retally.inference.torch_sampler import BatchSampler
 from retally.inference.vllm_flags import SAMPLER_ARGUMENT
 from retally.protocol.params import JobParams
 
@@ -25,6 +26,9 @@ class RetallySampler(LogitsProcessor):  # type: ignore[misc]  # vLLM ships no ty
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self._rows: dict[int, Row] = {}
+        #: Made for the present rows and this many logits, when these are first there.
+        self._batch: BatchSampler | None = None
+        self._shape: torch.Size | None = None
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -47,6 +51,7 @@ class RetallySampler(LogitsProcessor):  # type: ignore[misc]  # vLLM ships no ty
         """Follow the requests that come, go and move in the batch."""
         if batch_update is None:
             return
+        self._batch = None
         for index in batch_update.removed:
             self._rows.pop(index, None)
         for index, params, prompt_ids, output_ids in batch_update.added:
@@ -62,14 +67,13 @@ class RetallySampler(LogitsProcessor):  # type: ignore[misc]  # vLLM ships no ty
                 self._rows[source] = displaced
 
     def apply(self, logits: Tensor) -> Tensor:
-        """Leave exactly one possible token in each row that is ours."""
-        indices = sorted(index for index in self._rows if index < logits.shape[0])
-        if not indices:
+        """Raise the named token of each row that is ours above all others, where it is not the largest already."""
+        if not self._rows:
             return logits
-        where = torch.tensor(indices, device=logits.device)
-        chosen = choose(logits[where], [self._rows[index] for index in indices])
-        logits[where] = -torch.inf
-        logits[where, chosen] = 0.0
+        if self._batch is None or self._shape != logits.shape:
+            rows = {index: row for index, row in self._rows.items() if index < len(logits)}
+            self._batch, self._shape = BatchSampler(rows, logits.shape[1], logits.device), logits.shape
+        self._batch.apply(logits)
         return logits
 
 

@@ -241,6 +241,8 @@ def start_anvil() -> tuple[subprocess.Popen[bytes], str]:
     place = ["--host", "127.0.0.1", "--port", str(port), "--silent", "--auto-impersonate"]
     # Cancun keeps no history of block hashes: the window that seeds roll over is 256 blocks, quickly made.
     rules = ["--base-fee", "0", "--gas-price", "0", "--gas-limit", "60000000", "--hardfork", "cancun"]
+    # Old states come to gigabytes on the disk, and nobody asks for them.
+    rules += ["--max-persisted-states", "0"]
     process = subprocess.Popen([str(anvil_path()), *place, *rules])
     url = f"http://127.0.0.1:{port}"
     provider = Web3(HTTPProvider(url))

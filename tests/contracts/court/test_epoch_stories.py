@@ -77,6 +77,15 @@ class TestDust:
         assert [case.credit(juror) for juror in case.jurors()] == [FEE // 3] * 3
         assert case.credit(dusty.challenger) == BOND + 4 * TIP
 
+    @pytest.mark.parametrize("slashed", [FEE - 3, FEE])
+    def test_a_slash_of_the_fee_pays_the_jurors_and_a_smaller_one_does_not(self, dusty: World, slashed: int) -> None:
+        stake(dusty, slashed * 10 // 3 - DUST)
+        case = accuse(dusty, "at the edge", 1)
+        assert case.judged(MISMATCH)["slashed"] == slashed
+        by_slash = slashed == FEE
+        assert [case.credit(juror) for juror in case.jurors()] == [0 if by_slash else FEE // 3] * 3
+        assert case.credit(dusty.challenger) == BOND + 4 * TIP + (FEE if by_slash else 0)
+
 
 class TestStakeThatCameLater:
     def test_pays_too_and_what_paid_does_not_pay_again(self, world: World) -> None:
