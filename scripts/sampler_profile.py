@@ -21,7 +21,6 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from retally.inference.vllm_sampler import RetallySampler
 
 PROFILE_FILE = "RETALLY_SAMPLER_PROFILE"
-PLUGIN = "sampler_profile:TimedSampler"
 WRITE_SECONDS = 0.2
 
 
