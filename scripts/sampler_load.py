@@ -58,13 +58,13 @@ async def run_round(server: EngineServer, kind: str, seed: int, *, ours: bool, a
     """Send so many requests at once and wait for all; each answer has `tokens` tokens, whatever it says."""
     source = random.Random(seed)
     bodies = [request_body(server.model_name, kind, source, ours=ours, tokens=tokens) for _ in range(at_once)]
-    processes = _tree(server.service.pid)
+    processes = processes_of(server.service.pid)
     timeout = aiohttp.ClientTimeout(total=600)
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
-        used, started = _processor_seconds(processes), time.perf_counter()
+        used, started = processor_seconds(processes), time.perf_counter()
         counts = await asyncio.gather(*(_ask(session, server.url, body) for body in bodies))
         seconds = time.perf_counter() - started
-    return Spent(sum(counts), seconds, _processor_seconds(processes) - used)
+    return Spent(sum(counts), seconds, processor_seconds(processes) - used)
 
 
 def request_body(model: str, kind: str, source: random.Random, *, ours: bool, tokens: int) -> dict[str, Any]:
@@ -94,12 +94,14 @@ async def _ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -
         return int(json.loads(text)["usage"]["completion_tokens"])
 
 
-def _tree(pid: int) -> list[psutil.Process]:
+def processes_of(pid: int) -> list[psutil.Process]:
+    """A server and all that it started."""
     server = psutil.Process(pid)
     return [server, *server.children(recursive=True)]
 
 
-def _processor_seconds(processes: list[psutil.Process]) -> float:
+def processor_seconds(processes: list[psutil.Process]) -> float:
+    """What these have used so far."""
     total = 0.0
     for process in processes:
         with suppress(psutil.NoSuchProcess):
