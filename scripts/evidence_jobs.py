@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from calibrate import DATE, HIDDEN, SHAPES
 from evidence_shards import Job, Segment
 from retally.inference.chat_format import ChatFormat
 from retally.protocol.encoding import keccak, u32
 from retally.protocol.params import ONE, JobParams
+from retally_verifier.calibrate.canaries import DATE, HIDDEN, SHAPES
 
 TOKENS = 256
 #: Jobs a shard at most.

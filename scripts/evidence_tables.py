@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration_tables import CONFIDENCE_MISS, FLAT, Margins, histograms, upper_bounds
 from retally.protocol.calibration import PROBABILITY, MarginTable
 from retally.protocol.evidence import JOB_MISMATCH, TOKEN_CLIP, WEIGHTS, margin_log_e
+from retally_verifier.calibration_tables import CONFIDENCE_MISS, FLAT, Margins, histograms, upper_bounds
 
 Floats = NDArray[np.float64]
 

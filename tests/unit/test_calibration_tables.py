@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from calibration_tables import EDGES, Margins, alternative, envelope, hold_out, make_table, upper_bounds
 from retally.protocol.calibration import PROBABILITY
 from retally.protocol.evidence import margin_log_e
+from retally_verifier.calibration_tables import (
+    EDGES,
+    Margins,
+    alternative,
+    envelope,
+    hold_out,
+    make_table,
+    upper_bounds,
+)
 
 
 def jobs(count: int, rate: float, size: float, seed: int, tokens: int = 64) -> list[Margins]:

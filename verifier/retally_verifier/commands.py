@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,15 +11,17 @@ from rich.table import Table
 from retally.chain.deployment import Deployment
 from retally.cli.output import JsonGroup, emit, table
 from retally.keystore import service_key
-from retally.protocol.calibration import Calibration
 from retally.protocol.case import VerdictKind
 from retally.protocol.encoding import to_hex
 from retally_verifier.api import finding_to_wire
+from retally_verifier.commands_calibrate import calibrate, calibrations
 from retally_verifier.records import CommitState
 from retally_verifier.settings import VerifierSettings
 from retally_verifier.store import Store
 
 app = typer.Typer(cls=JsonGroup, no_args_is_help=True, help="Run and look into a verifier.")
+app.command()(calibrate)
+app.command()(calibrations)
 
 Config = Annotated[Path, typer.Option("--config", help="verifier.toml", exists=True, dir_okay=False)]
 
@@ -73,28 +74,6 @@ def audits(
     ]
     view = _view(["commit", "point", "node", "state", "verdict", "log e"], rows)
     emit(ctx, {"audits": [finding_to_wire(each) for each in found]}, view)
-
-
-@app.command()
-def calibrate(
-    ctx: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="Folder of calibration files.", exists=True, file_okay=False)],
-) -> None:
-    """Check calibration files and show the hashes that the Registry must hold."""
-    found = [(path, Calibration.from_json(json.loads(path.read_text()))) for path in sorted(folder.glob("*.json"))]
-    data = [
-        {
-            "file": str(path),
-            "hash": to_hex(each.hash),
-            "modelId": to_hex(each.model_id),
-            "nodeProfile": to_hex(each.node_profile),
-            "verifierProfile": to_hex(each.verifier_profile),
-            "measured": dict(each.measured),
-        }
-        for path, each in found
-    ]
-    rows = [[path.name, to_hex(each.hash), ", ".join(sorted(each.tables))] for path, each in found]
-    emit(ctx, {"calibrations": data}, _view(["file", "hash", "tables"], rows))
 
 
 def _view(columns: list[str], rows: list[list[str]]) -> Table:

@@ -1,0 +1,299 @@
+"""Calibrating: pairs of set-ups, a half held out, a ceiling of noise, shards that a second run goes on from."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.contracts.court.crash_nodes import FakeFormat
+from tests.fakes_setups import EOS, NumpySetUp
+from typer.testing import CliRunner
+
+from retally.devnet.catalogue import CALIBRATIONS
+from retally.errors import BadRequest, EngineUnavailable
+from retally.protocol.calibration import Calibration
+from retally.protocol.encoding import to_hex
+from retally.protocol.evidence import margin_log_e
+from retally.protocol.params import ONE
+from retally_verifier.calibrate.canaries import DATE, RANGES, Canaries
+from retally_verifier.calibrate.measure import Bench, Measured, OtherWeights
+from retally_verifier.calibrate.outcome import TooFewJobs, TooNoisy, check_noise, notes, outcome_of
+from retally_verifier.calibrate.plan import Plan, profile_of
+from retally_verifier.calibrate.registering import command_to_register
+from retally_verifier.calibrate.report import report_html
+from retally_verifier.calibrate.setups import engine_set_up
+from retally_verifier.calibrate.shards import ShardNotKept, Shards
+from retally_verifier.commands import app
+
+EXAMPLE = Path(__file__).parents[2] / "verifier" / "examples" / "calibrate.toml"
+JOBS, TOKENS = 96, 12
+
+
+def setups() -> list[NumpySetUp]:
+    """Three unrelated ones; their kernels differ a little."""
+    return [NumpySetUp(f"set-up {name}", name, noise=noise) for name, noise in (("a", 0.0), ("b", 0.01), ("c", 0.02))]
+
+
+def bench(folder: Path, found: Sequence[NumpySetUp]) -> Bench:
+    """Their bench."""
+    canaries = Canaries(FakeFormat())
+    assert canaries.eos_ids == EOS
+    return Bench(found, canaries, Shards(folder), lambda text: None)
+
+
+async def measure(folder: Path, found: Sequence[NumpySetUp], *, greedy: bool = False, jobs: int = JOBS) -> Measured:
+    """Margins of all pairs, and of a cheat with other weights beside the lies."""
+    made = bench(folder, found)
+    await made.check()
+    cheap = NumpySetUp("cheap", "cheap", weights="others")
+    return await made.measure(jobs, 16, TOKENS, greedy=greedy, cheaper={"other-weights": cheap})
+
+
+def forget(folder: Path, count: int) -> None:
+    """Takes so many shards away."""
+    for shard in sorted(folder.glob("margins-*"))[:count]:
+        shard.unlink()
+
+
+def count(folder: Path) -> int:
+    """How many shards are there."""
+    return len(list(folder.glob("*.json")))
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """One run, read by most tests."""
+    return asyncio.run(measure(tmp_path_factory.mktemp("shards"), setups()))
+
+
+class TestMeasure:
+    def test_has_each_set_up_replay_the_jobs_of_every_other(self, measured: Measured) -> None:
+        names = ["set-up a", "set-up b", "set-up c"]
+        assert sorted(measured.honest) == sorted(f"{a} by {b}" for a in names for b in names if a != b)
+        assert {len(jobs) for jobs in measured.honest.values()} == {JOBS // 3}
+        assert sorted(measured.cheats) == ["colder", "hidden-prompt", "other-seed", "other-weights"]
+
+    async def test_goes_on_where_it_stopped(self, tmp_path: Path) -> None:
+        first, second = setups(), setups()
+        once = await measure(tmp_path, first, jobs=48)
+        assert sum(each.asked for each in first) > 0
+        forget(tmp_path, 2)
+        again = await measure(tmp_path, second, jobs=48)
+        assert sum(each.asked for each in second) == 0
+        assert 0 < sum(each.scored for each in second) <= 2 * 16
+        for pair, jobs in once.honest.items():
+            assert all(np.array_equal(a, b) for a, b in zip(jobs, again.honest[pair], strict=True))
+
+    async def test_measures_anew_what_another_set_up_gave(self, tmp_path: Path) -> None:
+        await measure(tmp_path, setups(), jobs=48)
+        changed = setups()
+        changed[1] = NumpySetUp("set-up b", "b", noise=0.015)
+        await measure(tmp_path, changed, jobs=48)
+        assert changed[1].asked == 16
+        assert changed[0].asked == 0
+
+    async def test_refuses_a_set_up_with_other_weights_and_names_it(self, tmp_path: Path) -> None:
+        found = [*setups()[:2], NumpySetUp("set-up c", "c", weights="others")]
+        with pytest.raises(OtherWeights, match="set-up a are not what set-up c would choose") as raised:
+            await measure(tmp_path, found)
+        assert "set-up c" in raised.value.hint
+        assert raised.value.share > 0.01
+
+    async def test_keeps_what_is_measured_when_the_disk_is_full(self, tmp_path: Path) -> None:
+        class FullAfter(Shards):
+            left = 3
+
+            def _write(self, name: str, content: Any) -> None:
+                if self.left == 0:
+                    raise ShardNotKept(self.folder, OSError(errno.ENOSPC, "No space left on device"))
+                self.left -= 1
+                super()._write(name, content)
+
+        found = setups()
+        full = Bench(found, Canaries(FakeFormat()), FullAfter(tmp_path), lambda text: None)
+        await full.check()
+        with pytest.raises(ShardNotKept, match="is full") as raised:
+            await full.measure(JOBS, 16, TOKENS, greedy=False, cheaper={})
+        assert "run the same command again" in raised.value.hint
+        assert count(tmp_path) == 3
+
+    def test_says_which_folder_can_not_be_written(self, tmp_path: Path) -> None:
+        place = tmp_path / "file"
+        place.write_text("")
+        with pytest.raises(ShardNotKept, match=str(place)):
+            Shards(place).put_answers("answers-0.json", [[1]])
+
+
+class TestOutcome:
+    def test_holds_out_the_half_that_made_no_table(self, measured: Measured) -> None:
+        outcome = outcome_of(measured, "seed")
+        assert outcome.held.jobs == sum(len(jobs) for jobs in measured.honest.values()) // 2
+        log_es = [margin_log_e(job, outcome.table) for jobs in outcome.held_honest.values() for job in jobs]
+        assert outcome.held.largest_log_e == max(log_es)
+        assert outcome.held.mean_e <= 1
+        held = {id(job) for jobs in outcome.held_honest.values() for job in jobs}
+        worse = {pair: [job + 9 if id(job) in held else job for job in jobs] for pair, jobs in measured.honest.items()}
+        # Whatever the held-out half says, the table stays.
+        assert outcome_of(Measured(worse, measured.cheats, measured.answered_by), "seed").table == outcome.table
+
+    def test_splits_by_the_seed_and_alike_for_all_who_replay_a_job(self, measured: Measured) -> None:
+        outcome, other = outcome_of(measured, "seed"), outcome_of(measured, "another")
+        places: dict[str, list[int]] = {}
+        for pair, jobs in measured.honest.items():
+            kept = [index for index, job in enumerate(jobs) if any(job is held for held in outcome.held_honest[pair])]
+            assert places.setdefault(measured.answered_by[pair], kept) == kept
+        pair = next(iter(measured.honest))
+        assert [id(job) for job in other.held_honest[pair]] != [id(job) for job in outcome.held_honest[pair]]
+
+    def test_sees_cheats_and_says_so_in_integers(self, measured: Measured) -> None:
+        outcome = outcome_of(measured, "seed")
+        lies = [margin_log_e(job, outcome.table) for job in outcome.held_cheats["other-seed"]]
+        assert np.mean(lies) > outcome.held.largest_log_e
+        said = json.dumps(notes(outcome))
+        assert '"heldOutMismatchPpm"' in said
+        assert "." not in said.replace("set-up", "")
+
+    def test_refuses_too_few_jobs(self, measured: Measured) -> None:
+        few = {pair: jobs[:31] for pair, jobs in measured.honest.items()}
+        with pytest.raises(TooFewJobs, match="31 jobs"):
+            outcome_of(Measured(few, measured.cheats, measured.answered_by), "seed")
+
+
+class TestCeiling:
+    def noisy(self, share: float, size: float) -> Measured:
+        rng = np.random.default_rng(1)
+        jobs = [np.where(rng.random(64) < share, size, 0.0) for _ in range(200)]
+        return Measured({"a by b": jobs}, {}, {"a by b": "a"})
+
+    @pytest.mark.parametrize(
+        ("dtypes", "share", "size", "is_refused"),
+        [
+            (("float32", "float32"), 0.005, 0.05, False),
+            (("float32", "float32"), 0.02, 0.05, True),
+            (("float32", "bfloat16"), 0.02, 0.05, False),
+            (("bfloat16", "float32"), 0.08, 0.05, True),
+            (("float32", "float32"), 0.004, 2.0, True),
+        ],
+    )
+    def test_refuses_more_noise_than_the_precision_explains(
+        self, dtypes: tuple[str, str], share: float, size: float, *, is_refused: bool
+    ) -> None:
+        if not is_refused:
+            check_noise(self.noisy(share, size), dtypes)
+            return
+        with pytest.raises(TooNoisy, match="a by b") as raised:
+            check_noise(self.noisy(share, size), dtypes)
+        assert raised.value.found > raised.value.ceiling
+
+    def test_knows_no_ceiling_of_a_precision_that_nobody_measured(self) -> None:
+        with pytest.raises(BadRequest, match="int8"):
+            check_noise(self.noisy(0.0, 0.0), ("float32", "int8"))
+
+
+class TestFiles:
+    def made(self, measured: Measured) -> tuple[Calibration, Mapping[str, Any]]:
+        outcome = outcome_of(measured, "seed")
+        profile = profile_of(CALIBRATIONS.parent / "profiles" / "vllm-cpu-float32.json")
+        tables = {"seeded": outcome.table}
+        return Calibration(profile.id, profile.id, profile.id, tables, RANGES, notes(outcome)), {"seeded": outcome}
+
+    def test_the_report_holds_all_charts_and_needs_no_other_file(self, measured: Measured) -> None:
+        made, outcomes = self.made(measured)
+        report = report_html(made, outcomes, command_to_register(made, None))
+        assert report.count("<svg") == 3
+        assert to_hex(made.hash) in report
+        assert "src=" not in report
+        assert "href=" not in report
+
+    def test_survives_its_own_json(self, measured: Measured) -> None:
+        made, _ = self.made(measured)
+        assert Calibration.from_json(json.loads(json.dumps(made.to_json()))).hash == made.hash
+
+    def test_the_command_names_hash_pair_and_contracts(self, measured: Measured, tmp_path: Path) -> None:
+        made, _ = self.made(measured)
+        registry, timelock = "0x" + "11" * 20, "0x" + "22" * 20
+        path = tmp_path / "deployment.json"
+        deployment = {"chainId": 1, "contracts": {"Registry": registry, "Timelock": timelock}}
+        path.write_text(json.dumps({**deployment, "parameters": {"Timelock": {"minDelay": 604_800}}}))
+        command = command_to_register(made, path)
+        assert to_hex(made.hash) in command
+        assert registry in command
+        assert "604800" in command
+        assert "$REGISTRY" in command_to_register(made, None)
+
+
+class TestPlan:
+    def test_reads_the_example_with_paths_beside_it(self) -> None:
+        plan = Plan.load(EXAMPLE)
+        plan.check()
+        assert plan.model_dir.is_dir()
+        assert profile_of(plan.node_profile).dtype == "float32"
+        assert [setup.at_once for setup in plan.setups] == [16, 4, 16]
+
+    @pytest.mark.parametrize(
+        ("change", "complaint"), [({"owner": "first owner"}, "unrelated"), ({"name": "first"}, "one name")]
+    )
+    def test_refuses_set_ups_that_are_not_unrelated(
+        self, tmp_path: Path, change: Mapping[str, str], complaint: str
+    ) -> None:
+        wire = tomllib.loads(EXAMPLE.read_text())
+        wire["setups"][1] |= change
+        plan = Plan.model_validate(wire)
+        with pytest.raises(BadRequest, match=complaint):
+            plan.check()
+
+    def test_refuses_two_set_ups_and_a_file_with_unknown_words(self, tmp_path: Path) -> None:
+        wire = tomllib.loads(EXAMPLE.read_text())
+        with pytest.raises(BadRequest, match="are not 3"):
+            Plan.model_validate({**wire, "setups": wire["setups"][:2]}).check()
+        path = tmp_path / "plan.toml"
+        path.write_text('model = "x"\n')
+        with pytest.raises(BadRequest, match=r"plan\.toml"):
+            Plan.load(path)
+
+    async def test_says_which_engine_does_not_answer(self) -> None:
+        with pytest.raises(EngineUnavailable) as raised:
+            await engine_set_up("first", "a", "http://127.0.0.1:9", "retally/devnet-4m", EOS, 1)
+        assert "set-up first must serve these weights" in raised.value.hint
+
+
+class TestCommands:
+    def test_shows_the_hashes_of_files(self) -> None:
+        printed = CliRunner().invoke(app, ["calibrations", str(CALIBRATIONS), "--json"])
+        assert printed.exit_code == 0
+        (found,) = json.loads(printed.stdout)["calibrations"]
+        assert found["file"].endswith(".json")
+        assert len(found["hash"]) == 66
+
+    def test_names_the_file_that_is_no_calibration(self, tmp_path: Path) -> None:
+        (tmp_path / "broken.json").write_text("{")
+        printed = CliRunner().invoke(app, ["calibrations", str(tmp_path)])
+        assert printed.exit_code == 2
+        assert "broken.json" in printed.stderr
+
+    @pytest.mark.parametrize("words", [[], ["--plan", str(EXAMPLE), "--engine-url", "http://x"]])
+    def test_wants_either_a_plan_or_the_devnets_engine(self, words: list[str]) -> None:
+        printed = CliRunner().invoke(app, ["calibrate", *words])
+        assert printed.exit_code == 2
+        assert "--plan" in printed.stderr
+
+    def test_refuses_too_few_jobs_before_anything_is_measured(self, tmp_path: Path) -> None:
+        words = ["calibrate", "--plan", str(EXAMPLE), "--jobs", "20", "--shards", str(tmp_path / "shards"), "--json"]
+        printed = CliRunner().invoke(app, words)
+        assert printed.exit_code == 2
+        assert "raise --jobs" in json.loads(printed.stdout)["error"]["hint"]
+        assert not (tmp_path / "shards").exists()
+
+
+def test_canaries_are_the_same_on_every_run() -> None:
+    first, again = (Canaries(FakeFormat()).jobs(7, 8, greedy=False, name="honest seeded") for _ in range(2))
+    assert first == again
+    assert {job.params.template_date for job in first} == {DATE}
+    assert Canaries(FakeFormat()).lie("colder", first[0]).params.temperature == ONE * 7 // 10
