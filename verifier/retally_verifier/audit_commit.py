@@ -1,55 +1,38 @@
-"""Audit a commit: fix its seed, recompute its drawn points, judge each answer."""
+"""Audit a commit: fix its seed, recompute its drawn points, have each judged, keep what came of it."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from retally.chain.connection import Chain
 from retally.chain.transactions import TxSender
-from retally.errors import RetallyError, TransactionFailed
-from retally.inference.chat_format import ChatFormat
-from retally.protocol.answer import AnswerContext, Deviation, find_foreign_request
-from retally.protocol.audit_points import AuditPoint, drawn_points
-from retally.protocol.case import Range, VerdictKind, unpack_ranges
-from retally.protocol.encoding import Bytes32
-from retally.protocol.evidence import JOB_CLIP, verdict_of
-from retally.protocol.job import canonical_json
-from retally.protocol.judgement import judge_without_replay
-from retally.protocol.wire import AnswerBundle
-from retally_verifier.fetch_answer import AnswerFetcher
-from retally_verifier.records import AuditedCommit, CommitState, Finding, FindingState
-from retally_verifier.replay import Replayer
+from retally.errors import TransactionFailed
+from retally.protocol.answer import AnswerContext
+from retally.protocol.audit_points import drawn_points
+from retally.protocol.case import VerdictKind, unpack_ranges
+from retally.protocol.encoding import Address
+from retally.protocol.evidence_file import period_start
+from retally_verifier.agreement import Suspect, suspects
+from retally_verifier.judge_point import Judged, Outcome, Unanswered, Weight
+from retally_verifier.point_work import PointTask, PointWork
+from retally_verifier.records import AuditedCommit, CommitState, Finding, FindingState, Pair
 from retally_verifier.store import Store
 
 log = logging.getLogger(__name__)
-
-Weighed = tuple[FindingState, VerdictKind, float, dict[str, object]]
 
 _NOT_YET = frozenset({"AuditsSeedNotReady"})
 
 
 class CommitAuditor:
-    """Moves commits from seen to audited."""
+    """Moves commits from seen to audited; the only writer of findings."""
 
-    def __init__(
-        self,
-        chain: Chain,
-        sender: TxSender,
-        store: Store,
-        fetcher: AnswerFetcher,
-        replayer: Replayer,
-        formats: Mapping[Bytes32, ChatFormat],
-        patience_seconds: float,
-    ) -> None:
+    def __init__(self, chain: Chain, sender: TxSender, store: Store, work: PointWork, patience_seconds: float) -> None:
         self._chain = chain
         self._sender = sender
         self._store = store
-        self._fetcher = fetcher
-        self._replayer = replayer
-        self._formats = formats
+        self._work = work
         self._patience = patience_seconds
         self._failed_since: dict[tuple[int, int, int], float] = {}
 
@@ -57,13 +40,20 @@ class CommitAuditor:
         """Fixes seeds that can be fixed, and audits what is seeded."""
         for commit in self._store.commits(CommitState.SEEN):
             await self._fix_seed(commit)
+        commits = self._store.commits(CommitState.SEEDED)
+        if not commits:
+            return
         failed: Exception | None = None
-        for commit in self._store.commits(CommitState.SEEDED):
-            try:
-                await self._audit(commit)
-            except Exception as error:  # one commit that can't be audited must not shield those after it
-                log.exception("commit %d can't be audited", commit.record.id)
-                failed = error
+        last = suspects_of(self._store, self._chain.clock.now())
+        tasks = [task for commit in commits for task in self._open_tasks(commit)]
+        async for task, outcome in self._work.judged(tasks, tuple(last)):
+            if isinstance(outcome, Exception):
+                log.error("commit %d: a point can't be judged", task.context.commit.id, exc_info=outcome)
+                failed = outcome
+            else:
+                await self._record(task, outcome)
+        for commit in commits:
+            self._close(commit)
         if failed is not None:
             raise failed
 
@@ -79,86 +69,78 @@ class CommitAuditor:
         if seed is not None:
             self._store.set_seed(commit.record.id, seed)
 
-    async def _audit(self, commit: AuditedCommit) -> None:
+    def _tasks(self, commit: AuditedCommit) -> list[PointTask]:
         if commit.seed is None:
-            return
-        ranges = unpack_ranges(commit.packed_ranges)
-        points = drawn_points(commit.seed, ranges, commit.record.node, commit.record.step)
-        known = {(found.range_index, found.k) for found in self._store.findings_of_commit(commit.record.id)}
-        whole = True
-        for point in points:
-            if (point.range_index, point.k) in known:
-                continue
-            finding = await self._judge(commit, ranges[point.range_index], point)
-            if finding is None:
-                whole = False
-            else:
-                self._store.put_finding(finding)
-        if whole:
-            log.info("commit %d audited: %d points", commit.record.id, len(points))
-            self._store.set_state(commit.record.id, CommitState.AUDITED if points else CommitState.DONE)
+            return []
+        ranges, record = unpack_ranges(commit.packed_ranges), commit.record
+        points = drawn_points(commit.seed, ranges, record.node, record.step)
+        domain = self._chain.domain
+        contexts = [AnswerContext(domain, record, ranges[point.range_index], point) for point in points]
+        return [PointTask(context, commit.seed) for context in contexts]
 
-    async def _judge(self, commit: AuditedCommit, item: Range, point: AuditPoint) -> Finding | None:
-        context = AnswerContext(self._chain.domain, commit.record, item, point)
-        try:
-            bundle = await self._fetcher.fetch(context)
-        except RetallyError as error:
-            return self._silent(context, error)
-        digest = bundle.receipt.digest(self._chain.domain)
-        again = self._store.finding_of_receipt(digest)
-        if again is not None:
-            state, verdict, log_e, detail = again.state, again.verdict, again.log_e, again.detail
-        else:
-            state, verdict, log_e, detail = await self._weigh(commit, bundle)
-        log.info("commit %d point %d: %s, log e %.2f", commit.record.id, point.point, state, log_e)
+    def _open_tasks(self, commit: AuditedCommit) -> list[PointTask]:
+        known = {(commit.record.id, found.range_index, found.k) for found in self._found(commit)}
+        return [task for task in self._tasks(commit) if task.id not in known]
+
+    def _found(self, commit: AuditedCommit) -> list[Finding]:
+        return self._store.findings_of_commit(commit.record.id)
+
+    async def _record(self, task: PointTask, outcome: Outcome) -> None:
+        finding = self._silent(task, outcome) if isinstance(outcome, Unanswered) else self._finding(task, outcome)
+        if finding is not None:
+            point, said = task.context.point.point, finding.state
+            log.info("commit %d point %d: %s, log e %.2f", task.context.commit.id, point, said, finding.log_e)
+            self._store.put_finding(finding)
+        await self._work.recorded(task)
+
+    def _close(self, commit: AuditedCommit) -> None:
+        if commit.seed is None or self._open_tasks(commit):
+            return
+        points = len(self._tasks(commit))
+        log.info("commit %d audited: %d points", commit.record.id, points)
+        self._store.set_state(commit.record.id, CommitState.AUDITED if points else CommitState.DONE)
+
+    def _finding(self, task: PointTask, judged: Judged) -> Finding:
+        again = self._store.finding_of_receipt(judged.receipt_digest)
+        weight = judged.weight if again is None else Weight(again.state, again.verdict, again.log_e, again.detail)
+        if weight.state == FindingState.REPLAYED:
+            weight = self._unless_frozen(weight)
         return Finding(
-            **_place(context),
-            state=state,
-            verdict=verdict,
-            log_e=log_e,
-            receipt_digest=digest,
-            fee=bundle.receipt.fee,
-            answer=canonical_json(bundle.to_wire()),
-            detail=detail,
+            **_place(task.context),
+            state=weight.state,
+            verdict=weight.verdict,
+            log_e=weight.log_e,
+            receipt_digest=judged.receipt_digest,
+            fee=judged.fee,
+            answer=judged.answer,
+            detail=weight.detail,
         )
 
-    async def _weigh(self, commit: AuditedCommit, bundle: AnswerBundle) -> Weighed:
-        foreign = find_foreign_request(bundle)
-        if foreign is not None:
-            return _deviating(foreign)
-        chat_format = self._formats.get(bundle.receipt.model_id)
-        if chat_format is None:
-            return FindingState.UNREPLAYED, VerdictKind.INCONCLUSIVE, 0.0, {"reason": "the model is not known here"}
-        judged = judge_without_replay(bundle, chat_format.render, chat_format.eos_ids)
-        if judged is not None and judged.deviation is not None:
-            return _deviating(judged.deviation)
-        if judged is not None:
-            return FindingState.REPLAYED, VerdictKind.INCONCLUSIVE, 0.0, {"reason": "nothing to replay"}
-        seed = (commit.seed or b"") + bundle.receipt.digest(self._chain.domain)
-        replay = await self._replayer.replay(bundle, commit.record, chat_format.eos_ids, seed)
-        if not replay.calibrated:
-            return FindingState.UNREPLAYED, VerdictKind.INCONCLUSIVE, 0.0, replay.detail
-        return FindingState.REPLAYED, verdict_of(replay.log_e), replay.log_e, replay.detail
+    def _unless_frozen(self, weight: Weight) -> Weight:
+        if self._store.frozen_pairs(self._chain.clock.now()).isdisjoint(Pair.of_detail(weight.detail)):
+            return weight
+        detail = {**weight.detail, "reason": "the pair of profiles is frozen: its calibration drifted"}
+        return Weight(FindingState.FROZEN, VerdictKind.INCONCLUSIVE, 0.0, detail)
 
-    def _silent(self, context: AnswerContext, error: RetallyError) -> Finding | None:
+    def _silent(self, task: PointTask, outcome: Unanswered) -> Finding | None:
         """After a while without an answer the point is found silent; before, it is asked for again."""
-        key = (context.commit.id, context.point.range_index, context.point.k)
-        since = self._failed_since.setdefault(key, time.monotonic())
+        context = task.context
+        since = self._failed_since.setdefault(task.id, time.monotonic())
         if time.monotonic() - since < self._patience:
             return None
-        log.warning("commit %d point %d: no answer: %s", context.commit.id, context.point.point, error)
+        log.warning("commit %d point %d: no answer: %s", context.commit.id, context.point.point, outcome.reason)
         return Finding(
             **_place(context),
             state=FindingState.SILENT,
             verdict=VerdictKind.INCONCLUSIVE,
             log_e=0.0,
-            detail={"reason": error.message, "code": error.code},
+            detail={"reason": outcome.reason, "code": outcome.code},
         )
 
 
-def _deviating(deviation: Deviation) -> Weighed:
-    detail: dict[str, object] = {"rule": deviation.rule, "expected": deviation.expected, "actual": deviation.actual}
-    return FindingState.DEVIATING, VerdictKind.MISMATCH, JOB_CLIP, detail
+def suspects_of(store: Store, now: int) -> dict[Address, Suspect]:
+    """The warning list: re-executors that stand alone often, over this period."""
+    return suspects(row.detail for row in store.replays(period_start(now)))
 
 
 def _place(context: AnswerContext) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from retally.chain.calibrations import Calibrations
+from retally.chain.clock import Clock
 from retally.chain.connection import Chain
 from retally.chain.deployment import Deployment
 from retally.chain.recursion import bound_recursion
@@ -27,10 +28,13 @@ from retally_verifier.api import create_app
 from retally_verifier.audit_commit import CommitAuditor
 from retally_verifier.challenge_silence import SilenceChallenger
 from retally_verifier.collect_pay import PayCollector
+from retally_verifier.drift_guard import DriftGuard
 from retally_verifier.fetch_answer import AnswerFetcher
+from retally_verifier.judge_point import PointJudge
 from retally_verifier.loops import Loops
 from retally_verifier.metrics import VerifierMetrics
 from retally_verifier.open_case import CaseOpener
+from retally_verifier.point_work import LocalWork
 from retally_verifier.replay import Replayer
 from retally_verifier.report_verdicts import VerdictReporter
 from retally_verifier.settings import VerifierSettings
@@ -49,6 +53,7 @@ class Verifier:
     store: Store
     loops: Loops
     cases: CaseOpener
+    clock: Clock
 
 
 def load_formats(model_dirs: tuple[Path, ...]) -> Mapping[Bytes32, ChatFormat]:
@@ -60,6 +65,28 @@ def load_formats(model_dirs: tuple[Path, ...]) -> Mapping[Bytes32, ChatFormat]:
         files.check_unchanged()
         formats[files.model_id] = ChatFormat.load(folder)
     return formats
+
+
+def point_judge(
+    settings: VerifierSettings, chain: Chain, key: SigningKey, store: Store, client: NodeClient
+) -> PointJudge:
+    """What judges points: it reads the chain and pays re-executors, and sends no transaction."""
+    calibrations = Calibrations(chain.registry)
+    log.info("%d calibrations", calibrations.load(settings.calibration_dir))
+    replayer = Replayer(
+        store,
+        client,
+        chain.registry,
+        calibrations,
+        key,
+        chain.domain,
+        chain.clock,
+        lane=settings.lane,
+        replayers=settings.replayers,
+        most_replayers=settings.most_replayers,
+    )
+    fetcher = AnswerFetcher(store, client, key, chain.clock)
+    return PointJudge(chain.domain, fetcher, replayer, load_formats(settings.model_dirs))
 
 
 @asynccontextmanager
@@ -75,29 +102,16 @@ async def open_verifier(settings: VerifierSettings) -> AsyncIterator[Verifier]:
         async with Chain(settings.rpc_url, deployment) as chain:
             sender = TxSender(chain, key, settings.data_dir / "pending.json")
             cases = CaseOpener(chain, sender, store, settings.public_url)
-            calibrations = Calibrations(chain.registry)
-            log.info("%d calibrations", calibrations.load(settings.calibration_dir))
-            replayer = Replayer(
-                store,
-                client,
-                chain.registry,
-                calibrations,
-                key,
-                chain.domain,
-                chain.clock,
-                lane=settings.lane,
-                replayers=settings.replayers,
-            )
-            fetcher = AnswerFetcher(store, client, key, chain.clock)
-            formats = load_formats(settings.model_dirs)
-            auditor = CommitAuditor(chain, sender, store, fetcher, replayer, formats, settings.patience_seconds)
+            work = LocalWork(point_judge(settings, chain, key, store, client), settings.at_once)
+            auditor = CommitAuditor(chain, sender, store, work, settings.patience_seconds)
             loops.add("watch", ChainWatch(chain, store, settings.confirmations).step)
             loops.add("audit", auditor.step)
+            loops.add("drift", DriftGuard(chain, store).step)
             loops.add("report", VerdictReporter(chain, sender, store).step)
             loops.add("silence", SilenceChallenger(chain, sender, store).step)
             loops.add("cases", cases.step)
             loops.add("pay", PayCollector(chain, sender, settings.withdraw_seconds).step)
-            yield Verifier(settings, key, store, loops, cases)
+            yield Verifier(settings, key, store, loops, cases, chain.clock)
     finally:
         await loops.close()
         await client.close()
@@ -107,7 +121,7 @@ async def open_verifier(settings: VerifierSettings) -> AsyncIterator[Verifier]:
 async def serve(settings: VerifierSettings) -> None:
     """Runs a verifier until it is told to stop."""
     async with open_verifier(settings) as verifier:
-        app = create_app(verifier.store, verifier.loops, VerifierMetrics(verifier.store).registry)
+        app = create_app(verifier.store, verifier.loops, VerifierMetrics(verifier.store, verifier.clock).registry)
         config = uvicorn.Config(
             app,
             host=settings.host,

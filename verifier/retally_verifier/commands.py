@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -14,8 +14,9 @@ from retally.keystore import service_key
 from retally.protocol.case import VerdictKind
 from retally.protocol.encoding import to_hex
 from retally_verifier.api import finding_to_wire
+from retally_verifier.audit_commit import suspects_of
 from retally_verifier.commands_calibrate import calibrate, calibrations
-from retally_verifier.records import CommitState
+from retally_verifier.records import CommitState, Freeze
 from retally_verifier.settings import VerifierSettings
 from retally_verifier.store import Store
 
@@ -50,6 +51,11 @@ def status(ctx: typer.Context, config: Config) -> None:
             "block": store.cursor(),
             "commits": {state.value: len(store.commits(state)) for state in CommitState},
             "cases": cases,
+            "frozen": [_freeze_to_wire(freeze) for freeze in store.freezes()],
+            "suspects": [
+                {"owner": each.owner, "alone": each.alone, "replays": each.replays, "reason": each.reason}
+                for each in suspects_of(store, _last_time(store)).values()
+            ],
             "challenges": [{"id": to_hex(each.id), "closed": each.closed} for each in store.challenges()],
         }
     finally:
@@ -74,6 +80,24 @@ def audits(
     ]
     view = _view(["commit", "point", "node", "state", "verdict", "log e"], rows)
     emit(ctx, {"audits": [finding_to_wire(each) for each in found]}, view)
+
+
+def _freeze_to_wire(freeze: Freeze) -> dict[str, Any]:
+    pair = freeze.pair
+    return {
+        "model": to_hex(pair.model_id),
+        "nodeProfile": to_hex(pair.node_profile),
+        "verifierProfile": to_hex(pair.verifier_profile),
+        "since": freeze.since,
+        "until": freeze.until,
+        "reason": freeze.reason,
+        "next": "measure the pair anew (retally verifier calibrate) or take its file out of calibration_dir",
+    }
+
+
+def _last_time(store: Store) -> int:
+    """The time of the latest finding: this command asks no chain."""
+    return max((found.time for found in store.findings(1)), default=0)
 
 
 def _view(columns: list[str], rows: list[list[str]]) -> Table:

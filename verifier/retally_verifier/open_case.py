@@ -26,7 +26,7 @@ from retally.protocol.evidence_file import (
 )
 from retally.protocol.judgement import case_wealth
 from retally.protocol.wire import AnswerBundle
-from retally_verifier.records import CaseRecord, Finding
+from retally_verifier.records import CaseRecord, Finding, Pair
 from retally_verifier.store import Store
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,10 @@ class CaseOpener:
     def wealth_of(self, owner: Address, now: int) -> tuple[float, list[Finding]]:
         """log wealth of an owner over the period, and the findings that a case would show."""
         since = period_start(now)
-        shown = _of_one_pair(_strongest(self._store.findings_of_owner(owner, since)))
+        # No case is opened with evidence that rests on a pair that is held back.
+        frozen, found = self._store.frozen_pairs(now), self._store.findings_of_owner(owner, since)
+        found = [each for each in found if frozen.isdisjoint(Pair.of_detail(each.detail))]
+        shown = _of_one_pair(_strongest(found))
         if not shown:
             return 0.0, []
         drawn = self._drawn(owner, since)

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from retally.protocol.case import CommitRecord
-from retally.protocol.encoding import Address, Bytes32
+from retally.protocol.encoding import Address, Bytes32, parse_bytes32
 
 
 class CommitState(StrEnum):
@@ -27,6 +27,8 @@ class FindingState(StrEnum):
     DEVIATING = "deviating"
     UNREPLAYED = "unreplayed"
     SILENT = "silent"
+    #: Replayed while the guard held its pair of profiles back: says nothing.
+    FROZEN = "frozen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +99,39 @@ class ChallengeRecord:
     range_index: int
     k: int
     closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayRow:
+    """What a finding keeps of a replay, without its answer."""
+
+    owner: Address
+    time: int
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What a calibration is for: a model and the profiles of a node and of its re-executors."""
+
+    model_id: Bytes32
+    node_profile: Bytes32
+    verifier_profile: Bytes32
+
+    @classmethod
+    def of_detail(cls, detail: dict[str, Any]) -> list[Pair]:
+        """The pairs that a finding's replays were judged by."""
+        if "verifierProfiles" not in detail:
+            return []
+        model, node = parse_bytes32("model", detail["model"]), parse_bytes32("nodeProfile", detail["nodeProfile"])
+        return [cls(model, node, parse_bytes32("verifierProfile", each)) for each in detail["verifierProfiles"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze:
+    """A pair whose findings are inconclusive for a while."""
+
+    pair: Pair
+    since: int
+    until: int
+    reason: str

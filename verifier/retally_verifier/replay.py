@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,16 @@ from retally.chain.clock import Clock
 from retally.chain.registry import Registry
 from retally.errors import RetallyError
 from retally.node_client import NodeClient
+from retally.protocol.calibration import Calibration, MarginTable
 from retally.protocol.case import CommitRecord
 from retally.protocol.eip712 import Domain, SigningKey
-from retally.protocol.encoding import Address
-from retally.protocol.evidence import JobLogE, combine
-from retally.protocol.judgement import ids_to_score, judge_replay
+from retally.protocol.encoding import Address, to_hex
+from retally.protocol.evidence import covering_table
+from retally.protocol.judgement import ids_to_score, judge_replay, replayed_of
+from retally.protocol.margins import robust_margins
 from retally.protocol.wire import AnswerBundle
+from retally_verifier.agreement import Said, agreeing, count, is_unanimous
+from retally_verifier.drift import drift_log_e
 from retally_verifier.purse import StorePurse
 from retally_verifier.records import NodeRecord
 from retally_verifier.store import Store
@@ -29,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What all re-executors together say: the least of them."""
+    """What the re-executors that count say together: the least of them (R-35, R-58)."""
 
     log_e: float
     calibrated: bool
@@ -51,36 +55,64 @@ class Replayer:
         *,
         lane: int,
         replayers: int,
+        most_replayers: int = 5,
     ) -> None:
         self._store = store
         self._registry = registry
         self._calibrations = calibrations
         self._key = key
         self._wanted = replayers
+        self._most = max(replayers, most_replayers)
         self._buyer = ScoreBuyer(client, StorePurse(store, client, key, domain, lane), domain, clock)
 
-    async def replay(self, bundle: AnswerBundle, commit: CommitRecord, eos_ids: Sequence[int], seed: bytes) -> Replay:
-        """Replays an answer on enough nodes; with too few of them nothing is held against anybody."""
-        receipt = bundle.receipt
-        found: dict[Address, JobLogE] = {}
-        said: list[dict[str, Any]] = []
-        for node in await self._candidates(receipt.model_id, commit.owner, seed):
-            if len(found) == self._wanted:
+    async def replay(
+        self,
+        bundle: AnswerBundle,
+        commit: CommitRecord,
+        eos_ids: Sequence[int],
+        seed: bytes,
+        last: Collection[Address] = (),
+    ) -> Replay:
+        """Replays an answer on enough nodes, and on further ones where these disagree.
+
+        With too few of them nothing is held against anybody. Owners in `last` are drawn only where others do not
+        suffice.
+        """
+        drawing = _Drawing(bundle, commit, eos_ids)
+        owners = await self._owners(drawing, seed, last)
+        # Which owners a dispute may reach is fixed before any of them has spoken.
+        most = max(self._wanted, min(self._most, len(owners)))
+        for index, nodes in enumerate(owners):
+            if len(drawing.said) >= self._wanted and (index >= most or drawing.is_settled(most)):
                 break
-            if node.owner in found:
-                continue
-            try:
-                evidence = await self._one(bundle, commit, node, eos_ids)
-            except Exception as error:  # whatever a re-executor answers: it must not end the audits of others
-                log.warning("replay on %s failed: %s", node.node, error, exc_info=not isinstance(error, RetallyError))
-                said.append({"node": node.node, "error": getattr(error, "code", type(error).__name__)})
-                continue
-            found[node.owner] = evidence
-            said.append({"node": node.node, "owner": node.owner, "logE": evidence.log_e, **evidence.summary})
-        enough = len(found) == self._wanted
-        calibrated = enough and all(evidence.calibrated for evidence in found.values())
-        log_e = combine([evidence.log_e for evidence in found.values()]) if calibrated else 0.0
-        return Replay(log_e, calibrated, {"replays": said})
+            await self._ask(drawing, nodes)
+        if len(drawing.said) < self._wanted or not all(each.evidence.calibrated for each in drawing.said):
+            return Replay(0.0, False, {"replays": drawing.told(frozenset())})
+        counted = count(drawing.said, most)
+        for each in counted.alone:
+            log.warning("re-executor %s stands alone: log e %.2f", each.owner, each.evidence.log_e)
+        alone = frozenset(each.owner for each in counted.alone)
+        return Replay(counted.log_e, True, {"replays": drawing.told(alone), **drawing.pairs(alone)})
+
+    async def _owners(self, drawing: _Drawing, seed: bytes, last: Collection[Address]) -> list[list[NodeRecord]]:
+        """The nodes of each other owner; owners in drawn order."""
+        model_id = drawing.bundle.receipt.model_id
+        nodes = await self._candidates(model_id, drawing.commit.owner, seed)
+        known = {each: await self._calibration(drawing, each) for each in {node.profile_id for node in nodes}}
+        judging = [node for node in nodes if drawing.table(known[node.profile_id]) is not None]
+        if len({node.owner for node in judging}) >= self._wanted:
+            # One of another profile could only turn the verdict into inconclusive.
+            nodes = judging
+        by_owner: dict[Address, list[NodeRecord]] = {}
+        for node in nodes:
+            by_owner.setdefault(node.owner, []).append(node)
+        return sorted(by_owner.values(), key=lambda each: each[0].owner in last)
+
+    async def _calibration(self, drawing: _Drawing, profile_id: bytes) -> Calibration | None:
+        receipt = drawing.bundle.receipt
+        return await self._calibrations.find(
+            receipt.model_id, receipt.profile_id, profile_id, drawing.commit.time
+        )  # fmt: skip
 
     async def _candidates(self, model_id: bytes, accused: Address, seed: bytes) -> list[NodeRecord]:
         excluded = frozenset({accused, self._key.address})
@@ -90,16 +122,70 @@ class Replayer:
         random.Random(seed).shuffle(kept)  # the seed is the randomness
         return kept
 
-    async def _one(
-        self, bundle: AnswerBundle, commit: CommitRecord, node: NodeRecord, eos_ids: Sequence[int]
-    ) -> JobLogE:
-        ids, start = ids_to_score(bundle)
-        scores = await self.score(node, ids, start)
-        receipt = bundle.receipt
-        pair = (receipt.profile_id, node.profile_id)
-        calibration = await self._calibrations.find(receipt.model_id, *pair, commit.time)
-        return judge_replay(bundle, scores, calibration, eos_ids)
+    async def _ask(self, drawing: _Drawing, nodes: Sequence[NodeRecord]) -> None:
+        """The first of an owner's nodes that answers."""
+        for node in nodes:
+            ids, start = ids_to_score(drawing.bundle)
+            try:
+                scores = await self.score(node, ids, start)
+                drawing.add(node, scores, await self._calibration(drawing, node.profile_id))
+            except Exception as error:  # whatever a re-executor answers: it must not end the audits of others
+                log.warning("replay on %s failed: %s", node.node, error, exc_info=not isinstance(error, RetallyError))
+                drawing.failed(node, error)
+            else:
+                return
 
     async def score(self, node: NodeRecord, ids: Sequence[int], start: int) -> ScoredRows:
         """The raw logprobs of ids[start:] by one node, paid for."""
         return await self._buyer.score(node, ids, start)
+
+
+class _Drawing:
+    """One job's re-executors as they speak, one after the other."""
+
+    def __init__(self, bundle: AnswerBundle, commit: CommitRecord, eos_ids: Sequence[int]) -> None:
+        self.bundle = bundle
+        self.commit = commit
+        self.said: list[Said] = []
+        self._eos = eos_ids
+        self._replayed = replayed_of(bundle, eos_ids)
+        self._told: list[dict[str, Any]] = []
+
+    def table(self, calibration: Calibration | None) -> MarginTable | None:
+        """The table that judges this job, if the calibration covers it."""
+        return covering_table(self._replayed, calibration)
+
+    def add(self, node: NodeRecord, scores: ScoredRows, calibration: Calibration | None) -> None:
+        """What a node's scores say."""
+        evidence = judge_replay(self.bundle, scores, calibration, self._eos)
+        table, margins = self.table(calibration), robust_margins(self._replayed, scores)
+        self.said.append(Said(node.owner, evidence, margins, table))
+        place = {"node": node.node, "owner": node.owner, "profile": to_hex(node.profile_id)}
+        told = {**place, "logE": evidence.log_e, **evidence.summary}
+        self._told.append(told if table is None else {**told, "driftLogE": drift_log_e(margins, table)})
+
+    def failed(self, node: NodeRecord, error: Exception) -> None:
+        """Keeps why a node said nothing."""
+        self._told.append({"node": node.node, "error": getattr(error, "code", type(error).__name__)})
+
+    def is_settled(self, most: int) -> bool:
+        """Whether further re-executors would change nothing."""
+        if not all(each.evidence.calibrated for each in self.said):
+            return True
+        return is_unanimous(self.said) or bool(agreeing(self.said, most))
+
+    def told(self, alone: Collection[Address]) -> list[dict[str, Any]]:
+        """What the finding keeps of each."""
+        return [{**each, "alone": True} if each.get("owner") in alone else each for each in self._told]
+
+    def pairs(self, alone: Collection[Address]) -> dict[str, Any]:
+        """The pairs of profiles that count, and the least drift evidence of all: nothing is chosen by what was said."""
+        told = [each for each in self._told if "driftLogE" in each]
+        counted = [each for each in told if each["owner"] not in alone]
+        receipt = self.bundle.receipt
+        return {
+            "model": to_hex(receipt.model_id),
+            "nodeProfile": to_hex(receipt.profile_id),
+            "verifierProfiles": sorted({each["profile"] for each in counted}),
+            "driftLogE": min((each["driftLogE"] for each in told), default=0.0),
+        }

@@ -23,6 +23,8 @@ class VerifierSettings(ServiceSettings):
 
     confirmations: int = Field(default=0, ge=0)
     replayers: int = Field(default=2, ge=2, description="nodes of other owners that score each answer")
+    most_replayers: int = Field(default=5, ge=2, le=9, description="how many of them, where the first disagree")
+    at_once: int = Field(default=8, ge=1, le=256, description="points judged side by side")
     lane: int = Field(default=0, ge=0, lt=2**32)
     request_seconds: Seconds = 120
     patience_seconds: float = Field(

@@ -19,8 +19,12 @@ from retally_verifier.records import (
     CommitState,
     Finding,
     FindingState,
+    Freeze,
     NodeRecord,
+    Pair,
+    ReplayRow,
 )
+from retally_verifier.store_rows import case_of, commit_of, finding_of, freeze_of, node_of
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -40,6 +44,9 @@ CREATE TABLE IF NOT EXISTS evidence (hash BLOB PRIMARY KEY, data BLOB NOT NULL) 
 CREATE TABLE IF NOT EXISTS challenges (id BLOB PRIMARY KEY, commit_id INTEGER NOT NULL, range_index INTEGER NOT NULL,
   k TEXT NOT NULL, closed INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS lanes (node TEXT PRIMARY KEY, cumulative TEXT NOT NULL, owed TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS freezes (model BLOB NOT NULL, node_profile BLOB NOT NULL, verifier_profile BLOB NOT NULL,
+  since INTEGER NOT NULL, until INTEGER NOT NULL, reason TEXT NOT NULL,
+  PRIMARY KEY (model, node_profile, verifier_profile, since)) STRICT;
 """
 _FINDING = (
     "commit_id, range_index, k, channel, point, owner, node, payer, time, state, verdict, log_e, receipt, fee, "
@@ -105,12 +112,12 @@ class Store:
     def node(self, node: Address) -> NodeRecord | None:
         """A node's entry."""
         row = self._db.execute("SELECT * FROM nodes WHERE node = ?", (node,)).fetchone()
-        return None if row is None else _node(row)
+        return None if row is None else node_of(row)
 
     def live_nodes(self, model_id: bytes) -> list[NodeRecord]:
         """All nodes that serve a model."""
         rows = self._db.execute("SELECT * FROM nodes WHERE model = ? AND revoked = 0 ORDER BY node", (model_id,))
-        return [_node(row) for row in rows]
+        return [node_of(row) for row in rows]
 
     def add_commit(self, record: CommitRecord, packed_ranges: bytes) -> None:
         """Keeps a new commit."""
@@ -125,20 +132,20 @@ class Store:
         """Commits in these states, oldest first."""
         marks = ", ".join("?" for _ in states)
         query = f"SELECT record, ranges, state, seed, verdicts, salt FROM commits WHERE state IN ({marks}) ORDER BY id"
-        return [_commit(row) for row in self._db.execute(query, states)]
+        return [commit_of(row) for row in self._db.execute(query, states)]
 
     def commit(self, commit_id: int) -> AuditedCommit | None:
         """A commit."""
         query = "SELECT record, ranges, state, seed, verdicts, salt FROM commits WHERE id = ?"
         row = self._db.execute(query, (commit_id,)).fetchone()
-        return None if row is None else _commit(row)
+        return None if row is None else commit_of(row)
 
     def commits_of(self, owner: Address, since: int) -> list[AuditedCommit]:
         """An owner's commits from a time on."""
         query = (
             "SELECT record, ranges, state, seed, verdicts, salt FROM commits WHERE owner = ? AND time >= ? ORDER BY id"
         )
-        return [_commit(row) for row in self._db.execute(query, (owner, since))]
+        return [commit_of(row) for row in self._db.execute(query, (owner, since))]
 
     def set_seed(self, commit_id: int, seed: bytes) -> None:
         """Keeps the seed of a commit."""
@@ -167,28 +174,50 @@ class Store:
     def findings_of_commit(self, commit_id: int) -> list[Finding]:
         """A commit's findings in (range, k) order."""
         rows = self._db.execute(f"SELECT {_FINDING} FROM findings WHERE commit_id = ?", (commit_id,))
-        return sorted((_finding(row) for row in rows), key=lambda found: (found.range_index, found.k))
+        return sorted((finding_of(row) for row in rows), key=lambda found: (found.range_index, found.k))
 
     def findings_of_owner(self, owner: Address, since: int) -> list[Finding]:
         """An owner's findings from a time on."""
         rows = self._db.execute(f"SELECT {_FINDING} FROM findings WHERE owner = ? AND time >= ?", (owner, since))
-        return [_finding(row) for row in rows]
+        return [finding_of(row) for row in rows]
 
     def finding_of_receipt(self, digest: bytes) -> Finding | None:
         """A finding on that receipt: one that covers two points is replayed once."""
         query = f"SELECT {_FINDING} FROM findings WHERE receipt = ? AND state != ? LIMIT 1"
         row = self._db.execute(query, (digest, FindingState.UNREPLAYED)).fetchone()
-        return None if row is None else _finding(row)
+        return None if row is None else finding_of(row)
+
+    def replays(self, since: int) -> list[ReplayRow]:
+        """What replays said of owners from a time on, oldest first."""
+        query = (
+            "SELECT owner, time, detail FROM findings WHERE time >= ? AND state = ? ORDER BY commit_id, range_index, k"
+        )
+        rows = self._db.execute(query, (since, FindingState.REPLAYED))
+        return [ReplayRow(Address(row[0]), row[1], json.loads(row[2])) for row in rows]
+
+    def put_freeze(self, freeze: Freeze) -> None:
+        """Keeps that a pair is held back."""
+        pair = freeze.pair
+        values = (pair.model_id, pair.node_profile, pair.verifier_profile, freeze.since, freeze.until, freeze.reason)
+        self._write("freeze", "INSERT OR REPLACE INTO freezes VALUES (?, ?, ?, ?, ?, ?)", values)
+
+    def freezes(self) -> list[Freeze]:
+        """All freezes there ever were, oldest first."""
+        return [freeze_of(row) for row in self._db.execute("SELECT * FROM freezes ORDER BY since")]
+
+    def frozen_pairs(self, now: int) -> frozenset[Pair]:
+        """The pairs that are held back now."""
+        return frozenset(freeze.pair for freeze in self.freezes() if freeze.since <= now < freeze.until)
 
     def silent_findings(self) -> list[Finding]:
         """Points that a node did not answer."""
         rows = self._db.execute(f"SELECT {_FINDING} FROM findings WHERE state = ?", (FindingState.SILENT,))
-        return [_finding(row) for row in rows]
+        return [finding_of(row) for row in rows]
 
     def findings(self, limit: int = 100) -> list[Finding]:
         """The latest findings."""
         rows = self._db.execute(f"SELECT {_FINDING} FROM findings ORDER BY commit_id DESC, k DESC LIMIT ?", (limit,))
-        return [_finding(row) for row in rows]
+        return [finding_of(row) for row in rows]
 
     def owners(self, since: int) -> list[Address]:
         """Owners with findings from a time on."""
@@ -206,7 +235,7 @@ class Store:
 
     def cases(self) -> list[CaseRecord]:
         """All cases seen."""
-        return [_case(row) for row in self._db.execute("SELECT * FROM cases ORDER BY id")]
+        return [case_of(row) for row in self._db.execute("SELECT * FROM cases ORDER BY id")]
 
     def put_evidence(self, hash_: bytes, data: bytes) -> None:
         """Keeps an evidence file."""
@@ -235,38 +264,3 @@ class Store:
     def set_lane(self, node: Address, cumulative: int, owed: int) -> None:
         """Keeps what was promised, before the voucher is sent."""
         self._write("lane", "INSERT OR REPLACE INTO lanes VALUES (?, ?, ?)", (node, str(cumulative), str(owed)))
-
-
-def _node(row: tuple[Any, ...]) -> NodeRecord:
-    return NodeRecord(Address(row[0]), Address(row[1]), Bytes32(row[2]), Bytes32(row[3]), row[4], bool(row[5]))
-
-
-def _commit(row: tuple[Any, ...]) -> AuditedCommit:
-    record, ranges, state, seed, verdicts, salt = row
-    known = None if seed is None else Bytes32(seed)
-    return AuditedCommit(CommitRecord.from_wire(json.loads(record)), ranges, CommitState(state), known, verdicts, salt)
-
-
-def _finding(row: tuple[Any, ...]) -> Finding:
-    return Finding(
-        commit_id=row[0],
-        range_index=row[1],
-        k=int(row[2]),
-        channel=Bytes32(row[3]),
-        point=int(row[4]),
-        owner=Address(row[5]),
-        node=Address(row[6]),
-        payer=Address(row[7]),
-        time=row[8],
-        state=FindingState(row[9]),
-        verdict=row[10],
-        log_e=row[11],
-        receipt_digest=None if row[12] is None else Bytes32(row[12]),
-        fee=int(row[13]),
-        answer=row[14],
-        detail=json.loads(row[15]),
-    )
-
-
-def _case(row: tuple[Any, ...]) -> CaseRecord:
-    return CaseRecord(row[0], Address(row[1]), Address(row[2]), Bytes32(row[3]), row[4], bool(row[5]), row[6])

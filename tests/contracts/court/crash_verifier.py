@@ -35,9 +35,12 @@ from retally.protocol.encoding import to_hex
 from retally_verifier.audit_commit import CommitAuditor
 from retally_verifier.challenge_silence import SilenceChallenger
 from retally_verifier.collect_pay import PayCollector
+from retally_verifier.drift_guard import DriftGuard
 from retally_verifier.fetch_answer import AnswerFetcher
+from retally_verifier.judge_point import PointJudge
 from retally_verifier.loops import Loops
 from retally_verifier.open_case import CaseOpener
+from retally_verifier.point_work import LocalWork
 from retally_verifier.records import CommitState
 from retally_verifier.replay import Replayer
 from retally_verifier.report_verdicts import VerdictReporter
@@ -84,7 +87,9 @@ class Run:
         fetcher = AnswerFetcher(self.store, nodes, KEY, chain.clock)
         formats = {MODEL: FakeFormat()}
         self.loops.add("watch", ChainWatch(chain, self.store, CONFIRMATIONS).step)
-        self.loops.add("audit", CommitAuditor(chain, sender, self.store, fetcher, replayer, formats, 0).step)
+        work = LocalWork(PointJudge(chain.domain, fetcher, replayer, formats), 8)
+        self.loops.add("audit", CommitAuditor(chain, sender, self.store, work, 0).step)
+        self.loops.add("drift", DriftGuard(chain, self.store).step)
         self.loops.add("report", VerdictReporter(chain, sender, self.store).step)
         self.loops.add("silence", SilenceChallenger(chain, sender, self.store).step)
         self.loops.add("cases", CaseOpener(chain, sender, self.store, "http://verifier").step)
