@@ -15,7 +15,7 @@ from retally.protocol.case import VerdictKind, unpack_ranges
 from retally.protocol.encoding import Address
 from retally.protocol.evidence_file import period_start
 from retally_verifier.agreement import Suspect, suspects
-from retally_verifier.judge_point import Judged, Outcome, Unanswered, Weight
+from retally_verifier.judge_point import Judged, Outcome, Unanswered, Unjudgeable, Weight
 from retally_verifier.point_work import PointTask, PointWork
 from retally_verifier.records import AuditedCommit, CommitState, Finding, FindingState, Pair
 from retally_verifier.store import Store
@@ -86,7 +86,13 @@ class CommitAuditor:
         return self._store.findings_of_commit(commit.record.id)
 
     async def _record(self, task: PointTask, outcome: Outcome) -> None:
-        finding = self._silent(task, outcome) if isinstance(outcome, Unanswered) else self._finding(task, outcome)
+        finding: Finding | None
+        if isinstance(outcome, Judged):
+            finding = self._finding(task, outcome)
+        elif isinstance(outcome, Unjudgeable):
+            finding = _unjudged(task, outcome)
+        else:
+            finding = self._silent(task, outcome)
         if finding is not None:
             point, said = task.context.point.point, finding.state
             log.info("commit %d point %d: %s, log e %.2f", task.context.commit.id, point, said, finding.log_e)
@@ -141,6 +147,13 @@ class CommitAuditor:
 def suspects_of(store: Store, now: int) -> dict[Address, Suspect]:
     """The warning list: re-executors that stand alone often, over this period."""
     return suspects(row.detail for row in store.replays(period_start(now)))
+
+
+def _unjudged(task: PointTask, outcome: Unjudgeable) -> Finding:
+    place, detail = _place(task.context), {"reason": outcome.reason}
+    return Finding(
+        **place, state=FindingState.UNREPLAYED, verdict=VerdictKind.INCONCLUSIVE, log_e=0.0, detail=detail
+    )  # fmt: skip
 
 
 def _place(context: AnswerContext) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -17,6 +18,7 @@ from retally.chain.connection import Chain
 from retally.chain.deployment import Deployment
 from retally.chain.recursion import bound_recursion
 from retally.chain.transactions import TxSender
+from retally.errors import BadRequest, Conflict
 from retally.inference.chat_format import ChatFormat
 from retally.inference.model_files import ModelFiles
 from retally.keep_alive import SERVER_SECONDS
@@ -34,10 +36,11 @@ from retally_verifier.judge_point import PointJudge
 from retally_verifier.loops import Loops
 from retally_verifier.metrics import VerifierMetrics
 from retally_verifier.open_case import CaseOpener
-from retally_verifier.point_work import LocalWork
+from retally_verifier.point_stream import PointStream
 from retally_verifier.replay import Replayer
 from retally_verifier.report_verdicts import VerdictReporter
 from retally_verifier.settings import VerifierSettings
+from retally_verifier.sharing import first_of, leases, open_redis, open_work, worker
 from retally_verifier.store import Store
 from retally_verifier.watch_chain import ChainWatch
 
@@ -99,10 +102,12 @@ async def open_verifier(settings: VerifierSettings) -> AsyncIterator[Verifier]:
     store = Store(settings.data_dir / "verifier.sqlite")
     loops = Loops(settings.poll_seconds)
     try:
-        async with Chain(settings.rpc_url, deployment) as chain:
+        async with Chain(settings.rpc_url, deployment) as chain, AsyncExitStack() as stack:
+            stack.push_async_callback(loops.close)
             sender = TxSender(chain, key, settings.data_dir / "pending.json")
             cases = CaseOpener(chain, sender, store, settings.public_url)
-            work = LocalWork(point_judge(settings, chain, key, store, client), settings.at_once)
+            judge = point_judge(settings, chain, key, store, client)
+            work = await stack.enter_async_context(open_work(settings, judge, chain.domain, key.address))
             auditor = CommitAuditor(chain, sender, store, work, settings.patience_seconds)
             loops.add("watch", ChainWatch(chain, store, settings.confirmations).step)
             loops.add("audit", auditor.step)
@@ -113,14 +118,14 @@ async def open_verifier(settings: VerifierSettings) -> AsyncIterator[Verifier]:
             loops.add("pay", PayCollector(chain, sender, settings.withdraw_seconds).step)
             yield Verifier(settings, key, store, loops, cases, chain.clock)
     finally:
-        await loops.close()
         await client.close()
         store.close()
 
 
 async def serve(settings: VerifierSettings) -> None:
-    """Runs a verifier until it is told to stop."""
-    async with open_verifier(settings) as verifier:
+    """Runs a verifier until it is told to stop, or another process may have become its leader."""
+    key = service_key(settings, Deployment.load(settings.deployment).chain_id)
+    async with leases(settings, key.address, leads=True) as lost, open_verifier(settings) as verifier:
         app = create_app(verifier.store, verifier.loops, VerifierMetrics(verifier.store, verifier.clock).registry)
         config = uvicorn.Config(
             app,
@@ -133,11 +138,52 @@ async def serve(settings: VerifierSettings) -> None:
         )
         log.info("verifier %s at %s", verifier.key.address, settings.public_url)
         verifier.loops.start()
-        await uvicorn.Server(config).serve()
+        await _until(uvicorn.Server(config).serve(), lost)
 
 
-def run(settings: VerifierSettings) -> None:
-    """Serves in this process."""
+async def work(settings: VerifierSettings) -> None:
+    """Judges points for a leader, until it is told to stop; sends no transaction."""
+    if settings.redis_url is None:
+        hint = 'set redis_url = "redis://…" in the settings of the leader and of its workers'
+        raise BadRequest("a worker needs the Redis of its leader", param="redis_url", hint=hint)
+    bound_recursion()
+    deployment = Deployment.load(settings.deployment)
+    key = service_key(settings, deployment.chain_id)
+    async with AsyncExitStack() as stack:
+        lost = await stack.enter_async_context(leases(settings, key.address, leads=False))
+        client = NodeClient(settings.request_seconds)
+        stack.push_async_callback(client.close)
+        store = Store(settings.data_dir / "worker.sqlite")
+        stack.callback(store.close)
+        chain = await stack.enter_async_context(Chain(settings.rpc_url, deployment))
+        # Of its own: which nodes there are, and what it promised them.
+        loops = Loops(settings.poll_seconds)
+        loops.add("watch", ChainWatch(chain, store, settings.confirmations).step)
+        await loops.run_once()
+        loops.start()
+        stack.push_async_callback(loops.close)
+        redis = await stack.enter_async_context(open_redis(settings))
+        judge = point_judge(settings, chain, key, store, client)
+        log.info("worker of verifier %s on lane %d", key.address, settings.lane)
+        await _until(worker(settings, PointStream(redis, key.address), judge, chain.domain).run(), lost)
+
+
+async def _until(running: Coroutine[Any, Any, None], lost: tuple[asyncio.Event, ...]) -> None:
+    """Runs until it ends, or a lease is lost."""
+    task, losing = asyncio.create_task(running), asyncio.create_task(first_of(lost))
+    await asyncio.wait((task, losing), return_when=asyncio.FIRST_COMPLETED)
+    is_lost = losing.done()
+    for each in (task, losing):
+        each.cancel()
+    ended, _ = await asyncio.gather(task, losing, return_exceptions=True)
+    if is_lost:
+        raise Conflict("another process may hold this one's lease", code="lease_lost", hint="start it again")
+    if isinstance(ended, Exception):
+        raise ended
+
+
+def run(settings: VerifierSettings, *, as_worker: bool = False) -> None:
+    """Serves, or works for whoever serves, in this process."""
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    asyncio.run(serve(settings))
+    asyncio.run(work(settings) if as_worker else serve(settings))

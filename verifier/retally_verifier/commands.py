@@ -36,6 +36,19 @@ def serve(config: Config) -> None:
 
 
 @app.command()
+def work(
+    config: Config,
+    lane: Annotated[int, typer.Option(min=1, help="Of this worker alone; the leader's is in the file.")],
+) -> None:
+    """Judge points for the verifier that serves with this file; sends no transaction."""
+    from retally_verifier.bootstrap import run
+
+    settings = VerifierSettings.load(config)
+    own = {"lane": lane, "data_dir": settings.data_dir / f"worker-{lane}"}
+    run(settings.model_copy(update=own), as_worker=True)
+
+
+@app.command()
 def status(ctx: typer.Context, config: Config) -> None:
     """How far the verifier is, and what it has under way."""
     settings = VerifierSettings.load(config)

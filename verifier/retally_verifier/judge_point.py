@@ -54,7 +54,14 @@ class Unanswered:
     code: str
 
 
-Outcome = Judged | Unanswered
+@dataclass(frozen=True, slots=True)
+class Unjudgeable:
+    """Judging it failed so often that nobody tries again."""
+
+    reason: str
+
+
+Outcome = Judged | Unanswered | Unjudgeable
 
 
 class PointJudge:
