@@ -56,6 +56,10 @@ class Purse(Protocol):
         """Books a checked receipt."""
         ...
 
+    def ended(self, node: NodeEndpoint, request: JobRequest) -> None:
+        """The job runs no more, whether or not it came to a receipt."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredRows:
@@ -79,25 +83,31 @@ class ScoredRows:
 
 
 class ScoreBuyer:
-    """Has transcripts scored by nodes, one job at a time on each."""
+    """Has transcripts scored by nodes, so many jobs at a time on each: an engine scores a batch for little more."""
 
-    def __init__(self, client: NodeClient, purse: Purse, domain: Domain, clock: Clock) -> None:
+    def __init__(self, client: NodeClient, purse: Purse, domain: Domain, clock: Clock, at_once: int = 1) -> None:
         self._client = client
         self._purse = purse
         self._domain = domain
         self._clock = clock
-        self._locks: dict[Address, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._gates: dict[Address, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(at_once))
+        # Promises to one node grow one after the other.
+        self._promising: dict[Address, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._boot = secrets.randbits(48)
         self._counter = 0
 
     async def score(self, node: NodeEndpoint, ids: Sequence[int], start: int) -> ScoredRows:
         """The raw logprobs of ids[start:] by one node, paid for."""
-        async with self._locks[node.node]:
-            offer, _ = await self._client.offer(node, self._domain)
-            submission = await self._submission(node, offer, ids)
-            answer = await self._client.run_job(node, submission)
-            extension = parse_object("retally", answer.get("retally"))
-            await self._keep_receipts(node, submission.request, extension)
+        async with self._gates[node.node]:
+            async with self._promising[node.node]:
+                offer, _ = await self._client.offer(node, self._domain)
+                submission = await self._submission(node, offer, ids)
+            try:
+                answer = await self._client.run_job(node, submission)
+                extension = parse_object("retally", answer.get("retally"))
+                await self._keep_receipts(node, submission.request, extension)
+            finally:
+                self._purse.ended(node, submission.request)
             return ScoredRows.from_wire(extension.get("promptLogprobs"), start, len(ids) - start)
 
     async def _submission(self, node: NodeEndpoint, offer: Offer, ids: Sequence[int]) -> JobSubmission:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from retally.chain.connection import Chain
 from retally.chain.court import Case, CaseStatus, Opening, decode_shown
 from retally.chain.events import ChainEvent, EventReader, block_at, collected_of
-from retally.chain.follow_case import NOT_YET, due_step
+from retally.chain.follow_case import take_due_step
 from retally.chain.transactions import TxSender
 from retally.errors import (
     BadRequest,
@@ -17,7 +17,6 @@ from retally.errors import (
     InsufficientFunds,
     InvalidReceipt,
     NodeUnavailable,
-    TransactionFailed,
     Unavailable,
 )
 from retally.inclusion import Inclusion, check_inclusion
@@ -176,14 +175,8 @@ class CaseFollower:
     async def step(self) -> Case:
         """Looks at the case and takes the step that is due, if any."""
         state = await self._chain.court.case_of(self._case.id)
-        call = await due_step(self._chain, self._case.id, state, self._case.shown)
-        if call is None:
+        if not await take_due_step(self._chain, self._sender, self._case.id, state, self._case.shown):
             return state
-        try:
-            await self._sender.send(call)
-        except TransactionFailed as error:
-            if error.error_name not in NOT_YET:
-                raise
         return await self._chain.court.case_of(self._case.id)
 
     async def end(self) -> CaseEnd:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -188,7 +189,7 @@ async def _verify_answer(
         return AnswerReport(answer.receipt, VerdictKind.INCONCLUSIVE, 0.0, reason=_why_not(answer))
     if not scorers:
         return AnswerReport(answer.receipt, VerdictKind.INCONCLUSIVE, 0.0, reason=NOT_REPLAYED)
-    replays = tuple([await _replay(answer, kit, scorer, calibrations) for scorer in scorers])
+    replays = tuple(await asyncio.gather(*(_replay(answer, kit, scorer, calibrations) for scorer in scorers)))
     if not all(replay.calibrated for replay in replays):
         reason = "no calibration covers this job and pair of profiles"
         return AnswerReport(answer.receipt, VerdictKind.INCONCLUSIVE, 0.0, reason=reason, replays=replays)

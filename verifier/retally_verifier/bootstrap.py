@@ -87,6 +87,7 @@ def point_judge(
         lane=settings.lane,
         replayers=settings.replayers,
         most_replayers=settings.most_replayers,
+        at_once=settings.at_once,
     )
     fetcher = AnswerFetcher(store, client, key, chain.clock)
     return PointJudge(chain.domain, fetcher, replayer, load_formats(settings.model_dirs))

@@ -8,10 +8,9 @@ from collections import defaultdict
 
 from retally.chain.connection import Chain
 from retally.chain.court import CaseStatus, Opening, decode_shown
-from retally.chain.follow_case import NOT_YET, due_step
+from retally.chain.follow_case import take_due_step
 from retally.chain.staking import Offence, Role
 from retally.chain.transactions import TxSender
-from retally.errors import TransactionFailed
 from retally.protocol.audit_points import AuditPoint, drawn_points
 from retally.protocol.case import VerdictKind, unpack_ranges
 from retally.protocol.encoding import Address, to_hex
@@ -152,13 +151,7 @@ class CaseOpener:
         if state.status == CaseStatus.CLOSED:
             self._store.close_case(case.id, state.verdict)
             return
-        step = await due_step(self._chain, case.id, state, decode_shown(case.shown))
-        try:
-            if step is not None:
-                await self._sender.send(step)
-        except TransactionFailed as error:
-            if error.error_name not in NOT_YET:
-                raise
+        await take_due_step(self._chain, self._sender, case.id, state, decode_shown(case.shown))
 
 
 def _strongest(findings: list[Finding]) -> list[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from retally.crash_points import crash_point
 from retally.node_client import NodeClient, NodeEndpoint
 from retally.protocol.eip712 import Domain, SigningKey, TypedMessage
-from retally.protocol.encoding import Address
+from retally.protocol.encoding import Address, Bytes32
 from retally.protocol.job import JobRequest
 from retally.protocol.receipt import JobReceipt
 from retally.protocol.voucher import ChannelId, Voucher
@@ -22,6 +22,8 @@ class StorePurse:
         self._key = key
         self._domain = domain
         self._lane = lane
+        #: The most that each job may cost which was paid for and has not ended, by node.
+        self._open: dict[Address, dict[Bytes32, int]] = {}
 
     @property
     def payer(self) -> Address:
@@ -45,7 +47,10 @@ class StorePurse:
         # The node's count is believed up to what was promised already: a lie costs nothing new. It counts what is
         # due of a job that still runs for a process that died.
         owed = max(owed, min(state.due, promised))
-        cumulative = max(promised, owed + request.max_fee)
+        running = self._open.setdefault(node.node, {})
+        # Those on their way are not in the node's count yet. What is promised twice is never paid twice.
+        cumulative = max(promised, owed + sum(running.values()) + request.max_fee)
+        running[request.digest(self._domain)] = request.max_fee
         self._store.set_lane(node.node, cumulative, owed)
         voucher = Voucher(channel.payer, channel.signer, channel.node, channel.lane, cumulative)
         crash_point("before:send:replay")
@@ -56,3 +61,7 @@ class StorePurse:
         crash_point("after:send:replay")
         promised, owed = self._store.lane(receipt.node)
         self._store.set_lane(receipt.node, promised, max(owed, min(receipt.cum_to, promised)))
+
+    def ended(self, node: NodeEndpoint, request: JobRequest) -> None:
+        """What the job may cost is no longer open: its receipt is booked, or the node counts it as due."""
+        self._open.get(node.node, {}).pop(request.digest(self._domain), None)

@@ -56,6 +56,7 @@ class Replayer:
         lane: int,
         replayers: int,
         most_replayers: int = 5,
+        at_once: int = 1,
     ) -> None:
         self._store = store
         self._registry = registry
@@ -63,7 +64,7 @@ class Replayer:
         self._key = key
         self._wanted = replayers
         self._most = max(replayers, most_replayers)
-        self._buyer = ScoreBuyer(client, StorePurse(store, client, key, domain, lane), domain, clock)
+        self._buyer = ScoreBuyer(client, StorePurse(store, client, key, domain, lane), domain, clock, at_once)
 
     async def replay(
         self,

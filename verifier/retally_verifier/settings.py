@@ -24,7 +24,7 @@ class VerifierSettings(ServiceSettings):
     confirmations: int = Field(default=0, ge=0)
     replayers: int = Field(default=2, ge=2, description="nodes of other owners that score each answer")
     most_replayers: int = Field(default=5, ge=2, le=9, description="how many of them, where the first disagree")
-    at_once: int = Field(default=8, ge=1, le=256, description="points judged side by side")
+    at_once: int = Field(default=8, ge=1, le=256, description="points judged, and scores bought of a node, at once")
     redis_url: str | None = Field(default=None, description="shares the judging of points with workers of the same key")
     lease_seconds: Seconds = Field(default=15, description="after which a dead leader's or worker's work is taken over")
     lane: int = Field(default=0, ge=0, lt=2**32)

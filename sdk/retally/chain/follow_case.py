@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from retally.chain.connection import Chain
 from retally.chain.contract import ContractCall
 from retally.chain.court import Case, CaseStatus
+from retally.chain.transactions import TxSender
+from retally.errors import TransactionFailed
 from retally.protocol.case import Shown
 
 #: Another took the step first, or the chain's time is behind ours.
@@ -20,6 +22,19 @@ async def due_step(chain: Chain, case_id: int, case: Case, shown: Sequence[Shown
     if case.status == CaseStatus.DECIDED and chain.clock.now() > case.appeal_end:
         return chain.court.execute(case_id, shown)
     return None
+
+
+async def take_due_step(chain: Chain, sender: TxSender, case_id: int, case: Case, shown: Sequence[Shown]) -> bool:
+    """Takes the step that is due, whoever else may take it too; returns whether one was tried."""
+    call = await due_step(chain, case_id, case, shown)
+    if call is None:
+        return False
+    try:
+        await sender.send(call)
+    except TransactionFailed as error:
+        if error.error_name not in NOT_YET:
+            raise
+    return True
 
 
 async def _is_due(chain: Chain, case_id: int, case: Case) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,6 +70,23 @@ def held_prompt(prompt: Path | None, ask: str | None) -> dict[str, Any] | None:
 def held_evidence(session: Session, content: dict[str, Any], prompt: dict[str, Any] | None, kit: ModelKit) -> Evidence:
     """The record for its checks to be made again, with the model's own template."""
     return evidence_of(content, domain=session.domain, prompt=prompt, renderer=kit.render)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldJob:
+    """A job's record, to be checked again, with its model at hand."""
+
+    evidence: Evidence
+    kit: ModelKit
+    chat_format: ChatFormat
+    model: str
+
+
+def held_job(session: Session, receipt: str, prompt: Path | None, ask: str | None, model_dir: Path | None) -> HeldJob:
+    """The job that a command is told of; raises where a part of it is not at hand."""
+    content = held_content(session, receipt)
+    kit, chat_format, model = model_kit(model_folder(session, model_dir))
+    return HeldJob(held_evidence(session, content, held_prompt(prompt, ask), kit), kit, chat_format, model)
 
 
 def model_folder(session: Session, given: Path | None) -> Path:

@@ -17,17 +17,7 @@ import typer
 
 from retally.cli.amounts import show_amount
 from retally.cli.follow_view import end_text, progress_text
-from retally.cli.held_job import (
-    AskText,
-    ModelDir,
-    PromptFile,
-    Receipt,
-    held_content,
-    held_evidence,
-    held_prompt,
-    model_folder,
-    model_kit,
-)
+from retally.cli.held_job import AskText, ModelDir, PromptFile, Receipt, held_job
 from retally.cli.market import VERDICTS
 from retally.cli.money import sender_of
 from retally.cli.output import emit, is_json, note, verdict_code
@@ -83,11 +73,9 @@ def reexecute(
     """
     session = Session(ctx)
     serving = Serving(host, port, public_url, evidence_url)
-    content = held_content(session, receipt)
-    kit, _, _ = model_kit(model_folder(session, model_dir))
-    evidence = held_evidence(session, content, held_prompt(prompt, ask), kit)
-    leaf = _chosen(evidence, choice)
-    data = run(lambda: OwnJobCommand(ctx, session, serving, yes=yes, again=again).work(evidence, leaf, kit))
+    job = held_job(session, receipt, prompt, ask, model_dir)
+    leaf = _chosen(job.evidence, choice)
+    data = run(lambda: OwnJobCommand(ctx, session, serving, yes=yes, again=again).work(job.evidence, leaf, job.kit))
     emit(ctx, data, end_text(data))
     raise typer.Exit(verdict_code(int(data["verdictCode"])))
 

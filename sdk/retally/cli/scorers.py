@@ -90,6 +90,9 @@ class WalletPurse:
         self._wallet.settle(receipt)
         self.spent += receipt.fee
 
+    def ended(self, node: NodeEndpoint, request: JobRequest) -> None:
+        """Nothing to do: the wallet's own books know which jobs are open."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeScorer:

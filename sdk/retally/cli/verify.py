@@ -11,17 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from retally.cli.amounts import parse_amount, show_amount
-from retally.cli.held_job import (
-    AskText,
-    ModelDir,
-    PromptFile,
-    Receipt,
-    held_content,
-    held_evidence,
-    held_prompt,
-    model_folder,
-    model_kit,
-)
+from retally.cli.held_job import AskText, ModelDir, PromptFile, Receipt, held_job
 from retally.cli.output import emit, note, verdict_code
 from retally.cli.session import Session, run
 from retally.errors import BadRequest
@@ -78,9 +68,8 @@ def verify(
     """
     session = Session(ctx)
     wanted = Wanted(engine_url, engine_model, profile, tuple(node or ()), calibrations, parse_amount(limit))
-    content = held_content(session, receipt)
-    kit, chat_format, model = model_kit(model_folder(session, model_dir))
-    evidence = held_evidence(session, content, held_prompt(prompt, ask), kit)
+    job = held_job(session, receipt, prompt, ask, model_dir)
+    evidence, kit, text = job.evidence, job.kit, job.chat_format.token_text
 
     from retally.cli.verify_view import report_json, report_view
 
@@ -93,11 +82,11 @@ def verify(
         alone = await verify_job(evidence, session.domain, kit, (), UncheckedCalibrations(CalibrationFiles()))
         if not alone.awaits_replay:
             return alone
-        async with _replaying(ctx, session, wanted, evidence, model) as (scorers, known):
+        async with _replaying(ctx, session, wanted, evidence, job.model) as (scorers, known):
             return await verify_job(evidence, session.domain, kit, scorers, known)
 
     report = run(work)
-    emit(ctx, report_json(report, chat_format.token_text), report_view(report, chat_format.token_text, model))
+    emit(ctx, report_json(report, text), report_view(report, text, job.model))
     raise typer.Exit(verdict_code(report.verdict))
 
 

@@ -105,6 +105,22 @@ def _advice(answer: AnswerReport) -> str:
 
 
 def _replay_view(replay: ReplayReport, text: TokenText) -> RenderableType:
+    return Group(_replay_table(replay, text), Text(_replay_summary(replay), style="dim"))
+
+
+def _replay_summary(replay: ReplayReport) -> str:
+    """What a long table shows, in a line."""
+    off = [row for row in replay.rows if row.margin > 0]
+    if not off:
+        return f"each of the {len(replay.rows)} tokens is one that the model may have chosen"
+    worst = max(off, key=lambda row: row.margin)
+    return (
+        f"{len(off)} of {len(replay.rows)} tokens are not what the model would have chosen for certain; "
+        f"the farthest off is token {worst.position}, by {worst.margin:.3f} nats"
+    )
+
+
+def _replay_table(replay: ReplayReport, text: TokenText) -> RenderableType:
     view = table("#", "token", "claimed", "allowed", "margin", "log e", title=f"replayed by {replay.by}")
     for row in replay.rows:
         shown = json.dumps(text(row.claimed_id), ensure_ascii=False).replace("[", "\\[")
