@@ -10,7 +10,7 @@ import numpy as np
 from retally.protocol.encoding import keccak
 from retally.protocol.margins import TOP
 from retally.protocol.sampler import sample_token
-from retally_verifier.calibrate.canaries import Job
+from retally_verifier.calibrate.canaries import Answer, Job
 
 VOCABULARY = 96
 EOS = (0,)
@@ -46,17 +46,19 @@ class NumpySetUp:
         """Its name and noise."""
         return {"name": self.name, "noise": self._noise}
 
-    async def answer(self, job: Job) -> tuple[int, ...]:
+    async def answer(self, job: Job) -> Answer:
         """An answer by the protocol's sampler."""
         self.asked += 1
         rng = self._rng(job, b"answer")
         ids: list[int] = []
+        logprobs: list[float] = []
         while len(ids) < job.params.max_tokens:
             row = self._logprobs([*job.prompt_ids, *ids][-1:], rng)[0]
             ids.append(sample_token(row, job.params, job.seed, len(ids), job.prompt_ids, ids, EOS))
+            logprobs.append(float(row[ids[-1]]))
             if ids[-1] in EOS:
                 break
-        return tuple(ids)
+        return Answer(tuple(ids), tuple(logprobs))
 
     async def score(self, job: Job, ids: Sequence[int]) -> Rows:
         """One prefill."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,21 @@ import numpy as np
 import pytest
 from tests.contracts.court.crash_nodes import FakeFormat
 from tests.fakes_setups import EOS, NumpySetUp
-from typer.testing import CliRunner
 
 from retally.devnet.catalogue import CALIBRATIONS
-from retally.errors import BadRequest, EngineUnavailable
+from retally.errors import BadRequest
 from retally.protocol.calibration import Calibration
 from retally.protocol.encoding import to_hex
 from retally.protocol.evidence import margin_log_e
 from retally.protocol.params import ONE
-from retally_verifier.calibrate.canaries import DATE, RANGES, Canaries
+from retally_verifier.calibrate.canaries import DATE, RANGES, Answer, Canaries
 from retally_verifier.calibrate.measure import Bench, Measured, OtherWeights
 from retally_verifier.calibrate.outcome import TooFewJobs, TooNoisy, check_noise, notes, outcome_of
-from retally_verifier.calibrate.plan import Plan, profile_of
+from retally_verifier.calibrate.plan import profile_of
 from retally_verifier.calibrate.registering import command_to_register
 from retally_verifier.calibrate.report import report_html
-from retally_verifier.calibrate.setups import engine_set_up
 from retally_verifier.calibrate.shards import ShardNotKept, Shards
-from retally_verifier.commands import app
 
-EXAMPLE = Path(__file__).parents[2] / "verifier" / "examples" / "calibrate.toml"
 JOBS, TOKENS = 96, 12
 
 
@@ -58,7 +54,7 @@ async def measure(folder: Path, found: Sequence[NumpySetUp], *, greedy: bool = F
 
 def forget(folder: Path, count: int) -> None:
     """Takes so many shards away."""
-    for shard in sorted(folder.glob("margins-*"))[:count]:
+    for shard in sorted(folder.glob("replays-*"))[:count]:
         shard.unlink()
 
 
@@ -128,7 +124,7 @@ class TestMeasure:
         place = tmp_path / "file"
         place.write_text("")
         with pytest.raises(ShardNotKept, match=str(place)):
-            Shards(place).put_answers("answers-0.json", [[1]])
+            Shards(place).put_answers("answers-0.json", [Answer((1,))])
 
 
 class TestOutcome:
@@ -141,7 +137,7 @@ class TestOutcome:
         held = {id(job) for jobs in outcome.held_honest.values() for job in jobs}
         worse = {pair: [job + 9 if id(job) in held else job for job in jobs] for pair, jobs in measured.honest.items()}
         # Whatever the held-out half says, the table stays.
-        assert outcome_of(Measured(worse, measured.cheats, measured.answered_by), "seed").table == outcome.table
+        assert outcome_of(replace(measured, honest=worse), "seed").table == outcome.table
 
     def test_splits_by_the_seed_and_alike_for_all_who_replay_a_job(self, measured: Measured) -> None:
         outcome, other = outcome_of(measured, "seed"), outcome_of(measured, "another")
@@ -160,17 +156,25 @@ class TestOutcome:
         assert '"heldOutMismatchPpm"' in said
         assert "." not in said.replace("set-up", "")
 
+    def test_bounds_large_margins_by_how_far_logprobs_lay_apart(self, measured: Measured) -> None:
+        noise = outcome_of(measured, "seed").noise
+        assert noise is not None
+        assert 0.01 < noise < 0.3
+        pair = next(iter(measured.noise))
+        silent = {**measured.noise, pair: [None] * len(measured.noise[pair])}
+        assert outcome_of(replace(measured, noise=silent), "seed").noise is None
+
     def test_refuses_too_few_jobs(self, measured: Measured) -> None:
         few = {pair: jobs[:31] for pair, jobs in measured.honest.items()}
         with pytest.raises(TooFewJobs, match="31 jobs"):
-            outcome_of(Measured(few, measured.cheats, measured.answered_by), "seed")
+            outcome_of(replace(measured, honest=few), "seed")
 
 
 class TestCeiling:
     def noisy(self, share: float, size: float) -> Measured:
         rng = np.random.default_rng(1)
         jobs = [np.where(rng.random(64) < share, size, 0.0) for _ in range(200)]
-        return Measured({"a by b": jobs}, {}, {"a by b": "a"})
+        return Measured({"a by b": jobs}, {}, {"a by b": "a"}, {})
 
     @pytest.mark.parametrize(
         ("dtypes", "share", "size", "is_refused"),
@@ -227,69 +231,6 @@ class TestFiles:
         assert registry in command
         assert "604800" in command
         assert "$REGISTRY" in command_to_register(made, None)
-
-
-class TestPlan:
-    def test_reads_the_example_with_paths_beside_it(self) -> None:
-        plan = Plan.load(EXAMPLE)
-        plan.check()
-        assert plan.model_dir.is_dir()
-        assert profile_of(plan.node_profile).dtype == "float32"
-        assert [setup.at_once for setup in plan.setups] == [16, 4, 16]
-
-    @pytest.mark.parametrize(
-        ("change", "complaint"), [({"owner": "first owner"}, "unrelated"), ({"name": "first"}, "one name")]
-    )
-    def test_refuses_set_ups_that_are_not_unrelated(
-        self, tmp_path: Path, change: Mapping[str, str], complaint: str
-    ) -> None:
-        wire = tomllib.loads(EXAMPLE.read_text())
-        wire["setups"][1] |= change
-        plan = Plan.model_validate(wire)
-        with pytest.raises(BadRequest, match=complaint):
-            plan.check()
-
-    def test_refuses_two_set_ups_and_a_file_with_unknown_words(self, tmp_path: Path) -> None:
-        wire = tomllib.loads(EXAMPLE.read_text())
-        with pytest.raises(BadRequest, match="are not 3"):
-            Plan.model_validate({**wire, "setups": wire["setups"][:2]}).check()
-        path = tmp_path / "plan.toml"
-        path.write_text('model = "x"\n')
-        with pytest.raises(BadRequest, match=r"plan\.toml"):
-            Plan.load(path)
-
-    async def test_says_which_engine_does_not_answer(self) -> None:
-        with pytest.raises(EngineUnavailable) as raised:
-            await engine_set_up("first", "a", "http://127.0.0.1:9", "retally/devnet-4m", EOS, 1)
-        assert "set-up first must serve these weights" in raised.value.hint
-
-
-class TestCommands:
-    def test_shows_the_hashes_of_files(self) -> None:
-        printed = CliRunner().invoke(app, ["calibrations", str(CALIBRATIONS), "--json"])
-        assert printed.exit_code == 0
-        (found,) = json.loads(printed.stdout)["calibrations"]
-        assert found["file"].endswith(".json")
-        assert len(found["hash"]) == 66
-
-    def test_names_the_file_that_is_no_calibration(self, tmp_path: Path) -> None:
-        (tmp_path / "broken.json").write_text("{")
-        printed = CliRunner().invoke(app, ["calibrations", str(tmp_path)])
-        assert printed.exit_code == 2
-        assert "broken.json" in printed.stderr
-
-    @pytest.mark.parametrize("words", [[], ["--plan", str(EXAMPLE), "--engine-url", "http://x"]])
-    def test_wants_either_a_plan_or_the_devnets_engine(self, words: list[str]) -> None:
-        printed = CliRunner().invoke(app, ["calibrate", *words])
-        assert printed.exit_code == 2
-        assert "--plan" in printed.stderr
-
-    def test_refuses_too_few_jobs_before_anything_is_measured(self, tmp_path: Path) -> None:
-        words = ["calibrate", "--plan", str(EXAMPLE), "--jobs", "20", "--shards", str(tmp_path / "shards"), "--json"]
-        printed = CliRunner().invoke(app, words)
-        assert printed.exit_code == 2
-        assert "raise --jobs" in json.loads(printed.stdout)["error"]["hint"]
-        assert not (tmp_path / "shards").exists()
 
 
 def test_canaries_are_the_same_on_every_run() -> None:

@@ -55,6 +55,15 @@ class Job:
         return [list(self.prompt_ids), self.params.to_json(), self.seed.hex()]
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a set-up sampled."""
+
+    ids: tuple[int, ...]
+    #: Its own raw logprobs of these tokens, nats; none where it does not say.
+    logprobs: tuple[float, ...] | None = None
+
+
 class Canaries:
     """Makes jobs for one model."""
 

@@ -10,16 +10,15 @@ from typing import TypeVar
 import numpy as np
 
 from retally.errors import BadRequest
-from retally.protocol.margins import Replayed, robust_margins
-from retally_verifier.calibrate.canaries import Canaries, Job, lies_for
+from retally.protocol.margins import Replayed, ReplayScores, robust_margins
+from retally_verifier.calibrate.canaries import Answer, Canaries, Job, lies_for
 from retally_verifier.calibrate.setups import SetUp
-from retally_verifier.calibrate.shards import Shards
+from retally_verifier.calibrate.shards import Replay, Shards
 from retally_verifier.calibration_tables import Margins
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Progress = Callable[[str], None]
-Ids = tuple[int, ...]
 
 CHUNK = 16
 #: Two implementations of one model differ by less, in nats, on all but few tokens.
@@ -34,6 +33,8 @@ class Measured:
     cheats: Mapping[str, list[Margins]]
     #: By which set-up the jobs of a pair were answered.
     answered_by: Mapping[str, str]
+    #: The largest difference of log-probabilities in each honest job, nats; none where a set-up does not say.
+    noise: Mapping[str, list[float | None]]
 
 
 class OtherWeights(BadRequest):
@@ -72,24 +73,26 @@ class Bench:
         answering = [setup for setup in self._setups if setup.answers]
         honest: dict[str, list[Margins]] = {}
         by: dict[str, str] = {}
+        noise: dict[str, list[float | None]] = {}
         for index, node in enumerate(answering):
             mine = jobs[index :: len(answering)]
             for verifier in self._setups:
                 if verifier is not node:
                     pair = f"{node.name} by {verifier.name}"
-                    honest[pair] = await self._pair(mode, node, verifier, mine)
+                    replays = await self._pair(mode, node, verifier, mine)
+                    honest[pair], noise[pair] = [r.margins for r in replays], [r.noise for r in replays]
                     by[pair] = node.name
         asked = self._canaries.jobs(cheat_count, tokens, greedy=greedy, name=f"cheat {mode}")
-        return Measured(honest, await self._cheats(mode, answering[0], asked, cheaper), by)
+        return Measured(honest, await self._cheats(mode, answering[0], asked, cheaper), by, noise)
 
-    async def _pair(self, mode: str, node: SetUp, verifier: SetUp, jobs: Sequence[Job]) -> list[Margins]:
-        found: list[Margins] = []
+    async def _pair(self, mode: str, node: SetUp, verifier: SetUp, jobs: Sequence[Job]) -> list[Replay]:
+        found: list[Replay] = []
         for first in range(0, len(jobs), CHUNK):
             part = jobs[first : first + CHUNK]
             self._say(f"{mode}: {node.name} by {verifier.name}, {first + len(part)} of {len(jobs)} jobs")
             answers = await self._answers(node, part, part)
-            found += await self._margins(verifier, part, answers)
-            _check_same_model(node.name, verifier.name, found)
+            found += await self._replays(verifier, part, answers)
+            _check_same_model(node.name, verifier.name, [replay.margins for replay in found])
         return found
 
     async def _cheats(
@@ -107,28 +110,39 @@ class Bench:
                 asked, run = jobs[first : first + CHUNK], served[first : first + CHUNK]
                 self._say(f"{mode}: {name}, {first + len(asked)} of {len(jobs)} jobs")
                 answers = await self._answers(setup, asked, run)
-                found[name] += await self._margins(honest, asked, answers)
+                found[name] += [replay.margins for replay in await self._replays(honest, asked, answers)]
         return found
 
-    async def _answers(self, node: SetUp, jobs: Sequence[Job], served: Sequence[Job]) -> list[Ids]:
+    async def _answers(self, node: SetUp, jobs: Sequence[Job], served: Sequence[Job]) -> list[Answer]:
         determined = [self._identities[node.name], node.at_once, [job.to_json() for job in served]]
         name = self._shards.name("answers", determined)
         if not self._shards.has(name):
             self._shards.put_answers(name, await each(served, node.answer, node.at_once))
         return self._shards.answers(name)
 
-    async def _margins(self, verifier: SetUp, jobs: Sequence[Job], answers: Sequence[Ids]) -> list[Margins]:
-        determined = [self._identities[verifier.name], verifier.at_once, [job.to_json() for job in jobs], list(answers)]
-        name = self._shards.name("margins", determined)
+    async def _replays(self, verifier: SetUp, jobs: Sequence[Job], answers: Sequence[Answer]) -> list[Replay]:
+        claimed = [[answer.ids, answer.logprobs] for answer in answers]
+        determined = [self._identities[verifier.name], verifier.at_once, [job.to_json() for job in jobs], claimed]
+        name = self._shards.name("replays", determined)
         if not self._shards.has(name):
             pairs = list(zip(jobs, answers, strict=True))
-            scores = await each(pairs, lambda pair: verifier.score(*pair), verifier.at_once)
-            made = [
-                robust_margins(Replayed(job.params, job.seed, job.prompt_ids, (), ids, self._canaries.eos_ids), rows)
-                for (job, ids), rows in zip(pairs, scores, strict=True)
-            ]
-            self._shards.put_margins(name, made)
-        return self._shards.margins(name)
+            scores = await each(pairs, lambda pair: verifier.score(pair[0], pair[1].ids), verifier.at_once)
+            eos = self._canaries.eos_ids
+            made = [_replay(job, answer, rows, eos) for (job, answer), rows in zip(pairs, scores, strict=True)]
+            self._shards.put_replays(name, made)
+        return self._shards.replays(name)
+
+
+def _replay(job: Job, answer: Answer, scores: ReplayScores, eos_ids: Sequence[int]) -> Replay:
+    margins = robust_margins(Replayed(job.params, job.seed, job.prompt_ids, (), answer.ids, eos_ids), scores)
+    if answer.logprobs is None:
+        return Replay(margins, None)
+    # Where a claimed token is not among the likeliest, its logprob there is not known.
+    at = scores.top_ids == np.asarray(answer.ids)[:, None]
+    known = at.any(axis=1)
+    said = np.where(at, scores.top_logprobs, 0.0).sum(axis=1, dtype=np.float64)
+    apart = np.abs(said - np.asarray(answer.logprobs, dtype=np.float64))[known]
+    return Replay(margins, float(apart.max(initial=0.0)))
 
 
 def _check_same_model(node: str, verifier: str, found: Sequence[Margins]) -> None:

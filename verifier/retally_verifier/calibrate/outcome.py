@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ class Outcome:
 
     table: MarginTable
     held: HeldOut
+    #: What the bound of large margins rests on, nats; none where a set-up does not say its logprobs.
+    noise: float | None
     held_honest: Mapping[str, list[Margins]]
     held_cheats: Mapping[str, list[Margins]]
     measured: Measured
@@ -93,13 +96,26 @@ def outcome_of(measured: Measured, seed: str) -> Outcome:
         name: [jobs[index] for index in _order(len(jobs), f"{seed} {name}")] for name, jobs in measured.cheats.items()
     }
     fitted = {name: jobs[::2] for name, jobs in cheats.items()}
+    noise = _noise(measured, orders)
     return Outcome(
-        table=make_table({pair: jobs[::2] for pair, jobs in honest.items()}, fitted),
-        held=hold_out(honest, fitted),
+        table=make_table({pair: jobs[::2] for pair, jobs in honest.items()}, fitted, noise),
+        held=hold_out(honest, fitted, noise),
+        noise=noise,
         held_honest={pair: jobs[1::2] for pair, jobs in honest.items()},
         held_cheats={name: jobs[1::2] for name, jobs in cheats.items()},
         measured=measured,
     )
+
+
+def _noise(measured: Measured, orders: Mapping[str, Sequence[int]]) -> float | None:
+    """The largest difference of log-probabilities in the jobs that make the table; none where one is not known."""
+    found = [
+        measured.noise[pair][index]
+        for pair, node in measured.answered_by.items()
+        for index in orders[node][::2]
+    ]  # fmt: skip
+    known = [each for each in found if each is not None]
+    return max(known) if known and len(known) == len(found) else None
 
 
 def _order(count: int, seed: str) -> list[int]:
@@ -151,4 +167,5 @@ def notes(outcome: Outcome) -> dict[str, object]:
             "meanEPpm": int(outcome.held.mean_e * ONE),
         },
         "confidenceMissPpm": int(CONFIDENCE_MISS * ONE),
+        "noiseMicroNats": None if outcome.noise is None else math.ceil(outcome.noise * ONE),
     }

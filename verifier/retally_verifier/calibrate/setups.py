@@ -11,7 +11,7 @@ from retally.errors import EngineUnavailable, RetallyError
 from retally.inference.engine import Engine, EngineSampling
 from retally.inference.vllm_engine import VllmEngine
 from retally.protocol.margins import TOP, ReplayScores
-from retally_verifier.calibrate.canaries import Job
+from retally_verifier.calibrate.canaries import Answer, Job
 
 
 class SetUp(Protocol):
@@ -41,7 +41,7 @@ class SetUp(Protocol):
         """All that its numbers hang on, beside the jobs: it names its shards."""
         ...
 
-    async def answer(self, job: Job) -> tuple[int, ...]:
+    async def answer(self, job: Job) -> Answer:
         """The tokens that it samples."""
         ...
 
@@ -74,15 +74,17 @@ class EngineSetUp:
             raise EngineUnavailable(f"set-up {self.name} can't be measured: {'; '.join(info.problems)}", hint=hint)
         return {"kind": "engine", "owner": self.owner, "name": self.name, "version": info.version, "model": info.model}
 
-    async def answer(self, job: Job) -> tuple[int, ...]:
+    async def answer(self, job: Job) -> Answer:
         """The engine's tokens for a job."""
         sampling = EngineSampling(
             params=job.params, seed=job.seed, eos_ids=self._eos, max_new_tokens=job.params.max_tokens
         )
         ids: list[int] = []
+        logprobs: list[float] = []
         async for chunk in self._engine.generate(job.prompt_ids, sampling):
             ids.extend(chunk.ids)
-        return tuple(ids)
+            logprobs.extend(chunk.logprobs)
+        return Answer(tuple(ids), tuple(logprobs))
 
     async def score(self, job: Job, ids: Sequence[int]) -> ReplayScores:
         """One prefill of the engine."""
@@ -112,10 +114,10 @@ class ReferenceSetUp:
         """Which weights; the label stands for them."""
         return {"kind": "reference", "owner": self.owner, "name": self.name, "weights": self._label}
 
-    async def answer(self, job: Job) -> tuple[int, ...]:
+    async def answer(self, job: Job) -> Answer:
         """An answer by the protocol's sampler."""
         # In a thread: a blocked loop would not notice that an engine closed idle connections.
-        return await asyncio.to_thread(self._model.generate, job.prompt_ids, job.params, job.seed, self._eos)
+        return Answer(await asyncio.to_thread(self._model.generate, job.prompt_ids, job.params, job.seed, self._eos))
 
     async def score(self, job: Job, ids: Sequence[int]) -> ReplayScores:
         """One prefill."""

@@ -7,16 +7,27 @@ import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from retally.errors import RetallyError
+from retally_verifier.calibrate.canaries import Answer
 from retally_verifier.calibration_tables import Margins
 
 #: Raised whenever the way of measuring changes.
-VERSION = 1
+VERSION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """One answer under one re-executor."""
+
+    margins: Margins
+    #: The largest difference between the node's logprobs and the re-executor's, nats; none where they are not known.
+    noise: float | None
 
 
 class ShardNotKept(RetallyError):
@@ -49,28 +60,35 @@ class Shards:
         """Whether a shard is there."""
         return (self.folder / name).exists()
 
-    def answers(self, name: str) -> list[tuple[int, ...]]:
-        """The token ids of a list of jobs."""
-        return [tuple(ids) for ids in json.loads((self.folder / name).read_bytes())]
+    def answers(self, name: str) -> list[Answer]:
+        """The answers to a list of jobs."""
+        rows = json.loads((self.folder / name).read_bytes())
+        return [Answer(tuple(ids), None if logprobs is None else tuple(logprobs)) for ids, logprobs in rows]
 
-    def put_answers(self, name: str, answers: Sequence[Sequence[int]]) -> None:
-        """Keeps the token ids of a list of jobs."""
-        self._write(name, [list(map(int, ids)) for ids in answers])
+    def put_answers(self, name: str, answers: Sequence[Answer]) -> None:
+        """Keeps the answers to a list of jobs."""
+        rows = [[each.ids, None if each.logprobs is None else list(map(float, each.logprobs))] for each in answers]
+        self._write(name, rows)
 
-    def margins(self, name: str) -> list[Margins]:
-        """The margins of a list of answers under one re-executor."""
+    def replays(self, name: str) -> list[Replay]:
+        """The replays of a list of answers by one re-executor."""
         found = []
         for row in json.loads((self.folder / name).read_bytes()):
             margins = np.zeros(row["tokens"])
             margins[row["at"]] = row["margins"]
-            found.append(margins)
+            found.append(Replay(margins, row["noise"]))
         return found
 
-    def put_margins(self, name: str, jobs: Sequence[Margins]) -> None:
-        """Keeps margins; nearly all are zero, so only the others are written."""
+    def put_replays(self, name: str, replays: Sequence[Replay]) -> None:
+        """Keeps replays; nearly all margins are zero, so only the others are written."""
         rows = [
-            {"tokens": len(job), "at": np.flatnonzero(job).tolist(), "margins": [float(m) for m in job[job != 0]]}
-            for job in jobs
+            {
+                "tokens": len(each.margins),
+                "at": np.flatnonzero(each.margins).tolist(),
+                "margins": [float(m) for m in each.margins[each.margins != 0]],
+                "noise": each.noise,
+            }
+            for each in replays
         ]
         self._write(name, rows)
 
