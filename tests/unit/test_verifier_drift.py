@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,11 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes_replay import OWNERS, TABLE
+from typer.testing import CliRunner
 
 from retally.chain.connection import Chain
 from retally.protocol.calibration import PROBABILITY, MarginTable
 from retally.protocol.encoding import Address, keccak, to_hex
 from retally.protocol.evidence_file import EPOCH_SECONDS
+from retally_verifier.commands import app
 from retally_verifier.drift import (
     CLIP,
     CROSSED,
@@ -238,3 +241,27 @@ class TestGuard:
         store.put_finding(replace(finding(OWNERS[0], 1, CLIP), state=FindingState.FROZEN))
         store.put_finding(replace(finding(OWNERS[0], 2, CLIP), detail={"reason": "nothing to replay"}))
         assert states_of(store, NOW) == []
+
+
+def test_status_shows_what_is_frozen_and_who_is_suspect(tmp_path: Path) -> None:
+    contracts = {"Escrow": OWNERS[0], "Registry": OWNERS[1]}
+    (tmp_path / "deployment.json").write_text(json.dumps({"chainId": 31337, "contracts": contracts}))
+    (tmp_path / "verifier.toml").write_text(
+        'rpc_url = "http://127.0.0.1:9"\ndeployment = "deployment.json"\npublic_url = "http://v"\ndata_dir = "data"\n'
+        f'key = "0x{"11" * 32}"\nmodel_dirs = ["m"]\ncalibration_dir = "c"\n'
+    )
+    books = Store(tmp_path / "data" / "verifier.sqlite")
+    books.put_freeze(Freeze(PAIR, NOW, NOW + FREEZE_SECONDS, "drift"))
+    lone = {"replays": [{"owner": OWNERS[3], "alone": True}]}
+    for number in range(3):
+        books.put_finding(replace(finding(OWNERS[0], number, -0.5), detail={**detail(-0.5), **lone}))
+    books.close()
+    printed = CliRunner().invoke(app, ["status", "--config", str(tmp_path / "verifier.toml"), "--json"])
+    assert printed.exit_code == 0, printed.output
+    shown = json.loads(printed.stdout)
+    (frozen,) = shown["frozen"]
+    assert (frozen["until"], frozen["model"]) == (NOW + FREEZE_SECONDS, to_hex(PAIR.model_id))
+    assert "retally verifier calibrate" in frozen["next"]
+    (suspect,) = shown["suspects"]
+    assert suspect["owner"] == OWNERS[3]
+    assert "3 of 3" in suspect["reason"]
