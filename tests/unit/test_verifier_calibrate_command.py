@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.fakes_setups import EOS
+from tests.contracts.court.crash_nodes import FakeFormat
+from tests.fakes_replay import OWNERS
+from tests.fakes_setups import EOS, NumpyNode, NumpySetUp
 from typer.testing import CliRunner
 
 from retally.devnet.catalogue import CALIBRATIONS
 from retally.errors import BadRequest, EngineUnavailable
-from retally_verifier.calibrate.plan import Plan, profile_of
+from retally.inference.model_files import ModelFiles
+from retally.protocol.encoding import keccak
+from retally_verifier.calibrate.canaries import Canaries
+from retally_verifier.calibrate.measure import Bench
+from retally_verifier.calibrate.open_setups import SetUps
+from retally_verifier.calibrate.plan import Plan, PlannedSetUp, profile_of
 from retally_verifier.calibrate.setups import engine_set_up
+from retally_verifier.calibrate.shards import Shards
 from retally_verifier.commands import app
 
 EXAMPLE = Path(__file__).parents[2] / "verifier" / "examples" / "calibrate.toml"
@@ -81,3 +92,59 @@ class TestCommands:
         assert printed.exit_code == 2
         assert "raise --jobs" in json.loads(printed.stdout)["error"]["hint"]
         assert not (tmp_path / "shards").exists()
+
+
+@dataclass
+class FakePaid:
+    """What opens the nodes of a market, by their names."""
+
+    nodes: Mapping[str, NumpyNode]
+
+    async def node(self, where: str, receipts: Sequence[object]) -> NumpyNode:
+        return self.nodes[where]
+
+
+class TestNodes:
+    """Nodes of a market replay for money."""
+
+    def opening(self, stack: AsyncExitStack, nodes: Mapping[str, NumpyNode] | None) -> SetUps:
+        plan = Plan.load(EXAMPLE)
+        files, profile = ModelFiles.load(plan.model_dir), profile_of(plan.verifier_profile)
+
+        @asynccontextmanager
+        async def market() -> AsyncIterator[Any]:
+            yield FakePaid(nodes or {})
+
+        return SetUps(stack, plan, files, Canaries(FakeFormat()), profile.id, None if nodes is None else market)
+
+    def node(self, owner: int, *, profile: bytes | None = None) -> NumpyNode:
+        plan = Plan.load(EXAMPLE)
+        own = profile_of(plan.verifier_profile).id
+        return NumpyNode(OWNERS[owner], ModelFiles.load(plan.model_dir).model_id, profile or own)
+
+    async def test_replay_what_others_answered(self, tmp_path: Path) -> None:
+        async with AsyncExitStack() as stack:
+            opening = self.opening(stack, {"a": self.node(0), "b": self.node(1)})
+            nodes = [await opening.open(PlannedSetUp(name=name, owner="x", node=name)) for name in "ab"]
+            canaries = Canaries(FakeFormat())
+            bench = Bench([NumpySetUp("engine", "own"), *nodes], canaries, Shards(tmp_path), lambda text: None)
+            await bench.check()
+            measured = await bench.measure(4, 2, 8, greedy=False, cheaper={})
+        assert sorted(measured.honest) == ["engine by a", "engine by b"]
+        assert max(job.max() for jobs in measured.honest.values() for job in jobs) < 1e-3
+        assert [node.owner for node in nodes] == OWNERS[:2]
+
+    async def test_must_be_of_the_verifiers_profile_and_of_different_owners(self) -> None:
+        async with AsyncExitStack() as stack:
+            nodes = {"a": self.node(0), "twin": self.node(0), "other": self.node(1, profile=keccak(b"other"))}
+            opening = self.opening(stack, nodes)
+            await opening.open(PlannedSetUp(name="a", owner="x", node="a"))
+            with pytest.raises(BadRequest, match="nodes of one owner"):
+                await opening.open(PlannedSetUp(name="twin", owner="y", node="twin"))
+            with pytest.raises(BadRequest, match="another model or profile"):
+                await opening.open(PlannedSetUp(name="other", owner="z", node="other"))
+
+    async def test_need_a_chain(self) -> None:
+        async with AsyncExitStack() as stack:
+            with pytest.raises(BadRequest, match="no chain is known"):
+                await self.opening(stack, None).open(PlannedSetUp(name="a", owner="x", node="a"))

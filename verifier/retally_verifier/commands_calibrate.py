@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +13,7 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
+from retally.cli.amounts import parse_amount
 from retally.cli.output import emit, note, table
 from retally.errors import BadRequest
 from retally.protocol.calibration import Calibration
@@ -43,13 +46,15 @@ def calibrate(
         ".retally-calibration"
     ),
     deployment: DeploymentFile = None,
+    limit: Annotated[str, typer.Option(help="Pay nodes that the plan names no more than this, in rUSD.")] = "1",
 ) -> None:
     """Measure honest margins on at least three set-ups; write the calibration, its report and how to register it."""
     from retally_verifier.calibrate.run import Sizes
     from retally_verifier.calibrate.run import calibrate as measure
 
     planned = _plan(plan, engine_url, cheaper or [])
-    work = measure(planned, Sizes(jobs, tokens), shards, out, deployment, lambda text: note(ctx, text))
+    market = _market(ctx, parse_amount(limit))
+    work = measure(planned, Sizes(jobs, tokens), shards, out, deployment, lambda text: note(ctx, text), market)
     made = asyncio.run(work)
     data = {
         "file": str(made.path),
@@ -78,6 +83,20 @@ def _made_view(made: Any) -> Group:
         "",
     ]
     return Group(*(Text(line) for line in (*lines, made.command)))
+
+
+def _market(ctx: typer.Context, limit: int) -> Any:
+    """Opens the chain and the key of this command's context when a plan names nodes."""
+    from retally.cli.scorers import paying
+    from retally.cli.session import Session
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Any]:
+        session = Session(ctx)
+        async with session.chain() as chain, paying(session, chain, limit, lambda text: note(ctx, text)) as paid:
+            yield paid
+
+    return opened
 
 
 def _plan(path: Path | None, engine_url: str | None, cheaper: list[str]) -> Any:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from retally.buy_scores import ScoreBuyer
 from retally.chain.calibrations import CalibrationFiles
 from retally.chain.connection import Chain
 from retally.chain.registry import NodeEntry
+from retally.cli.amounts import show_amount
+from retally.cli.session import Session
 from retally.errors import BadRequest, EngineUnavailable, SpendingLimitExceeded
 from retally.inference.engine import Engine
 from retally.inference.vllm_engine import VllmEngine
@@ -20,6 +23,8 @@ from retally.protocol.job import JobRequest
 from retally.protocol.margins import TOP, ReplayScores
 from retally.protocol.receipt import JobReceipt
 from retally.wallet import SignedVoucher, Wallet
+
+REQUEST_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,33 @@ async def paid_node(
             hint = "name a node of another owner: see `retally nodes`"
             raise BadRequest(f"{where} belongs to whom it would judge, {owner}", param="node", hint=hint)
     return NodeScorer(buyer, entry)
+
+
+@asynccontextmanager
+async def paying(session: Session, chain: Chain, limit: int, say: Callable[[str], None]) -> AsyncIterator[PaidNodes]:
+    """Nodes that score for the session's key, for no more than the limit altogether."""
+    wallet, client = Wallet(session.key(), chain.domain, session.home), NodeClient(REQUEST_SECONDS)
+    purse = WalletPurse(wallet, limit)
+    try:
+        yield PaidNodes(chain, client, ScoreBuyer(client, purse, chain.domain, chain.clock), wallet.payer)
+    finally:
+        say(f"paid {show_amount(purse.spent)} for scores")
+        await client.close()
+        wallet.close()
+
+
+@dataclass(frozen=True, slots=True)
+class PaidNodes:
+    """Who may be asked for scores, and whose money pays."""
+
+    chain: Chain
+    client: NodeClient
+    buyer: ScoreBuyer
+    payer: Address
+
+    async def node(self, where: str, receipts: Sequence[JobReceipt]) -> NodeScorer:
+        """The node of an address or at a URL, if it may re-execute these jobs."""
+        return await paid_node(self.chain, self.client, self.buyer, where, receipts)
 
 
 class UncheckedCalibrations:

@@ -10,15 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from retally.cli.amounts import parse_amount, show_amount
+from retally.cli.amounts import parse_amount
 from retally.cli.held_job import AskText, ModelDir, PromptFile, Receipt, held_job
 from retally.cli.output import emit, note, verdict_code
 from retally.cli.session import Session, run
 from retally.errors import BadRequest
 from retally.job_evidence import Evidence
 from retally.protocol.encoding import Bytes32, parse_bytes32
-
-REQUEST_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,21 +122,12 @@ async def _replaying(
 async def _paid_nodes(
     ctx: typer.Context, session: Session, stack: AsyncExitStack, chain: Any, wanted: Wanted, evidence: Evidence
 ) -> list[Any]:
-    from retally.buy_scores import ScoreBuyer
-    from retally.cli.scorers import WalletPurse, paid_node
-    from retally.node_client import NodeClient
-    from retally.wallet import Wallet
+    from retally.cli.scorers import paying
 
-    wallet = Wallet(session.key(), chain.domain, session.home)
-    stack.callback(wallet.close)
-    client = NodeClient(REQUEST_SECONDS)
-    stack.push_async_callback(client.close)
-    purse = WalletPurse(wallet, wanted.limit)
-    stack.callback(lambda: note(ctx, f"paid {show_amount(purse.spent)} for scores"))
-    buyer = ScoreBuyer(client, purse, chain.domain, chain.clock)
+    paid = await stack.enter_async_context(paying(session, chain, wanted.limit, lambda text: note(ctx, text)))
     receipts = [leaf.receipt for leaf in evidence.receipts]
-    note(ctx, f"{wallet.payer} pays {len(wanted.nodes)} nodes for scores; they see the prompt and the answer")
-    return [await paid_node(chain, client, buyer, where, receipts) for where in wanted.nodes]
+    note(ctx, f"{paid.payer} pays {len(wanted.nodes)} nodes for scores; they see the prompt and the answer")
+    return [await paid.node(where, receipts) for where in wanted.nodes]
 
 
 def _profile(wanted: Wanted, evidence: Evidence) -> Bytes32:

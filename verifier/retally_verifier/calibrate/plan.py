@@ -29,8 +29,10 @@ class PlannedSetUp(BaseModel):
 
     name: str = Field(min_length=1)
     owner: str = Field(min_length=1)
-    #: A running vLLM; without it the folder's weights are run by the transformers library, which replays only.
+    #: A running vLLM. Without it and a node the folder's weights are run by the transformers library, to replay only.
     url: str | None = None
+    #: A node of the market, by address or URL, that scores for money; it replays only, and its owner is the chain's.
+    node: str | None = None
     at_once: int = Field(default=AT_ONCE, ge=1, le=AT_ONCE)
 
 
@@ -92,8 +94,12 @@ class Plan(BaseModel):
         if len(owners) < LEAST_OWNERS and not self.is_devnet:
             hint = "add engines of unrelated owners; on a devnet, where one machine is all, set is_devnet = true"
             raise BadRequest(f"{len(owners)} owners are not {LEAST_OWNERS} unrelated ones", param="setups", hint=hint)
+        if any(setup.url is not None and setup.node is not None for setup in self.setups):
+            raise BadRequest("a set-up is an engine or a node", param="setups", hint="give it a url or a node")
         if all(setup.url is None for setup in self.setups):
-            raise BadRequest("no set-up answers: the reference only replays", param="setups", hint="add one with a url")
+            raise BadRequest(
+                "no set-up answers: nodes and the reference only replay", param="setups", hint="add one with a url"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,12 @@ from retally.protocol.calibration import Calibration
 from retally.protocol.encoding import to_hex
 from retally_verifier.calibrate.canaries import RANGES, Canaries
 from retally_verifier.calibrate.measure import Bench, Progress
+from retally_verifier.calibrate.open_setups import Market, SetUps
 from retally_verifier.calibrate.outcome import LEAST_JOBS, Outcome, TooFewJobs, check_noise, notes, outcome_of
-from retally_verifier.calibrate.plan import Plan, PlannedSetUp, profile_of
+from retally_verifier.calibrate.plan import Plan, profile_of
 from retally_verifier.calibrate.registering import command_to_register
 from retally_verifier.calibrate.report import report_html
-from retally_verifier.calibrate.setups import ReferenceSetUp, SetUp, engine_set_up
+from retally_verifier.calibrate.setups import ReferenceSetUp, SetUp
 from retally_verifier.calibrate.shards import Shards, write_whole
 
 SEED = "retally/calibration"
@@ -51,7 +52,13 @@ class Calibrated:
 
 
 async def calibrate(
-    plan: Plan, sizes: Sizes, shards: Path, out: Path, deployment: Path | None, say: Progress
+    plan: Plan,
+    sizes: Sizes,
+    shards: Path,
+    out: Path,
+    deployment: Path | None,
+    say: Progress,
+    market: Market | None = None,
 ) -> Calibrated:
     """Measures what is planned and writes the calibration and its report."""
     plan.check()
@@ -61,7 +68,12 @@ async def calibrate(
     share = sizes.greedy_jobs // sum(setup.url is not None for setup in plan.setups)
     if share < 2 * LEAST_JOBS:
         raise TooFewJobs(f"with --jobs {sizes.jobs} each set-up that answers", share)
-    outcomes = await _outcomes(plan, files, sizes, Shards(shards), (node.dtype, verifier.dtype), say)
+    async with AsyncExitStack() as stack:
+        canaries = Canaries(ChatFormat.load(plan.model_dir))
+        opening = SetUps(stack, plan, files, canaries, verifier.id, market)
+        setups = [await opening.open(planned) for planned in plan.setups]
+        bench = Bench(setups, canaries, Shards(shards), say)
+        outcomes = await _outcomes(bench, plan, sizes, canaries, (node.dtype, verifier.dtype))
     measured = {"tokensPerJob": sizes.tokens, **{mode: notes(outcome) for mode, outcome in outcomes.items()}}
     tables = {mode: outcome.table for mode, outcome in outcomes.items()}
     made = Calibration(files.model_id, node.id, verifier.id, tables, RANGES, measured)
@@ -76,36 +88,20 @@ async def calibrate(
 
 
 async def _outcomes(
-    plan: Plan, files: ModelFiles, sizes: Sizes, shards: Shards, dtypes: tuple[str, str], say: Progress
+    bench: Bench, plan: Plan, sizes: Sizes, canaries: Canaries, dtypes: tuple[str, str]
 ) -> dict[str, Outcome]:
-    canaries = Canaries(ChatFormat.load(plan.model_dir))
-    async with AsyncExitStack() as stack:
-        setups = [await _opened(stack, planned, plan, files, canaries) for planned in plan.setups]
-        cheaper: dict[str, SetUp] = {}
-        for name, folder in plan.cheaper.items():
-            label = _label_of(folder)
-            cheaper[name] = ReferenceSetUp(name, name, folder, canaries.eos_ids, label=label, answers=True)
-        bench = Bench(setups, canaries, shards, say)
-        await bench.check()
-        outcomes = {}
-        for mode, count in (("seeded", sizes.jobs), ("greedy", sizes.greedy_jobs)):
-            cheats = max(8, count // 5)
-            measured = await bench.measure(count, cheats, sizes.tokens, greedy=mode == "greedy", cheaper=cheaper)
-            check_noise(measured, dtypes)
-            outcomes[mode] = outcome_of(measured, SEED)
+    cheaper: dict[str, SetUp] = {}
+    for name, folder in plan.cheaper.items():
+        label = _label_of(folder)
+        cheaper[name] = ReferenceSetUp(name, name, folder, canaries.eos_ids, label=label, answers=True)
+    await bench.check()
+    outcomes = {}
+    for mode, count in (("seeded", sizes.jobs), ("greedy", sizes.greedy_jobs)):
+        cheats = max(8, count // 5)
+        measured = await bench.measure(count, cheats, sizes.tokens, greedy=mode == "greedy", cheaper=cheaper)
+        check_noise(measured, dtypes)
+        outcomes[mode] = outcome_of(measured, SEED)
     return outcomes
-
-
-async def _opened(
-    stack: AsyncExitStack, planned: PlannedSetUp, plan: Plan, files: ModelFiles, canaries: Canaries
-) -> SetUp:
-    eos = canaries.eos_ids
-    if planned.url is None:
-        label = to_hex(files.model_id)
-        return ReferenceSetUp(planned.name, planned.owner, plan.model_dir, eos, label=label)
-    setup = await engine_set_up(planned.name, planned.owner, planned.url, files.name, eos, planned.at_once)
-    stack.push_async_callback(setup.close)
-    return setup
 
 
 def _label_of(folder: Path) -> str:

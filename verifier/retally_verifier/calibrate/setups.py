@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from retally.errors import EngineUnavailable, RetallyError
+from retally.errors import BadRequest, EngineUnavailable, RetallyError
 from retally.inference.engine import Engine, EngineSampling
 from retally.inference.vllm_engine import VllmEngine
+from retally.protocol.encoding import to_hex
 from retally.protocol.margins import TOP, ReplayScores
+from retally.verify_job import Scorer
 from retally_verifier.calibrate.canaries import Answer, Job
 
 
@@ -93,6 +95,34 @@ class EngineSetUp:
     async def close(self) -> None:
         """Closes its connections."""
         await self._engine.close()
+
+
+class NodeSetUp:
+    """A node of a market that scores for money; it replays what others answered."""
+
+    answers = False
+
+    def __init__(self, name: str, owner: str, scorer: Scorer, at_once: int) -> None:
+        self.name = name
+        self.owner = owner
+        self.at_once = at_once
+        self._scorer = scorer
+
+    async def identity(self) -> dict[str, Any]:
+        """Which node, and what it says that it runs."""
+        profile = to_hex(self._scorer.profile_id)
+        return {"kind": "node", "owner": self.owner, "name": self.name, "by": self._scorer.name, "profile": profile}
+
+    async def answer(self, job: Job) -> Answer:
+        """Nodes are not asked for answers."""
+        raise BadRequest(f"set-up {self.name} only replays", hint="name an engine with a url to answer")
+
+    async def score(self, job: Job, ids: Sequence[int]) -> ReplayScores:
+        """One prepaid scoring job."""
+        return await self._scorer.score([*job.prompt_ids, *ids], len(job.prompt_ids))
+
+    async def close(self) -> None:
+        """The market's own connections are closed by who opened them."""
 
 
 class ReferenceSetUp:
