@@ -30,7 +30,7 @@ from retally_verifier.api import create_app
 from retally_verifier.audit_commit import CommitAuditor
 from retally_verifier.challenge_silence import SilenceChallenger
 from retally_verifier.collect_pay import PayCollector
-from retally_verifier.drift_guard import DriftGuard
+from retally_verifier.drift_guard import EVERY_SECONDS, DriftGuard
 from retally_verifier.fetch_answer import AnswerFetcher
 from retally_verifier.judge_point import PointJudge
 from retally_verifier.loops import Loops
@@ -112,7 +112,7 @@ async def open_verifier(settings: VerifierSettings) -> AsyncIterator[Verifier]:
             auditor = CommitAuditor(chain, sender, store, work, settings.patience_seconds)
             loops.add("watch", ChainWatch(chain, store, settings.confirmations).step)
             loops.add("audit", auditor.step)
-            loops.add("drift", DriftGuard(chain, store).step)
+            loops.add("drift", DriftGuard(chain, store, EVERY_SECONDS).step)
             loops.add("report", VerdictReporter(chain, sender, store).step)
             loops.add("silence", SilenceChallenger(chain, sender, store).step)
             loops.add("cases", cases.step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from retally_verifier.records import Freeze, Pair, ReplayRow
 from retally_verifier.store import Store
 
 log = logging.getLogger(__name__)
+
+EVERY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,17 @@ def _drift(row: ReplayRow) -> float:
 class DriftGuard:
     """Freezes a pair for a while once enough unrelated stake shows that its bounds are wrong."""
 
-    def __init__(self, chain: Chain, store: Store) -> None:
+    def __init__(self, chain: Chain, store: Store, every_seconds: float = 0.0) -> None:
         self._chain = chain
         self._store = store
+        self._every_seconds = every_seconds
+        self._looked: float | None = None
 
     async def step(self) -> None:
-        """Looks at every pair."""
+        """Looks at every pair, now and then: it reads all replays of the period."""
+        if self._looked is not None and time.monotonic() - self._looked < self._every_seconds:
+            return
+        self._looked = time.monotonic()
         now = self._chain.clock.now()
         last = {freeze.pair: freeze.until for freeze in self._store.freezes()}
         for state in states_of(self._store, now):
