@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import Any
 
@@ -22,6 +23,7 @@ from retally_verifier.store import Store
 
 log = logging.getLogger(__name__)
 
+WARNED_SECONDS = 60.0
 _NOT_YET = frozenset({"AuditsSeedNotReady"})
 
 
@@ -35,6 +37,7 @@ class CommitAuditor:
         self._work = work
         self._patience = patience_seconds
         self._failed_since: dict[tuple[int, int, int], float] = {}
+        self._warned: tuple[float, tuple[Address, ...]] = (-math.inf, ())
 
     async def step(self) -> None:
         """Fixes seeds that can be fixed, and audits what is seeded."""
@@ -44,9 +47,8 @@ class CommitAuditor:
         if not commits:
             return
         failed: Exception | None = None
-        last = suspects_of(self._store, self._chain.clock.now())
         tasks = [task for commit in commits for task in self._open_tasks(commit)]
-        async for task, outcome in self._work.judged(tasks, tuple(last)):
+        async for task, outcome in self._work.judged(tasks, self._drawn_last()):
             if isinstance(outcome, Exception):
                 log.error("commit %d: a point can't be judged", task.context.commit.id, exc_info=outcome)
                 failed = outcome
@@ -56,6 +58,12 @@ class CommitAuditor:
             self._close(commit)
         if failed is not None:
             raise failed
+
+    def _drawn_last(self) -> tuple[Address, ...]:
+        """Re-executors on the warning list, as of a minute ago at most: it takes all replays of the period."""
+        if time.monotonic() - self._warned[0] > WARNED_SECONDS:
+            self._warned = (time.monotonic(), tuple(suspects_of(self._store, self._chain.clock.now())))
+        return self._warned[1]
 
     async def _fix_seed(self, commit: AuditedCommit) -> None:
         seed = await self._chain.audits.seed_of(commit.record.id)
