@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
 from tests.fakes_replay import OWNERS, TABLE
+from tests.fakes_world import FakeClock
 from typer.testing import CliRunner
 
 from retally.chain.connection import Chain
@@ -37,6 +39,7 @@ from retally_verifier.drift import (
     may_freeze,
 )
 from retally_verifier.drift_guard import DriftGuard, states_of
+from retally_verifier.metrics import VerifierMetrics
 from retally_verifier.open_case import CaseOpener
 from retally_verifier.records import Finding, FindingState, Freeze, Pair
 from retally_verifier.store import Store
@@ -230,6 +233,15 @@ class TestGuard:
         chain.time = NOW + FREEZE_SECONDS + REST_SECONDS
         await guard.step()
         assert len(store.freezes()) == 2
+
+    def test_metrics_count_it(self, store: Store) -> None:
+        store.put_freeze(Freeze(PAIR, NOW, NOW + FREEZE_SECONDS, "drift"))
+        clock = FakeClock()
+        for time, value in ((NOW, 1), (NOW + FREEZE_SECONDS, 0)):
+            clock.time = time
+            page = generate_latest(VerifierMetrics(store, clock).registry).decode()
+            assert f"retally_verifier_frozen_pairs {value}.0" in page
+            assert "retally_verifier_suspects 0.0" in page
 
     async def test_no_case_rests_on_a_frozen_pair(self, store: Store) -> None:
         drift(store, OWNERS[:1])

@@ -155,6 +155,7 @@ class TestCommand:
         printed = desk.told(str(desk.file), *desk.usual, "--engine-url", url, code=MATCH)
         assert "checks without replay: passed" in printed
         assert f"replayed by engine {url}" in printed
+        assert "tokens is one that the model may have chosen" in printed
         assert "match: e = " in printed
 
     def test_takes_a_job_of_the_history_by_its_beginning(self, desk: Desk, served: Callable[[FastAPI], str]) -> None:
