@@ -25,6 +25,7 @@ from retally.protocol.encoding import ZERO_ADDRESS
 from retally.protocol.pricing import Prices
 from retally_node.admission import Admission
 from retally_node.answer_audit import AuditChain, Auditor
+from retally_node.answer_form import AnswerForms
 from retally_node.api import create_app
 from retally_node.candidate import AdmissionRules
 from retally_node.chain_views import ChainAudits, EscrowCollect, EscrowReserve, SilenceView
@@ -97,7 +98,7 @@ async def assemble(
         ledger=ledger,
         book=book,
         offers=_offers(settings, key, deployment, served, ledger, outside.clock),
-        admission=Admission(rules, ledger, book, outside.payers, outside.clock, chat_format.render, room),
+        admission=Admission(rules, ledger, book, outside.payers, outside.clock, AnswerForms(chat_format), room),
         server=JobServer(work, room),
         settlement=settlement,
         auditor=Auditor(ledger, deployment.domain, outside.audits, outside.clock),
@@ -169,7 +170,14 @@ def _loops(
     loops.add("challenges", Challenges(ledger, outside.challenges, domain, outside.deployed_block).step)
     if settings.jury:
         chat_format = judge.chat_format
-        own = OwnReplayer(judge.engine, chat_format.render, chat_format.eos_ids, served.model_id, served.profile_id)
+        own = OwnReplayer(
+            judge.engine,
+            chat_format.render,
+            chat_format.eos_ids,
+            served.model_id,
+            served.profile_id,
+            chat_format.grammars,
+        )
         scale = CaseScale(outside.cases, own, domain)
         jury = Jury(ledger, outside.court, outside.evidence, scale, served.owner, outside.clock)
         loops.add("jury", jury.step)

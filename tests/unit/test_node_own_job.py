@@ -52,7 +52,7 @@ class OwnJobCase:
         file = EvidenceFile(31337, OWNER, (point or self.point,))
         case = CaseFacts(1, OWNER, START + 10, file.hash, "", file.shown(node.domain), PAIR, own_job=True)
         chat_format, honest = node.chat_format, FakeEngine(node.chat_format.vocab_size)
-        own = OwnReplayer(honest, chat_format.render, chat_format.eos_ids, *PAIR)
+        own = OwnReplayer(honest, chat_format.render, chat_format.eos_ids, *PAIR, chat_format.grammars)
         found = await CaseScale(self.world.cases, own, node.domain).weigh(replace(case, **facts), file)
         await self.world.close()
         return found

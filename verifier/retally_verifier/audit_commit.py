@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping
@@ -16,8 +17,8 @@ from retally.protocol.audit_points import AuditPoint, drawn_points
 from retally.protocol.case import Range, VerdictKind, unpack_ranges
 from retally.protocol.encoding import Bytes32
 from retally.protocol.evidence import JOB_CLIP, verdict_of
+from retally.protocol.form_judgement import judge_before_replay
 from retally.protocol.job import canonical_json
-from retally.protocol.judgement import judge_without_replay
 from retally.protocol.wire import AnswerBundle
 from retally_verifier.fetch_answer import AnswerFetcher
 from retally_verifier.records import AuditedCommit, CommitState, Finding, FindingState
@@ -129,13 +130,15 @@ class CommitAuditor:
         chat_format = self._formats.get(bundle.receipt.model_id)
         if chat_format is None:
             return FindingState.UNREPLAYED, VerdictKind.INCONCLUSIVE, 0.0, {"reason": "the model is not known here"}
-        judged = judge_without_replay(bundle, chat_format.render, chat_format.eos_ids)
+        judged, masks = await asyncio.to_thread(
+            judge_before_replay, bundle, chat_format.render, chat_format.eos_ids, chat_format.grammars
+        )
         if judged is not None and judged.deviation is not None:
             return _deviating(judged.deviation)
         if judged is not None:
             return FindingState.REPLAYED, VerdictKind.INCONCLUSIVE, 0.0, {"reason": "nothing to replay"}
         seed = (commit.seed or b"") + bundle.receipt.digest(self._chain.domain)
-        replay = await self._replayer.replay(bundle, commit.record, chat_format.eos_ids, seed)
+        replay = await self._replayer.replay(bundle, commit.record, chat_format.eos_ids, seed, masks)
         if not replay.calibrated:
             return FindingState.UNREPLAYED, VerdictKind.INCONCLUSIVE, 0.0, replay.detail
         return FindingState.REPLAYED, verdict_of(replay.log_e), replay.log_e, replay.detail

@@ -18,7 +18,9 @@ from retally.protocol.case import CommitRecord
 from retally.protocol.eip712 import Domain, SigningKey
 from retally.protocol.encoding import Address
 from retally.protocol.evidence import JobLogE, combine
+from retally.protocol.grammar import AnswerMasks
 from retally.protocol.judgement import ids_to_score, judge_replay
+from retally.protocol.margins import MaskedScores
 from retally.protocol.wire import AnswerBundle
 from retally_verifier.purse import StorePurse
 from retally_verifier.records import NodeRecord
@@ -59,7 +61,9 @@ class Replayer:
         self._wanted = replayers
         self._buyer = ScoreBuyer(client, StorePurse(store, client, key, domain, lane), domain, clock)
 
-    async def replay(self, bundle: AnswerBundle, commit: CommitRecord, eos_ids: Sequence[int], seed: bytes) -> Replay:
+    async def replay(
+        self, bundle: AnswerBundle, commit: CommitRecord, eos_ids: Sequence[int], seed: bytes, masks: AnswerMasks
+    ) -> Replay:
         """Replays an answer on enough nodes; with too few of them nothing is held against anybody."""
         receipt = bundle.receipt
         found: dict[Address, JobLogE] = {}
@@ -70,7 +74,7 @@ class Replayer:
             if node.owner in found:
                 continue
             try:
-                evidence = await self._one(bundle, commit, node, eos_ids)
+                evidence = await self._one(bundle, commit, node, eos_ids, masks)
             except Exception as error:  # whatever a re-executor answers: it must not end the audits of others
                 log.warning("replay on %s failed: %s", node.node, error, exc_info=not isinstance(error, RetallyError))
                 said.append({"node": node.node, "error": getattr(error, "code", type(error).__name__)})
@@ -91,14 +95,19 @@ class Replayer:
         return kept
 
     async def _one(
-        self, bundle: AnswerBundle, commit: CommitRecord, node: NodeRecord, eos_ids: Sequence[int]
+        self,
+        bundle: AnswerBundle,
+        commit: CommitRecord,
+        node: NodeRecord,
+        eos_ids: Sequence[int],
+        masks: AnswerMasks,
     ) -> JobLogE:
         ids, start = ids_to_score(bundle)
         scores = await self.score(node, ids, start)
         receipt = bundle.receipt
         pair = (receipt.profile_id, node.profile_id)
         calibration = await self._calibrations.find(receipt.model_id, *pair, commit.time)
-        return judge_replay(bundle, scores, calibration, eos_ids)
+        return judge_replay(bundle, MaskedScores(scores, masks), calibration, eos_ids)
 
     async def score(self, node: NodeRecord, ids: Sequence[int], start: int) -> ScoredRows:
         """The raw logprobs of ids[start:] by one node, paid for."""

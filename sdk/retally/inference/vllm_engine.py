@@ -187,6 +187,7 @@ def sampler_argument(sampling: EngineSampling) -> str:
         "seed": sampling.seed.hex(),
         "position": sampling.position,
         "eos": list(sampling.eos_ids),
+        "grammar": sampling.grammar,
     }
     return json.dumps(argument)
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from retally.protocol.grammar import AnswerMasks, Words
 from retally.protocol.params import ONE, JobParams
 from retally.protocol.sampler import adjusted, noise
 
@@ -34,6 +35,24 @@ class ReplayScores(Protocol):
     def top_logprobs(self) -> NDArray[np.float32]:
         """Their logprobs."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedScores:
+    """Scores of an answer whose form is not free, with the masks of its tokens."""
+
+    scores: ReplayScores
+    masks: AnswerMasks
+
+    @property
+    def top_ids(self) -> NDArray[np.int32]:
+        """The most likely ids, forbidden ones among them."""
+        return self.scores.top_ids
+
+    @property
+    def top_logprobs(self) -> NDArray[np.float32]:
+        """Their raw logprobs."""
+        return self.scores.top_logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +86,15 @@ def token_margins(replayed: Replayed, scores: ReplayScores) -> list[TokenMargin]
     count = len(replayed.output_ids)
     if top_ids.shape != top_logprobs.shape or len(top_ids) != count:
         raise ValueError(f"{len(top_ids)} rows of scores for {count} tokens")
+    # Masks come with the scores: who scores an answer knows its form, who weighs margins need not.
+    masks = scores.masks if isinstance(scores, MaskedScores) else None
+    if masks is None and replayed.params.has_form:
+        raise ValueError("an answer of a given form can't be judged without its masks")
+    rows = masks.rows if masks is not None and masks.rows else [None] * count
     answer = [*replayed.prefix_ids, *replayed.output_ids]
     first = len(replayed.prefix_ids)
     return [
-        _margin(replayed, top_ids[i], top_logprobs[i], first + i, answer[: first + i], answer[first + i])
+        _margin(replayed, top_ids[i], top_logprobs[i], answer[: first + i], answer[first + i], rows[i])
         for i in range(count)
     ]
 
@@ -79,11 +103,11 @@ def _margin(
     replayed: Replayed,
     ids: NDArray[np.int32],
     logprobs: NDArray[np.float32],
-    position: int,
     before: Sequence[int],
     claimed: int,
+    mask: Words | None,
 ) -> TokenMargin:
-    params = replayed.params
+    params, position = replayed.params, len(before)
     candidates = ids.astype(np.int64)
     raw = logprobs.astype(np.float32)
     if claimed not in candidates:
@@ -92,12 +116,14 @@ def _margin(
         raw = np.append(raw, raw.min())
     tail = max(0.0, 1.0 - float(np.exp(raw[: len(ids)].astype(np.float64)).sum()))
     eos = list(replayed.eos_ids)
-    l = adjusted(raw, candidates, params, replayed.prompt_ids, before, eos).astype(np.float64)  # noqa: E741  # R-34's name
+    l = adjusted(raw, candidates, params, replayed.prompt_ids, before, eos, mask).astype(np.float64)  # noqa: E741  # R-34's name
     own = int(np.flatnonzero(candidates == claimed)[0])
-    if params.temperature == 0 or not np.isfinite(l[own]):
+    best = int(candidates[l == l.max()].min())
+    if not np.isfinite(l[own]):
         # What was forbidden altogether is as far off as can be.
-        margin = float(min(CLIP, l.max() - l[own]))
-        return TokenMargin(margin, int(candidates[l == l.max()].min()))
+        return TokenMargin(CLIP, best)
+    if params.temperature == 0:
+        return TokenMargin(float(min(CLIP, l.max() - l[own])), best)
     gumbel = noise(replayed.seed, position, candidates).astype(np.float64)
     margin, best = _sampled_margin(l, gumbel, own, params, tail, float(raw.min()))
     return TokenMargin(margin, int(candidates[best]))
@@ -145,7 +171,7 @@ def _nuclei(
     top_k = params.top_k if params.top_k else np.inf
     within = min(int(min(top_k, len(l))), len(l))
     kept = float(weights[order[:within]].sum())
-    beyond = tail if top_k > len(l) else 0.0
+    beyond = tail if top_k > np.isfinite(l).sum() else 0.0
     near = l[None, :] > l[:, None] - EPSILON
     np.fill_diagonal(near, False)
     far = l[None, :] > l[:, None] + EPSILON
