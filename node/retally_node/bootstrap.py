@@ -169,15 +169,8 @@ def _loops(
     loops.add("reservations", Reservations(ledger, outside.reserve, key.address).step)
     loops.add("challenges", Challenges(ledger, outside.challenges, domain, outside.deployed_block).step)
     if settings.jury:
-        chat_format = judge.chat_format
-        own = OwnReplayer(
-            judge.engine,
-            chat_format.render,
-            chat_format.eos_ids,
-            served.model_id,
-            served.profile_id,
-            chat_format.grammars,
-        )
+        chat = judge.chat_format
+        own = OwnReplayer(judge.engine, chat.render, chat.eos_ids, served.model_id, served.profile_id, chat.grammars)
         scale = CaseScale(outside.cases, own, domain)
         jury = Jury(ledger, outside.court, outside.evidence, scale, served.owner, outside.clock)
         loops.add("jury", jury.step)

@@ -145,9 +145,7 @@ class SegmentRun:
         if piece.finish is not None:
             self._closing = True
         chunk = await self._sign_chunk() if signs else None
-        receipt = None
-        if piece.finish is not None:
-            receipt = await self._close(piece.finish, len(self._ids), piece.cached_tokens)
+        receipt = None if piece.finish is None else await self._close(piece.finish, len(self._ids), piece.cached_tokens)
         if piece.tokens or piece.finish is not None:
             self._sent = len(self._ids)
             said = (piece.text, piece.calls, piece.finish)
