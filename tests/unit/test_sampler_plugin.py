@@ -105,7 +105,16 @@ class TestArguments:
             RetallySampler.validate_params(params)
 
     @pytest.mark.parametrize(
-        "changes", [{"position": -1}, {"seed": "zz"}, {"seed": "00"}, {"eos": None}, {"params": {}}, {"grammar": None}]
+        "changes",
+        [
+            {"position": -1},
+            {"seed": "zz"},
+            {"seed": "00"},
+            {"eos": None},
+            {"params": {}},
+            {"grammar": None},
+            {"grammar": "{}", "eos": []},
+        ],
     )
     def test_refuses_a_wrong_value(self, changes: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="malformed"):

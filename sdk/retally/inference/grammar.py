@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,8 @@ class GrammarBook:
 
     def start(self, grammar: str, eos_ids: Collection[int], ids: Sequence[int] = ()) -> Walk:
         """A walk that has read `ids` already; raises BadRequest where the library refuses the grammar."""
+        if not eos_ids:
+            raise BadRequest("this model has no end-of-sequence id, which an answer of a given form needs")
         walk = Walk(*self._compiled(grammar), sorted(eos_ids))
         for token in ids:
             walk.push(token)
@@ -122,6 +124,16 @@ class Walk:
         return np.asarray(row[0])
 
 
+def check_library() -> None:
+    """Raises GrammarLibraryMissing unless the pinned version is installed; loads nothing."""
+    try:
+        found = version(LIBRARY)
+    except PackageNotFoundError as error:
+        raise GrammarLibraryMissing("none") from error
+    if found != LIBRARY_VERSION:
+        raise GrammarLibraryMissing(found)
+
+
 def _read(path: Path) -> Tokenizer:
     if not path.exists():
         raise BadRequest(f"answers of a given form need the model's tokenizer as {path}")
@@ -129,13 +141,10 @@ def _read(path: Path) -> Tokenizer:
 
 
 def _compiler(tokenizer: Tokenizer) -> tuple[xgrammar.GrammarCompiler, int]:
+    check_library()
     # Imported here: it brings torch along, which a node that never sees a grammar has no use for.
-    try:
-        import xgrammar
-    except ImportError as error:
-        raise GrammarLibraryMissing("none") from error
-    if version(LIBRARY) != LIBRARY_VERSION:
-        raise GrammarLibraryMissing(version(LIBRARY))
+    import xgrammar
+
     words = _vocabulary(tokenizer)
     kind = xgrammar.TokenizerInfo._detect_metadata_from_hf(tokenizer.to_str())
     # The ends of an answer are each walk's own.

@@ -16,7 +16,7 @@ from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from retally.errors import BadRequest
-from retally.inference.grammar import GrammarBook
+from retally.inference.grammar import GrammarBook, GrammarLibraryMissing, check_library
 from retally.inference.sampler_grammar import Reading
 from retally.inference.sampler_rows import Row
 from retally.inference.torch_sampler import BatchSampler
@@ -44,7 +44,7 @@ class RetallySampler(LogitsProcessor):  # type: ignore[misc]  # vLLM ships no ty
             raise ValueError("a request with the retally sampler must have temperature 0")
         try:
             read_row(argument, [], [], None)
-        except (KeyError, TypeError, AttributeError, ValueError, BadRequest) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, BadRequest, GrammarLibraryMissing) as error:
             raise ValueError(f"the retally sampler's argument is malformed: {error!r}") from error
 
     def is_argmax_invariant(self) -> bool:
@@ -101,6 +101,10 @@ def read_row(argument: object, prompt_ids: list[int], output_ids: list[int], gra
     if not isinstance(grammar, str):
         raise TypeError("grammar must be text")
     reading = None
+    if grammar:
+        check_library()
+        if not eos_ids:
+            raise ValueError("an answer of a given form needs an end-of-sequence id")
     if grammar and grammars is not None:
         reading = Reading(partial(grammars.start, grammar, eos_ids, tuple(prompt_ids[start:])))
     return Row(

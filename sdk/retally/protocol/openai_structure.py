@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from retally.errors import UnsupportedParameter
+from retally.protocol.json_schema import check_json_schema
 from retally.protocol.structure import ResponseFormat, ToolChoice, json_text, tools_of
 
 
@@ -24,6 +25,8 @@ def response_format_of(value: object) -> ResponseFormat:
         raise UnsupportedParameter("response_format", "must have a json_schema with name, schema and strict")
     if not isinstance(named.get("schema"), dict):
         raise UnsupportedParameter("response_format", "must have an object in json_schema.schema")
+    # Here it is named as the client knows it.
+    check_json_schema(named["schema"], "response_format")
     return ResponseFormat("json_schema", json_text(named["schema"]))
 
 
