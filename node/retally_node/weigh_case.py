@@ -18,9 +18,10 @@ from retally.protocol.eip712 import Domain
 from retally.protocol.encoding import Address, Bytes32
 from retally.protocol.evidence import JOB_CLIP, NAT, JobEvidence, owner_verdict
 from retally.protocol.evidence_file import EvidenceFile, EvidencePoint, period_start, shown_points
+from retally.protocol.exact import judge_pair
 from retally.protocol.form_judgement import judge_before_replay
 from retally.protocol.grammar import Grammars
-from retally.protocol.judgement import case_wealth, ids_to_score, judge_replay
+from retally.protocol.judgement import case_wealth, ids_to_score
 from retally.protocol.margins import TOP, MaskedScores
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,8 @@ class OwnReplayer:
     model_id: Bytes32
     profile_id: Bytes32
     grammars: Grammars
+    #: Which profiles are judged by equality (R-72).
+    exact: Collection[bytes] = ()
 
 
 class CaseScale:
@@ -166,5 +169,5 @@ class CaseScale:
         scores = MaskedScores(await own.engine.score(ids, start, TOP), masks)
         pair = (bundle.receipt.profile_id, own.profile_id)
         calibration = await self._chain.calibration(own.model_id, *pair, point.commit.time)
-        evidence = judge_replay(bundle, scores, calibration, own.eos_ids)
+        evidence = judge_pair(bundle, scores, calibration, own.eos_ids, scored_by=own.profile_id, exact=own.exact)
         return JobEvidence(payer, evidence.log_e if evidence.calibrated else 0.0, evidence.calibrated)

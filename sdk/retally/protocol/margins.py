@@ -23,6 +23,17 @@ MAX_VOCABULARY = 1 << 20
 Floats = NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """How far honest numbers may lie apart at the nucleus' edge: in nats, and in mass."""
+
+    epsilon: float = EPSILON
+    mass: float = MASS
+
+
+ROBUST = Edge()
+
+
 class ReplayScores(Protocol):
     """Raw logprobs of one prefill; row i belongs to the answer's i-th token of the segment."""
 
@@ -80,7 +91,7 @@ def robust_margins(replayed: Replayed, scores: ReplayScores) -> Floats:
     return np.array([token.margin for token in token_margins(replayed, scores)], dtype=np.float64)
 
 
-def token_margins(replayed: Replayed, scores: ReplayScores) -> list[TokenMargin]:
+def token_margins(replayed: Replayed, scores: ReplayScores, edge: Edge = ROBUST) -> list[TokenMargin]:
     """The same, each with the token that it was measured against."""
     top_ids, top_logprobs = scores.top_ids, scores.top_logprobs
     count = len(replayed.output_ids)
@@ -94,7 +105,7 @@ def token_margins(replayed: Replayed, scores: ReplayScores) -> list[TokenMargin]
     answer = [*replayed.prefix_ids, *replayed.output_ids]
     first = len(replayed.prefix_ids)
     return [
-        _margin(replayed, top_ids[i], top_logprobs[i], answer[: first + i], answer[first + i], rows[i])
+        _margin(replayed, top_ids[i], top_logprobs[i], answer[: first + i], answer[first + i], rows[i], edge)
         for i in range(count)
     ]
 
@@ -106,6 +117,7 @@ def _margin(
     before: Sequence[int],
     claimed: int,
     mask: Words | None,
+    edge: Edge,
 ) -> TokenMargin:
     params, position = replayed.params, len(before)
     candidates = ids.astype(np.int64)
@@ -125,21 +137,19 @@ def _margin(
     if params.temperature == 0:
         return TokenMargin(float(min(CLIP, l.max() - l[own])), best)
     gumbel = noise(replayed.seed, position, candidates).astype(np.float64)
-    margin, best = _sampled_margin(l, gumbel, own, params, tail, float(raw.min()))
+    temperature = params.temperature / ONE
+    nuclei = _nuclei(l, params, _tail_mass(tail, float(raw.min()), temperature, l), edge)
+    margin, best = _sampled_margin(l, l / temperature + gumbel, own, *nuclei)
     return TokenMargin(margin, int(candidates[best]))
 
 
 def _sampled_margin(
     l: Floats,  # noqa: E741
-    gumbel: Floats,
+    keys: Floats,
     own: int,
-    params: JobParams,
-    tail: float,
-    least: float,
+    core: NDArray[np.bool_],
+    loose: NDArray[np.bool_],
 ) -> tuple[float, int]:
-    temperature = params.temperature / ONE
-    core, loose = _nuclei(l, params, temperature, _tail_mass(tail, least, temperature, l))
-    keys = l / temperature + gumbel
     best = int(np.where(core, keys, -np.inf).argmax())
     margin = max(0.0, float(keys[best] - keys[own]))
     if not loose[own]:
@@ -161,10 +171,11 @@ def _tail_mass(tail: float, least: float, temperature: float, l: Floats) -> floa
 def _nuclei(
     l: Floats,  # noqa: E741
     params: JobParams,
-    temperature: float,
     tail: float,
+    edge: Edge,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which tokens are allowed for certain, and which can't be ruled out."""
+    temperature = params.temperature / ONE
     order = np.argsort(-l, kind="stable")
     weights = np.exp((l - l[order[0]]) / temperature)
     weights[~np.isfinite(l)] = 0.0
@@ -172,16 +183,16 @@ def _nuclei(
     within = min(int(min(top_k, len(l))), len(l))
     kept = float(weights[order[:within]].sum())
     beyond = tail if top_k > np.isfinite(l).sum() else 0.0
-    near = l[None, :] > l[:, None] - EPSILON
+    near = l[None, :] > l[:, None] - edge.epsilon
     np.fill_diagonal(near, False)
-    far = l[None, :] > l[:, None] + EPSILON
+    far = l[None, :] > l[:, None] + edge.epsilon
     share = params.top_p / ONE if params.top_p < ONE else np.inf
-    core = (near @ weights / kept < share - MASS) & (near.sum(axis=1) < top_k)
-    loose = (far @ weights / (kept + beyond) < share + MASS) & (far.sum(axis=1) < top_k)
+    core = (near @ weights / kept < share - edge.mass) & (near.sum(axis=1) < top_k)
+    loose = (far @ weights / (kept + beyond) < share + edge.mass) & (far.sum(axis=1) < top_k)
     if params.min_p:
         floor = l.max() + temperature * np.log(params.min_p / ONE)
-        core &= l - EPSILON >= floor
-        loose &= l + EPSILON >= floor
+        core &= l - edge.epsilon >= floor
+        loose &= l + edge.epsilon >= floor
     core &= np.isfinite(l)
     loose &= np.isfinite(l)
     core[order[0]] = loose[order[0]] = True
