@@ -11,6 +11,9 @@ from retally.inference.chat_format import ChatFormat
 from retally.protocol.params import JobParams
 from retally.protocol.structure import grammar_of
 
+#: Much more than any schema within the bounds takes; the first one on a busy machine also loads the library.
+COMPILE_SECONDS = 30
+
 
 class AnswerForms:
     """What this node's model can be asked for."""
@@ -31,5 +34,12 @@ class AnswerForms:
             raise UnsupportedParameter("tools", "are not known to this model's chat template")
         grammar = grammar_of(params, prompt)
         if grammar:
-            # Compiling is work of the processor's, and takes up to a second.
-            await asyncio.to_thread(self._format.grammars.check, grammar, self._format.eos_ids)
+            # Compiling is work of the processor's, and the engine does it again between two steps.
+            work = asyncio.to_thread(self._format.grammars.check, grammar, self._format.eos_ids)
+            try:
+                await asyncio.wait_for(work, COMPILE_SECONDS)
+            except TimeoutError as error:
+                hint = "simplify the schema, or send the request again if this node has just started"
+                raise UnsupportedParameter(
+                    "response_format", f"takes longer than {COMPILE_SECONDS} s to compile; {hint}"
+                ) from error

@@ -177,6 +177,13 @@ class TestRefused:
         with pytest.raises(UnsupportedParameter):
             prompt_of_body({**BODY, "tools": tools}, "chat")
 
+    def test_tools_that_are_too_many_to_be_enforced_at_once(self) -> None:
+        wide = {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(100)}}
+        tools = [{"type": "function", "function": {"name": f"f{n}", "parameters": wide}} for n in range(5)]
+        assert grammar(tools=tools) == {}
+        with pytest.raises(UnsupportedParameter, match="too large"):
+            grammar(tools=tools, tool_choice="required")
+
     def test_a_tool_that_is_not_there(self) -> None:
         with pytest.raises(BadRequest, match="no tool is named"):
             grammar(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "other"}})
@@ -199,11 +206,28 @@ class TestRefused:
             ({"enum": []}, "empty enum"),
             ({"properties": {"x": 5}}, "objects or true"),
             (nested(MAX_DEPTH + 1), "deeper"),
+            ({"type": "object", "properties": {"a": True}, "maxProperties": 2}, "count the properties"),
+            ({"type": "number", "maximum": 10**400}, "number"),
+            ({"type": "string", "pattern": "(.{0,10}){0,10}"}, "too large"),
+            ({"type": "object", "properties": {f"p{n}": True for n in range(200)}}, "too large"),
+            ({"anyOf": [{"type": "string", "maxLength": n} for n in range(20)]}, "too large"),
         ],
     )
     def test_schemas_that_would_not_be_enforced(self, schema: dict[str, Any], said: str) -> None:
         with pytest.raises(UnsupportedParameter, match=said):
             check_json_schema(schema, "response_format")
+
+    def test_an_ordinary_schema_is_not_too_large(self) -> None:
+        plain = {f"p{n}": {"type": "string", "maxLength": 255} for n in range(100)}
+        check_json_schema({"type": "object", "properties": plain, "required": list(plain)}, "x")
+        check_json_schema({"type": "string", "pattern": r"^(\d{3}-){2}\d{4}$"}, "x")
+
+    def test_constants_that_nest_too_deeply_are_refused(self) -> None:
+        deep: Any = []
+        for _ in range(500):
+            deep = [deep]
+        with pytest.raises(UnsupportedParameter, match="nests JSON"):
+            params(response_format=response_format({"const": deep}))
 
     def test_a_property_may_have_the_name_of_a_keyword(self) -> None:
         check_json_schema({"type": "object", "properties": {"not": {"type": "string"}, "multipleOf": True}}, "x")

@@ -85,8 +85,8 @@ class GrammarBook:
                 self._compiler, self._words = _compiler(self._tokenizer())
             try:
                 return self._compiler.compile_structural_tag(grammar), self._words
-            except RuntimeError as error:
-                said = str(error).strip().splitlines()[0].partition(": ")[2]
+            except (RuntimeError, ValueError, TypeError) as error:
+                said = (str(error).strip().splitlines() or [""])[0].rpartition(": ")[2]
                 raise BadRequest(
                     f"the answer's form can't be enforced: {said[:200]}",
                     param="response_format",

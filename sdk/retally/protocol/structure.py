@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from retally.errors import BadRequest, UnsupportedParameter
 from retally.protocol.encoding import check_fields, parse_object
-from retally.protocol.json_schema import MAX_SCHEMA_CHARACTERS, check_json_schema
+from retally.protocol.json_schema import MAX_SCHEMA_CHARACTERS, check_cost, check_json_schema
 
 if TYPE_CHECKING:
     from retally.protocol.params import JobParams
@@ -112,7 +112,7 @@ def tools_tokens_at_most(prompt: Mapping[str, Any]) -> int:
     """What tools can add to a prompt in tokens: a template writes each once, with blanks, and explains calls."""
     text = prompt.get("tools")
     # A blank behind each comma and colon at most doubles what was signed.
-    return 2 * len(text.encode()) + TOOLS_TEMPLATE_TOKENS if isinstance(text, str) else 0
+    return 2 * len(text.encode(errors="surrogatepass")) + TOOLS_TEMPLATE_TOKENS if isinstance(text, str) else 0
 
 
 def grammar_of(params: JobParams, prompt: Mapping[str, Any]) -> str:
@@ -128,7 +128,7 @@ def grammar_of(params: JobParams, prompt: Mapping[str, Any]) -> str:
     if params.response_format.type != "text":
         return _tag(_json_format(params.response_format))
     if any(tool["function"].get("strict") for tool in tools):
-        return _tag({"type": "triggered_tags", "triggers": [CALL_BEGIN], "tags": [_call(tool) for tool in tools]})
+        return _tag({"type": "triggered_tags", "triggers": [CALL_BEGIN], "tags": _calls(tools)})
     return ""
 
 
@@ -138,19 +138,25 @@ def _forced_calls(choice: ToolChoice, tools: list[dict[str, Any]]) -> dict[str, 
         raise BadRequest(f"no tool is named {choice.name}", param="tool_choice")
     return {
         "type": "tags_with_separator",
-        "tags": [_call(tool) for tool in called],
+        "tags": _calls(called),
         "separator": "\n",
         "at_least_one": True,
         "stop_after_first": choice.type == "function" or not choice.parallel,
     }
 
 
+def _calls(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All of them are compiled into one grammar."""
+    check_cost(sum(check_json_schema(_parameters(tool), "tools") for tool in tools), "tools")
+    return [_call(tool) for tool in tools]
+
+
+def _parameters(tool: dict[str, Any]) -> dict[str, Any]:
+    return tool["function"].get("parameters") or {"type": "object", "properties": {}}
+
+
 def _call(tool: dict[str, Any]) -> dict[str, Any]:
-    function = tool["function"]
-    parameters = function.get("parameters")
-    if parameters is None:
-        parameters = {"type": "object", "properties": {}}
-    check_json_schema(parameters, "tools")
+    function, parameters = tool["function"], _parameters(tool)
     begin = f'{CALL_BEGIN}\n{{"name": "{function["name"]}", "arguments": '
     return {"type": "tag", "begin": begin, "content": _schema(parameters), "end": f"}}\n{CALL_END}"}
 
@@ -171,8 +177,11 @@ def _tag(form: dict[str, Any]) -> str:
 
 
 def json_text(value: object) -> str:
-    """JSON text that keeps the order of keys."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    """JSON text that keeps the order of keys; raises BadRequest where there is none."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"not JSON that can be signed: {error}") from error
 
 
 def read_json_text(name: str, text: object, most: int) -> Any:
