@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from retally.errors import EngineUnavailable
 from retally.inference.engine import FINISH_LENGTH, FINISH_STOP, EngineChunk, EngineInfo, EngineSampling, Scores
+from retally.inference.grammar import GrammarBook
 from retally.protocol.encoding import keccak
 from retally.protocol.sampler import log_softmax, sample_token
 
@@ -38,6 +39,8 @@ class FakeEngine:
         self.running = 0
         self.produced = 0
         self.closed = False
+        #: What masks an answer of a given form; without it the engine ignores the form, as a cheat would.
+        self.grammars: GrammarBook | None = None
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Return the toy model's logits for the token after `ids`."""
@@ -66,8 +69,11 @@ class FakeEngine:
     def _next(self, ids: list[int], start: int, sampling: EngineSampling, is_last: bool) -> EngineChunk:
         logits = self.logits(ids)
         answer = ids[start:]
+        mask = None
+        if sampling.grammar and self.grammars is not None:
+            mask = self.grammars.start(sampling.grammar, sampling.eos_ids, answer).mask()
         token = sample_token(
-            logits, sampling.params, sampling.seed, len(answer), ids[:start], answer, sampling.eos_ids
+            logits, sampling.params, sampling.seed, len(answer), ids[:start], answer, sampling.eos_ids, mask
         )  # fmt: skip
         ids.append(token)
         self.produced += 1

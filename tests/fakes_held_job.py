@@ -31,6 +31,7 @@ from retally.protocol.offer import Offer
 from retally.protocol.params import JobParams
 from retally.protocol.pricing import fee_round_down, max_fee
 from retally.protocol.receipt import FinishReason, JobReceipt, ReceiptLeaf
+from retally.protocol.structure import ResponseFormat, grammar_of
 from tests.fakes import FakeEngine
 from tests.fakes_node import tiny_format
 
@@ -74,26 +75,37 @@ class HeldJob:
         return replace(self, evidence=replace(self.evidence, receipts=[_signed(receipt)]))
 
 
-async def held_job(base: Path, engine: FakeEngine | None = None, *, consent: bool = True) -> HeldJob:
-    """An answer by an engine, signed by a node that claims the tiny model."""
+async def held_job(
+    base: Path, engine: FakeEngine | None = None, *, consent: bool = True, form: ResponseFormat | None = None
+) -> HeldJob:
+    """An answer by an engine, signed by a node that claims the tiny model; one of a given form ends by itself."""
     folder = base / "model"
     chat_format = tiny_format(folder)
     (folder / "manifest.json").write_text(json.dumps(ModelFiles.describe(folder, "retally/tiny", 256)))
     model_id = ModelFiles.load(folder).model_id
-    params = JobParams(max_tokens=TOKENS, min_tokens=TOKENS, template_date=DATE)
+    shape: dict[str, Any] = {"min_tokens": TOKENS} if form is None else {"response_format": form}
+    params = JobParams(max_tokens=TOKENS, template_date=DATE, **shape)
     offer = Offer(NODE.address, model_id, PROFILE, 2_000_000, 1_000_000, 6_000_000, 256, FINISHED + 10**6)
     prompt_ids = chat_format.render(PROMPT, DATE)
     request = _request(
         model_id, params, max_fee(offer.prices, prompt_tokens=len(prompt_ids), max_output=TOKENS), consent
     )
     seed = job_seed(request.client_seed, 0)
-    sampling = EngineSampling(params=params, seed=seed, eos_ids=chat_format.eos_ids, max_new_tokens=TOKENS)
+    sampling = EngineSampling(
+        params=params,
+        seed=seed,
+        eos_ids=chat_format.eos_ids,
+        max_new_tokens=TOKENS,
+        grammar=grammar_of(params, PROMPT),
+    )
     ids: list[int] = []
     quantised: list[int] = []
     async for chunk in (engine or FakeEngine(chat_format.vocab_size)).generate(prompt_ids, sampling):
         ids += chunk.ids
         quantised += [min(65_535, round(-value * 1024)) for value in chunk.logprobs]
     receipt = _receipt(request, offer, prompt_ids, ids, quantised)
+    if ids[-1] in chat_format.eos_ids:
+        receipt = replace(receipt, finish_reason=FinishReason.STOP)
     domain = DEPLOYMENT.domain
     evidence = Evidence(
         domain=domain,

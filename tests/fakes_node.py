@@ -50,7 +50,10 @@ __all__ = [
     "tiny_format",
 ]
 
-TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+TEMPLATE = (
+    "{% for tool in tools or [] %}<tool_call> knows {{ tool.function.name }}\n{% endfor %}"
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+)
 
 
 def tiny_format(folder: Path) -> ChatFormat:
@@ -112,6 +115,7 @@ async def open_world(
     """A running node in a folder; opened again it finds its books."""
     chat_format = tiny_format(folder / "model")
     engine = make_engine(vocab_size=chat_format.vocab_size)
+    engine.grammars = chat_format.grammars
     clock, payers, audits, reserve = FakeClock(), FakePayers(), FakeAudits(), FakeReserve()
     collect = collect or FakeCollect()
     settings = node_settings(folder, **changes)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from retally.errors import BadRequest, Conflict, DuplicateJob, RateLimited
 from retally.protocol.offer import Offer
 from retally.protocol.receipt import FinishReason
 from retally.protocol.wire import JobSubmission, SubmittedAssignment
+from retally_node.answer_form import AnswerForms
 from retally_node.candidate import AdmissionRules, Candidate, MoneyView
 from retally_node.channels import Channel, ChannelBook, OpenSegment, SegmentKey
 from retally_node.checks import PAPER_CHECKS
@@ -22,7 +22,6 @@ from retally_node.room import ServingRoom
 __all__ = ["Admission", "AdmittedJob", "StoredAnswer"]
 
 WHOLE_REASONS = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.TOOL)
-RenderPrompt = Callable[[Mapping[str, Any], str], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class Admission:
         book: ChannelBook,
         payers: Payers,
         clock: Clock,
-        render: RenderPrompt,
+        forms: AnswerForms,
         room: ServingRoom,
     ) -> None:
         self._rules = rules
@@ -65,7 +64,7 @@ class Admission:
         self._book = book
         self._payers = payers
         self._clock = clock
-        self._render = render
+        self._forms = forms
         self._room = room
 
     async def admit(self, submission: JobSubmission) -> AdmittedJob | StoredAnswer:
@@ -79,6 +78,7 @@ class Admission:
         standing = await self._payers.standing(candidate.request.payer, candidate.request.signer)
         known = self._book.find(candidate.channel_id.key)
         self._check_money(candidate, STANDING_CHECKS, known or Channel(candidate.channel_id), standing)
+        await self._forms.check(submission.params, submission.prompt)
         channel = self._book.get(candidate.channel_id)
         await self._keep_promises(candidate, channel)
         view = self._check_money(candidate, CREDIT_CHECKS, channel, standing)
@@ -103,7 +103,7 @@ class Admission:
             job_id=submission.request.digest(self._rules.domain),
             now=self._clock.now(),
             offer=known[0],
-            prompt_ids=tuple(self._render(submission.prompt, submission.params.template_date)),
+            prompt_ids=tuple(self._forms.render(submission.prompt, submission.params.template_date)),
         )
 
     def _stored(self, candidate: Candidate) -> StoredAnswer | None:

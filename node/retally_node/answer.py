@@ -8,11 +8,12 @@ from typing import Any
 
 from retally.errors import RetallyError, openai_envelope
 from retally.inference.engine import Scores
+from retally.inference.tool_calls import ToolCall
 from retally.protocol.encoding import to_hex
 from retally.protocol.receipt import FinishReason
 from retally.protocol.wire import JobOptions
 from retally_node.admission import WHOLE_REASONS, StoredAnswer
-from retally_node.decode import TextFormat
+from retally_node.decode import SaidByTokens, TextFormat
 from retally_node.openai_shape import ChoiceAnswer, Json, OpenAiShape, TokenLogprob, Usage
 from retally_node.records import JobRecord, ReceiptRecord
 from retally_node.segment import Frame
@@ -21,6 +22,7 @@ from retally_node.segment import Frame
 @dataclass(slots=True)
 class _Choice:
     text: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
     tokens: list[TokenLogprob] = field(default_factory=list)
     quantised: list[int] = field(default_factory=list)
     opened: bool = False
@@ -56,13 +58,14 @@ class AnswerWriter:
             chunks += [opening] if opening is not None and first else []
         if frame.finish is None or frame.finish in WHOLE_REASONS:
             extension = self._extension(frame)
-            chunks.append(self._shape.delta(frame.choice, frame.text, frame.tokens, frame.finish, extension))
+            chunks.append(self._shape.delta(frame, extension))
         return chunks
 
     def note(self, frame: Frame) -> _Choice:
         """Count a frame without shaping it."""
         choice = self._choices.setdefault(frame.choice, _Choice())
         choice.text += frame.text
+        choice.calls += frame.calls
         choice.tokens += frame.tokens
         choice.quantised += frame.quantised
         if frame.last:
@@ -82,7 +85,8 @@ class AnswerWriter:
     def whole(self, scores: Scores | None = None) -> Json:
         """The plain object."""
         answers = [
-            ChoiceAnswer(index, choice.text, _finish(choice), choice.tokens) for index, choice in self._choices.items()
+            ChoiceAnswer(index, choice.text, _finish(choice), choice.tokens, choice.calls)
+            for index, choice in self._choices.items()
         ]
         extension = self._totals()
         extension["ids"] = {str(i): [token.id for token in c.tokens] for i, c in self._choices.items()}
@@ -144,17 +148,16 @@ def _stored_frame(stored: StoredAnswer, record: ReceiptRecord, text_format: Text
     submitted = [
         item.prefix for item in stored.submission.assignments if item.assignment.choice == record.receipt.choice
     ]
-    reader = text_format.answer_text(stored.record.params.stop)
-    for token_id in submitted[0] if submitted else ():
-        reader.push(token_id)
-    text = "".join(reader.push(token_id) for token_id in record.output_ids) + reader.finish()
+    reader = SaidByTokens(text_format, stored.record.params, submitted[0] if submitted else ())
+    said = [*(reader.push(token_id) for token_id in record.output_ids), reader.finish()]
     tokens = tuple(TokenLogprob(i, -q / 1024) for i, q in zip(record.output_ids, record.quantised, strict=True))
     return Frame(
         choice=record.receipt.choice,
         output_from=record.receipt.output_from,
         tokens=tokens,
         quantised=tuple(record.quantised),
-        text=text,
+        text="".join(part.text for part in said),
+        calls=tuple(call for part in said for call in part.calls),
         finish=FinishReason(record.receipt.finish_reason),
         receipt=record,
     )

@@ -25,6 +25,7 @@ from retally.protocol.encoding import ZERO_ADDRESS
 from retally.protocol.pricing import Prices
 from retally_node.admission import Admission
 from retally_node.answer_audit import AuditChain, Auditor
+from retally_node.answer_form import AnswerForms
 from retally_node.api import create_app
 from retally_node.candidate import AdmissionRules
 from retally_node.chain_views import ChainAudits, EscrowCollect, EscrowReserve, SilenceView
@@ -40,6 +41,7 @@ from retally_node.loops import Loops
 from retally_node.metrics import Metrics
 from retally_node.node import Node, Served
 from retally_node.offers import Offers
+from retally_node.own_replayer import own_replayer
 from retally_node.payers import ChainPayers
 from retally_node.ports import Clock, Payers
 from retally_node.recovery import close_open_segments
@@ -49,7 +51,7 @@ from retally_node.segment import SegmentWork
 from retally_node.serve_job import JobServer
 from retally_node.settings import NodeSettings
 from retally_node.settlement import CollectChain, Settlement
-from retally_node.weigh_case import CaseChain, CaseScale, OwnReplayer
+from retally_node.weigh_case import CaseChain, CaseScale
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +99,7 @@ async def assemble(
         ledger=ledger,
         book=book,
         offers=_offers(settings, key, deployment, served, ledger, outside.clock),
-        admission=Admission(rules, ledger, book, outside.payers, outside.clock, chat_format.render, room),
+        admission=Admission(rules, ledger, book, outside.payers, outside.clock, AnswerForms(chat_format), room),
         server=JobServer(work, room),
         settlement=settlement,
         auditor=Auditor(ledger, deployment.domain, outside.audits, outside.clock),
@@ -168,8 +170,7 @@ def _loops(
     loops.add("reservations", Reservations(ledger, outside.reserve, key.address).step)
     loops.add("challenges", Challenges(ledger, outside.challenges, domain, outside.deployed_block).step)
     if settings.jury:
-        chat_format = judge.chat_format
-        own = OwnReplayer(judge.engine, chat_format.render, chat_format.eos_ids, served.model_id, served.profile_id)
+        own = own_replayer(settings, served, judge.engine, judge.chat_format)
         scale = CaseScale(outside.cases, own, domain)
         jury = Jury(ledger, outside.court, outside.evidence, scale, served.owner, outside.clock)
         loops.add("jury", jury.step)

@@ -32,9 +32,10 @@ def has_gpu() -> bool:
 class EngineProcess:
     """A child process; when the node is killed, the kernel ends the engine too."""
 
-    def __init__(self, command: Sequence[str], log_path: Path) -> None:
+    def __init__(self, command: Sequence[str], log_path: Path, *, is_exact: bool = False) -> None:
         self._command = list(command)
         self._log_path = log_path
+        self._is_exact = is_exact
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -45,7 +46,7 @@ class EngineProcess:
                 *self._command,
                 stdout=output,
                 stderr=output,
-                env=engine_environment(os.environ, is_cpu=not has_gpu()),
+                env=engine_environment(os.environ, is_cpu=not has_gpu(), is_exact=self._is_exact),
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
 

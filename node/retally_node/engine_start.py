@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from retally.errors import EngineUnavailable
 from retally.inference.engine import Engine, EngineInfo
 from retally.inference.model_files import ModelFiles
+from retally.inference.profile_files import ProfileFile
 from retally_node.engine_process import EngineProcess, vllm_command
 from retally_node.settings import NodeSettings
 
@@ -17,12 +18,14 @@ POLL_SECONDS = 1.0
 def engine_process(settings: NodeSettings, files: ModelFiles) -> EngineProcess | None:
     """The engine to start, if this node shall start one."""
     log_path = settings.data_dir / "engine.log"
+    is_exact = settings.profile_file is not None and ProfileFile.load(settings.profile_file).is_exact
     if settings.engine_command is not None:
-        return EngineProcess(settings.engine_command, log_path)
+        return EngineProcess(settings.engine_command, log_path, is_exact=is_exact)
     if not settings.start_engine:
         return None
     port = urlsplit(settings.engine_url).port or 8000
-    return EngineProcess(vllm_command(files.folder, files.name, port, settings.max_context), log_path)
+    command = vllm_command(files.folder, files.name, port, settings.max_context)
+    return EngineProcess(command, log_path, is_exact=is_exact)
 
 
 async def ready_engine(engine: Engine, process: EngineProcess | None, timeout_seconds: float) -> EngineInfo:

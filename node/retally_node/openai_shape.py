@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+from retally.inference.tool_calls import ToolCall
 from retally.protocol.receipt import FinishReason
 
 Json = dict[str, Any]
@@ -52,6 +53,31 @@ class ChoiceAnswer:
     text: str
     finish_reason: FinishReason
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+
+
+class Step(Protocol):
+    """What one frame adds to a choice."""
+
+    @property
+    def choice(self) -> int:
+        """Which choice."""
+
+    @property
+    def text(self) -> str:
+        """New text."""
+
+    @property
+    def calls(self) -> Sequence[ToolCall]:
+        """Tools that it called."""
+
+    @property
+    def tokens(self) -> Sequence[TokenLogprob]:
+        """The tokens behind both."""
+
+    @property
+    def finish(self) -> FinishReason | None:
+        """Why it was the last, if it was."""
 
 
 class OpenAiShape:
@@ -67,6 +93,7 @@ class OpenAiShape:
         token_bytes: Callable[[int], bytes],
     ) -> None:
         self._chat = endpoint == "chat"
+        self._job_id = job_id
         self._with_logprobs = with_logprobs
         self._token_bytes = token_bytes
         self._text_offsets: dict[int, int] = {}
@@ -84,18 +111,25 @@ class OpenAiShape:
         delta = {"role": "assistant", "content": ""}
         return self._frame({"index": index, "delta": delta, "logprobs": None, "finish_reason": None}, retally)
 
-    def delta(
-        self, index: int, text: str, tokens: Sequence[TokenLogprob], finish: FinishReason | None, retally: Json
-    ) -> Json:
-        """A frame with new text, and the finish reason on the last."""
-        body: Json = {"index": index}
+    def delta(self, step: Step, retally: Json) -> Json:
+        """A frame with new text or calls, and the finish reason on the last."""
+        body: Json = {"index": step.choice}
         if self._chat:
-            body["delta"] = {"content": text} if text or finish is None else {}
+            body["delta"] = {"content": step.text} if step.text or not (step.calls or step.finish) else {}
+            if step.calls:
+                body["delta"]["tool_calls"] = [self._call(step.choice, call, streamed=True) for call in step.calls]
         else:
-            body["text"] = text
-        body["logprobs"] = self._logprobs(index, tokens) if tokens else None
-        body["finish_reason"] = None if finish is None else FINISH_NAMES[finish]
+            body["text"] = step.text
+        body["logprobs"] = self._logprobs(step.choice, step.tokens) if step.tokens else None
+        body["finish_reason"] = None if step.finish is None else FINISH_NAMES[step.finish]
         return self._frame(body, retally)
+
+    def _call(self, choice: int, call: ToolCall, *, streamed: bool) -> Json:
+        """A call as OpenAI shows it; its id follows from the job, so that whoever goes on names it the same."""
+        place = {"index": call.index} if streamed else {}
+        name = f"call_{self._job_id.hex()[:24]}_{choice}_{call.index}"
+        called = {"name": call.name, "arguments": call.arguments}
+        return {**place, "id": name, "type": "function", "function": called}
 
     def usage_frame(self, usage: Usage, retally: Json) -> Json:
         """The closing frame a client gets that asked for usage."""
@@ -117,12 +151,19 @@ class OpenAiShape:
     def _whole_choice(self, choice: ChoiceAnswer) -> Json:
         body: Json = {"index": choice.index}
         if self._chat:
-            body["message"] = {"role": "assistant", "content": choice.text, "refusal": None}
+            body["message"] = self._message(choice)
         else:
             body["text"] = choice.text
         body["logprobs"] = self._logprobs(choice.index, choice.logprobs)
         body["finish_reason"] = FINISH_NAMES[choice.finish_reason]
         return body
+
+    def _message(self, choice: ChoiceAnswer) -> Json:
+        message: Json = {"role": "assistant", "content": choice.text, "refusal": None}
+        if choice.calls:
+            message["content"] = choice.text or None
+            message["tool_calls"] = [self._call(choice.index, call, streamed=False) for call in choice.calls]
+        return message
 
     def _logprobs(self, index: int, tokens: Sequence[TokenLogprob]) -> Json | None:
         if not self._with_logprobs:

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from retally.errors import NodeUnavailable, RetallyError, UpstreamTimeout, VoucherTooLow
+from retally.inference.tool_calls import ToolCall
 from retally.protocol.eip712 import Domain, SigningKey
 from retally.protocol.encoding import Bytes32
 from retally.protocol.job import job_seed
@@ -49,6 +50,7 @@ class Frame:
     tokens: tuple[TokenLogprob, ...] = ()
     quantised: tuple[int, ...] = ()
     text: str = ""
+    calls: tuple[ToolCall, ...] = ()
     finish: FinishReason | None = None
     chunk: ChunkRecord | None = None
     receipt: ReceiptRecord | None = None
@@ -143,12 +145,11 @@ class SegmentRun:
         if piece.finish is not None:
             self._closing = True
         chunk = await self._sign_chunk() if signs else None
-        receipt = None
-        if piece.finish is not None:
-            receipt = await self._close(piece.finish, len(self._ids), piece.cached_tokens)
+        receipt = None if piece.finish is None else await self._close(piece.finish, len(self._ids), piece.cached_tokens)
         if piece.tokens or piece.finish is not None:
             self._sent = len(self._ids)
-            self._send(Frame(self.choice, start, piece.tokens, quantised, piece.text, piece.finish, chunk, receipt))
+            said = (piece.text, piece.calls, piece.finish)
+            self._send(Frame(self.choice, start, piece.tokens, quantised, *said, chunk, receipt))
         if chunk is not None and receipt is None:
             await self._wait_for_money(chunk.chunk.due)
 

@@ -34,6 +34,9 @@ class NodeSettings(ServiceSettings):
     )
     start_engine: bool = Field(default=False, description="starts vLLM with the profile's flags")
     engine_start_seconds: Seconds = 300
+    profile_file: Path | None = Field(
+        default=None, description="the JSON of the registered profile; an exact one is started and judged as such"
+    )
     model_dir: Path
     data_dir: Path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ from retally.protocol.eip712 import Domain
 from retally.protocol.encoding import Address, Bytes32
 from retally.protocol.evidence import JOB_CLIP, NAT, JobEvidence, owner_verdict
 from retally.protocol.evidence_file import EvidenceFile, EvidencePoint, period_start, shown_points
-from retally.protocol.judgement import case_wealth, ids_to_score, judge_replay, judge_without_replay
-from retally.protocol.margins import TOP
+from retally.protocol.exact import judge_pair
+from retally.protocol.form_judgement import judge_before_replay
+from retally.protocol.grammar import Grammars
+from retally.protocol.judgement import case_wealth, ids_to_score
+from retally.protocol.margins import TOP, MaskedScores
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +79,9 @@ class OwnReplayer:
     eos_ids: Collection[int]
     model_id: Bytes32
     profile_id: Bytes32
+    grammars: Grammars
+    #: Which profiles are judged by equality (R-72).
+    exact: Collection[bytes] = ()
 
 
 class CaseScale:
@@ -155,12 +162,12 @@ class CaseScale:
         payer = bundle.receipt.payer
         if bundle.receipt.model_id != own.model_id:
             return JobEvidence(payer, 0.0, False)
-        judged = judge_without_replay(bundle, own.render, own.eos_ids)
+        judged, masks = await asyncio.to_thread(judge_before_replay, bundle, own.render, own.eos_ids, own.grammars)
         if judged is not None:
             return JobEvidence(payer, judged.evidence.log_e, judged.evidence.calibrated)
         ids, start = ids_to_score(bundle)
-        scores = await own.engine.score(ids, start, TOP)
+        scores = MaskedScores(await own.engine.score(ids, start, TOP), masks)
         pair = (bundle.receipt.profile_id, own.profile_id)
         calibration = await self._chain.calibration(own.model_id, *pair, point.commit.time)
-        evidence = judge_replay(bundle, scores, calibration, own.eos_ids)
+        evidence = judge_pair(bundle, scores, calibration, own.eos_ids, scored_by=own.profile_id, exact=own.exact)
         return JobEvidence(payer, evidence.log_e if evidence.calibrated else 0.0, evidence.calibrated)

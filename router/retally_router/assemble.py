@@ -15,6 +15,7 @@ class Assembly:
         self._chat = endpoint == "chat"
         self._base: Json = {}
         self._texts: dict[int, list[str]] = {}
+        self._calls: dict[int, list[Json]] = {}
         self._logprobs: dict[int, Json] = {}
         self._finishes: dict[int, str | None] = {}
         self._quantised: dict[int, list[int]] = {}
@@ -45,6 +46,9 @@ class Assembly:
         text = (choice.get("delta") or {}).get("content") if self._chat else choice.get("text")
         if text:
             texts.append(text)
+        for call in (choice.get("delta") or {}).get("tool_calls") or ():
+            # A node sends each call whole, with its place among them.
+            self._calls.setdefault(index, []).append({name: call[name] for name in call if name != "index"})
         if choice.get("logprobs"):
             _join(self._logprobs.setdefault(index, {}), choice["logprobs"])
         if choice.get("finish_reason") is not None:
@@ -55,6 +59,8 @@ class Assembly:
         shaped: Json = {"index": index}
         if self._chat:
             shaped["message"] = {"role": "assistant", "content": text, "refusal": None}
+            if index in self._calls:
+                shaped["message"] |= {"content": text or None, "tool_calls": self._calls[index]}
         else:
             shaped["text"] = text
         return {**shaped, "logprobs": self._logprobs.get(index), "finish_reason": self._finishes.get(index)}

@@ -16,6 +16,7 @@ from retally.protocol.encoding import ZERO_BYTES32
 from retally.protocol.job import JobParams, JobRequest, client_seed_from_int, params_hash, prompt_hash
 from retally.protocol.openai_request import choices_of_body, prompt_of_body
 from retally.protocol.pricing import Prices, max_fee
+from retally.protocol.structure import grammar_of, tools_tokens_at_most
 from retally.protocol.wire import JobOptions
 from retally_router.wishes import Wishes, read_bool, read_integer, read_wishes
 
@@ -85,6 +86,8 @@ def read_ask(
         params = JobParams.from_openai(body, endpoint, default_max_tokens=default_max_tokens, template_date=date)
     else:
         params = JobParams.from_json(dict(signed_params))
+    # What can't be asked of any node is refused before a node is looked for.
+    grammar_of(params, prompt)
     return Ask(
         endpoint=endpoint,
         model=model,
@@ -106,7 +109,7 @@ def tokens_at_most(prompt: Mapping[str, Any]) -> int:
         return len(prompt["promptIds"])
     if "prompt" in prompt:
         return len(prompt["prompt"].encode()) + MESSAGE_TOKENS
-    raw = len(msgspec.json.encode(prompt["messages"]))
+    raw = len(msgspec.json.encode(prompt["messages"])) + tools_tokens_at_most(prompt)
     return raw + MESSAGE_TOKENS * len(prompt["messages"]) + TEMPLATE_TOKENS
 
 

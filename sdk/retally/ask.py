@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from retally.errors import BadRequest
 from retally.protocol.job import JobParams
 from retally.protocol.openai_request import choices_of_body, prompt_of_body
+from retally.protocol.structure import grammar_of, tools_tokens_at_most
 
 Endpoint = Literal["chat", "text"]
 PATHS: Mapping[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/completions": "text"}
@@ -57,7 +58,10 @@ class Ask:
 
     def params(self, default_max_tokens: int, template_date: str) -> JobParams:
         """The parameters of R-30; what the body leaves open is filled in."""
-        return JobParams.from_openai(self.body, self.endpoint, default_max_tokens, template_date)
+        params = JobParams.from_openai(self.body, self.endpoint, default_max_tokens, template_date)
+        # What can't be asked of any node is refused before anything is signed.
+        grammar_of(params, self.prompt)
+        return params
 
 
 def prompt_tokens_bound(prompt: Mapping[str, Any]) -> int:
@@ -67,5 +71,5 @@ def prompt_tokens_bound(prompt: Mapping[str, Any]) -> int:
     if "prompt" in prompt:
         return len(prompt["prompt"].encode()) + MESSAGE_TOKENS
     messages = prompt["messages"]
-    written = len(json.dumps(messages, ensure_ascii=False).encode())
+    written = len(json.dumps(messages, ensure_ascii=False).encode()) + tools_tokens_at_most(prompt)
     return written + MESSAGE_TOKENS * len(messages) + TEMPLATE_TOKENS

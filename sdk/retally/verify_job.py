@@ -17,8 +17,10 @@ from retally.protocol.case import VerdictKind
 from retally.protocol.eip712 import Domain
 from retally.protocol.encoding import Bytes32, to_hex
 from retally.protocol.evidence import JOB_CLIP, combine, verdict_of
-from retally.protocol.judgement import ids_to_score, judge_replay, judge_without_replay
-from retally.protocol.margins import ReplayScores
+from retally.protocol.form_judgement import judge_before_replay
+from retally.protocol.grammar import AnswerMasks, Grammars
+from retally.protocol.judgement import ids_to_score, judge_replay
+from retally.protocol.margins import MaskedScores, ReplayScores
 from retally.protocol.receipt import JobReceipt, ReceiptLeaf
 from retally.protocol.token_report import TokenRow, token_rows
 from retally.protocol.wire import AnswerBundle
@@ -64,6 +66,7 @@ class ModelKit:
     model_id: Bytes32
     render: Renderer
     eos_ids: Collection[int]
+    grammars: Grammars
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +181,7 @@ async def _verify_answer(
     scorers: Sequence[Scorer],
     calibrations: CalibrationSource,
 ) -> AnswerReport:
-    judged = judge_without_replay(answer, kit.render, kit.eos_ids)
+    judged, masks = judge_before_replay(answer, kit.render, kit.eos_ids, kit.grammars)
     broken = seen
     if judged is not None and judged.deviation is not None:
         deviation = judged.deviation
@@ -189,7 +192,7 @@ async def _verify_answer(
         return AnswerReport(answer.receipt, VerdictKind.INCONCLUSIVE, 0.0, reason=_why_not(answer))
     if not scorers:
         return AnswerReport(answer.receipt, VerdictKind.INCONCLUSIVE, 0.0, reason=NOT_REPLAYED)
-    replays = tuple(await asyncio.gather(*(_replay(answer, kit, scorer, calibrations) for scorer in scorers)))
+    replays = tuple(await asyncio.gather(*(_replay(answer, masks, kit, scorer, calibrations) for scorer in scorers)))
     if not all(replay.calibrated for replay in replays):
         reason = "no calibration covers this job and pair of profiles"
         return AnswerReport(answer.receipt, VerdictKind.INCONCLUSIVE, 0.0, reason=reason, replays=replays)
@@ -197,9 +200,11 @@ async def _verify_answer(
     return AnswerReport(answer.receipt, verdict_of(log_e), log_e, replays=replays)
 
 
-async def _replay(answer: AnswerBundle, kit: ModelKit, scorer: Scorer, calibrations: CalibrationSource) -> ReplayReport:
+async def _replay(
+    answer: AnswerBundle, masks: AnswerMasks, kit: ModelKit, scorer: Scorer, calibrations: CalibrationSource
+) -> ReplayReport:
     receipt = answer.receipt
-    scores = await scorer.score(*ids_to_score(answer))
+    scores = MaskedScores(await scorer.score(*ids_to_score(answer)), masks)
     calibration = await calibrations.find(receipt.model_id, receipt.profile_id, scorer.profile_id, receipt.finished_at)
     evidence = judge_replay(answer, scores, calibration, kit.eos_ids)
     rows = token_rows(answer, scores, calibration, kit.eos_ids)
@@ -209,4 +214,4 @@ async def _replay(answer: AnswerBundle, kit: ModelKit, scorer: Scorer, calibrati
 def _why_not(answer: AnswerBundle) -> str:
     if not answer.request.audit_consent:
         return "the request forbids audit, so that no replay may judge it (R-35)"
-    return "the answer is empty" if not answer.output_ids else "the prompt can't be rendered"
+    return "the answer is empty" if not answer.output_ids else "its prompt or its form can't be rebuilt"

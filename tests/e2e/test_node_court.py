@@ -56,7 +56,8 @@ async def enlist(chain: Chain, owner: SigningKey, sender: TxSender) -> None:
 
 def juror(chain: Chain, key: SigningKey, sender: TxSender, folder: Path, chat_format: ChatFormat) -> Jury:
     engine = FakeEngine(vocab_size=chat_format.vocab_size)
-    own = OwnReplayer(engine, chat_format.render, chat_format.eos_ids, Bytes32(bytes(32)), Bytes32(bytes(32)))
+    pair = (Bytes32(bytes(32)), Bytes32(bytes(32)))
+    own = OwnReplayer(engine, chat_format.render, chat_format.eos_ids, *pair, chat_format.grammars)
     scale = CaseScale(ChainCases(chain, None), own, chain.domain)
     ledger = Ledger(folder / f"{key.address}.sqlite")
     evidence = FakeEvidence({URI: FILE})

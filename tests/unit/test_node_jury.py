@@ -76,7 +76,8 @@ def honest(world: World) -> FakeEngine:
 
 def judge(world: World, engine: FakeEngine) -> CaseScale:
     chat_format = world.node.chat_format
-    own = OwnReplayer(engine, chat_format.render, chat_format.eos_ids, Bytes32(MODEL_ID), Bytes32(PROFILE_ID))
+    pair = (Bytes32(MODEL_ID), Bytes32(PROFILE_ID))
+    own = OwnReplayer(engine, chat_format.render, chat_format.eos_ids, *pair, chat_format.grammars)
     return CaseScale(world.cases, own, world.node.domain)
 
 

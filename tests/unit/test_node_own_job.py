@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,12 @@ class OwnJobCase:
     world: World
     point: EvidencePoint
 
-    async def opinion(self, point: EvidencePoint | None = None, **facts: Any) -> Opinion:
+    async def opinion(self, point: EvidencePoint | None = None, exact: Collection[bytes] = (), **facts: Any) -> Opinion:
         node = self.world.node
         file = EvidenceFile(31337, OWNER, (point or self.point,))
         case = CaseFacts(1, OWNER, START + 10, file.hash, "", file.shown(node.domain), PAIR, own_job=True)
         chat_format, honest = node.chat_format, FakeEngine(node.chat_format.vocab_size)
-        own = OwnReplayer(honest, chat_format.render, chat_format.eos_ids, *PAIR)
+        own = OwnReplayer(honest, chat_format.render, chat_format.eos_ids, *PAIR, chat_format.grammars, exact)
         found = await CaseScale(self.world.cases, own, node.domain).weigh(replace(case, **facts), file)
         await self.world.close()
         return found

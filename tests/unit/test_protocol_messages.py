@@ -154,6 +154,7 @@ class TestParams:
             "topK",
         }
         keys_of_rule |= {"minTokens", "maxTokens", "logitBias", "stop", "endpoint", "templateDate", "promptLogprobs"}
+        keys_of_rule |= {"responseFormat", "toolChoice"}
         assert JobParams(max_tokens=1, template_date="2026-11-21").to_json().keys() == keys_of_rule
 
     @pytest.mark.parametrize(
@@ -162,8 +163,8 @@ class TestParams:
             {"temperature": 2.5},
             {"temperature": "1"},
             {"top_p": 0},
-            {"tools": [{"type": "function"}]},
-            {"response_format": {"type": "json_object"}},
+            {"tool_choice": "required"},
+            {"response_format": {"type": "xml"}},
             {"frobnicate": 1},
             {"max_tokens": 0},
             {"max_tokens": 1.5},

@@ -68,7 +68,7 @@ class TestBody:
         [
             {"frobnicate": 1},
             {"tools": [{"type": "function"}]},
-            {"response_format": {"type": "json_object"}},
+            {"response_format": {"type": "xml"}},
             {"temperature": "hot"},
             {"temperature": 3},
             {"temperature": -1},

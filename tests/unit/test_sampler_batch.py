@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tests.sampler_cases import RULES, VOCABULARY, params
+from tests.sampler_plugin import new_sampler
 from torch.utils._python_dispatch import TorchDispatchMode
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
@@ -133,10 +134,6 @@ class Operations(TorchDispatchMode):
         is_new = isinstance(result, torch.Tensor) and not any(result is each for each in args)
         self.made.append((func.overloadpacket.__name__, result.numel() if is_new else 0))
         return result
-
-
-def new_sampler() -> RetallySampler:
-    return RetallySampler(None, torch.device("cpu"), False)
 
 
 def sampler_with(*rules: Mapping[str, Any]) -> tuple[RetallySampler, list[Request]]:

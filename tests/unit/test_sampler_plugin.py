@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.sampler_plugin import new_sampler
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
@@ -22,6 +23,7 @@ VOCABULARY = 64
 
 def sampling(key: int = 1, position: int = 0, **changes: Any) -> SamplingParams:
     argument = {"params": PARAMS.to_json(), "seed": bytes([key] * 32).hex(), "position": position, "eos": [1]}
+    argument["grammar"] = ""
     argument |= changes
     return SamplingParams(temperature=0, extra_args={SAMPLER_ARGUMENT: json.dumps(argument)})
 
@@ -32,7 +34,7 @@ def update(size: int, added: Any = (), removed: Any = (), moved: Any = ()) -> Ba
 
 @pytest.fixture
 def sampler() -> RetallySampler:
-    return RetallySampler(None, torch.device("cpu"), False)
+    return new_sampler()
 
 
 @pytest.fixture
@@ -103,7 +105,16 @@ class TestArguments:
             RetallySampler.validate_params(params)
 
     @pytest.mark.parametrize(
-        "changes", [{"position": -1}, {"seed": "zz"}, {"seed": "00"}, {"eos": None}, {"params": {}}]
+        "changes",
+        [
+            {"position": -1},
+            {"seed": "zz"},
+            {"seed": "00"},
+            {"eos": None},
+            {"params": {}},
+            {"grammar": None},
+            {"grammar": "{}", "eos": []},
+        ],
     )
     def test_refuses_a_wrong_value(self, changes: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="malformed"):

@@ -24,8 +24,12 @@ from retally.protocol.case import VerdictKind
 from retally.protocol.encoding import Bytes32, keccak
 from retally.protocol.evidence import JOB_CLIP
 from retally.protocol.margins import ReplayScores
+from retally.protocol.structure import ResponseFormat
 from retally.verify_job import JobReport, ModelKit, verify_job
 
+FORM = ResponseFormat(
+    "json_schema", '{"type":"object","properties":{"kind":{"enum":["module","class"]}},"required":["kind"]}'
+)
 MATCH, BAD, UNKNOWN, FAILED, MISMATCH, INCONCLUSIVE = 0, 2, 3, 1, 6, 7
 
 
@@ -61,7 +65,7 @@ class Known:
 
 
 async def verified(job: HeldJob, *scorers: Own, known: Calibration | None = None) -> JobReport:
-    kit = ModelKit(job.model_id, job.chat_format.render, job.chat_format.eos_ids)
+    kit = ModelKit(job.model_id, job.chat_format.render, job.chat_format.eos_ids, job.chat_format.grammars)
     evidence = replace(job.evidence, prompt={"messages": [{"role": "user", "content": QUESTION}]})
     return await verify_job(evidence, DEPLOYMENT.domain, kit, scorers, Known(known or job.calibration))
 
@@ -88,6 +92,31 @@ class TestVerdict:
         assert report.verdict == VerdictKind.MISMATCH
         row = max(report.answers[0].replays[0].rows, key=lambda each: each.margin)
         assert row.allowed_id != row.claimed_id
+
+    async def test_an_honest_answer_of_a_given_form_matches(self, tmp_path: Path) -> None:
+        engine = FakeEngine(tiny_format(tmp_path / "model").vocab_size)
+        engine.grammars = tiny_format(tmp_path / "model").grammars
+        job = await held_job(tmp_path, engine, form=FORM)
+        report = await verified(job, Own(honest(job)), Own(honest(job)))
+        assert report.verdict == VerdictKind.MATCH
+        assert all(row.margin == 0 for row in report.answers[0].replays[0].rows)
+        assert json.loads(job.chat_format.decode(job.evidence.ids[0]))["kind"] in ("module", "class")
+
+    async def test_an_engine_that_ignores_the_form_breaks_a_rule(self, tmp_path: Path) -> None:
+        job = await held_job(tmp_path, form=FORM)
+        [answer] = (await verified(job)).answers
+        assert (answer.verdict, answer.log_e) == (VerdictKind.MISMATCH, JOB_CLIP)
+        assert [broken.rule for broken in answer.broken] == ["form"]
+
+    async def test_another_sampler_shows_under_a_form(self, tmp_path: Path) -> None:
+        """The form leaves it one choice among few; a colder sampler makes it another one sometimes."""
+        form = ResponseFormat("json_schema", '{"type":"string","minLength":40,"maxLength":40}')
+        cheat = Colder(tiny_format(tmp_path / "model").vocab_size)
+        cheat.grammars = tiny_format(tmp_path / "model").grammars
+        job = await held_job(tmp_path, cheat, form=form)
+        [answer] = (await verified(job, Own(honest(job)))).answers
+        assert answer.verdict == VerdictKind.MISMATCH
+        assert not answer.broken
 
     async def test_the_least_of_the_re_executors_counts(self, tmp_path: Path) -> None:
         job = await held_job(tmp_path)

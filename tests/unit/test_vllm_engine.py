@@ -6,16 +6,18 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from tests.fakes import FakeEngine
+from tests.fakes_node import tiny_format
 
 from retally.errors import BadRequest, EngineUnavailable, RetallyError
 from retally.inference.engine import EngineChunk, EngineSampling
-from retally.inference.sampler_check import sampler_problem
+from retally.inference.sampler_check import form_problem, sampler_problem
 from retally.inference.vllm_engine import ATTEMPTS, VllmEngine
 from retally.protocol.params import ONE, JobParams
 
@@ -96,7 +98,8 @@ class TestGenerate:
         assert (body["prompt"], body["temperature"], body["max_tokens"]) == ([5, 6], 0, 8)
         assert not {"seed", "top_p", "top_k", "frequency_penalty", "logit_bias", "stop"} & body.keys()
         argument = json.loads(body["vllm_xargs"]["retally"])
-        assert argument == {"params": SAMPLING.params.to_json(), "seed": "01" * 32, "position": 0, "eos": [1]}
+        rest = {"seed": "01" * 32, "position": 0, "eos": [1], "grammar": ""}
+        assert argument == {"params": SAMPLING.params.to_json(), **rest}
 
     @pytest.mark.parametrize(
         "handler",
@@ -238,6 +241,28 @@ class TestSamplerCheck:
         problem = await sampler_problem(engine)
         assert problem is not None
         assert re.search(r"each, \d+ penalised ones", problem)
+
+    async def test_passes_an_engine_that_holds_answers_to_a_form(self, tmp_path: Path) -> None:
+        chat = tiny_format(tmp_path)
+        engine = FakeEngine(chat.vocab_size)
+        engine.grammars = chat.grammars
+
+        async def text_of(ids: Sequence[int]) -> str:
+            return chat.decode(ids)
+
+        assert await form_problem(engine, text_of) is None
+        engine.grammars = None
+        problem = await form_problem(engine, text_of)
+        assert problem is not None
+        assert "does not hold answers to a form" in problem
+
+    async def test_tells_one_that_refuses_a_form(self) -> None:
+        async def text_of(ids: Sequence[int]) -> str:
+            return ""
+
+        problem = await form_problem(Refusing(), text_of)
+        assert problem is not None
+        assert "install xgrammar 0.2.8" in problem
 
     async def test_tells_one_that_refuses_the_argument(self) -> None:
         problem = await sampler_problem(Refusing())

@@ -99,6 +99,8 @@ def random_case(source: random.Random, number: int) -> dict[str, Any]:
         "endpoint": "text",
         "templateDate": "2026-01-01",
         "promptLogprobs": 0,
+        "responseFormat": {"type": "text"},
+        "toolChoice": {"type": "none"},
     }
     answer = [source.choice(ids) for _ in range(source.choice([0, 5, 29]))]
     prompt = [source.choice(ids) for _ in range(10)]

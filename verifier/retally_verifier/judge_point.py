@@ -15,8 +15,8 @@ from retally.protocol.case import CommitRecord, VerdictKind
 from retally.protocol.eip712 import Domain
 from retally.protocol.encoding import Address, Bytes32
 from retally.protocol.evidence import JOB_CLIP, verdict_of
+from retally.protocol.form_judgement import judge_before_replay
 from retally.protocol.job import canonical_json
-from retally.protocol.judgement import judge_without_replay
 from retally.protocol.wire import AnswerBundle
 from retally_verifier.fetch_answer import AnswerFetcher
 from retally_verifier.records import FindingState
@@ -113,13 +113,15 @@ class PointJudge:
         chat_format = self._formats.get(bundle.receipt.model_id)
         if chat_format is None:
             return _inconclusive(FindingState.UNREPLAYED, {"reason": "the model is not known here"})
-        judged = judge_without_replay(bundle, chat_format.render, chat_format.eos_ids)
+        judged, masks = await asyncio.to_thread(
+            judge_before_replay, bundle, chat_format.render, chat_format.eos_ids, chat_format.grammars
+        )
         if judged is not None and judged.deviation is not None:
             return _deviating(judged.deviation)
         if judged is not None:
             return _inconclusive(FindingState.REPLAYED, {"reason": "nothing to replay"})
         drawn_by = seed + bundle.receipt.digest(self._domain)
-        replay = await self._replayer.replay(bundle, commit, chat_format.eos_ids, drawn_by, last)
+        replay = await self._replayer.replay(bundle, commit, chat_format.eos_ids, drawn_by, last, masks)
         if not replay.calibrated:
             return _inconclusive(FindingState.UNREPLAYED, replay.detail)
         return Weight(FindingState.REPLAYED, verdict_of(replay.log_e), replay.log_e, replay.detail)

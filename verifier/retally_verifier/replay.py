@@ -19,8 +19,10 @@ from retally.protocol.case import CommitRecord
 from retally.protocol.eip712 import Domain, SigningKey
 from retally.protocol.encoding import Address, to_hex
 from retally.protocol.evidence import covering_table
+from retally.protocol.form_judgement import FREE
+from retally.protocol.grammar import AnswerMasks
 from retally.protocol.judgement import ids_to_score, judge_replay, replayed_of
-from retally.protocol.margins import robust_margins
+from retally.protocol.margins import MaskedScores, robust_margins
 from retally.protocol.wire import AnswerBundle
 from retally_verifier.agreement import Said, agreeing, count, is_unanimous
 from retally_verifier.drift import drift_log_e
@@ -73,13 +75,14 @@ class Replayer:
         eos_ids: Sequence[int],
         seed: bytes,
         last: Collection[Address] = (),
+        masks: AnswerMasks = FREE,
     ) -> Replay:
         """Replays an answer on enough nodes, and on further ones where these disagree.
 
         With too few of them nothing is held against anybody. Owners in `last` are drawn only where others do not
         suffice.
         """
-        drawing = _Drawing(bundle, commit, eos_ids)
+        drawing = _Drawing(bundle, commit, eos_ids, masks)
         owners = await self._owners(drawing, seed, last)
         # Which owners a dispute may reach is fixed before any of them has spoken.
         most = max(self._wanted, min(self._most, len(owners)))
@@ -144,8 +147,9 @@ class Replayer:
 class _Drawing:
     """One job's re-executors as they speak, one after the other."""
 
-    def __init__(self, bundle: AnswerBundle, commit: CommitRecord, eos_ids: Sequence[int]) -> None:
+    def __init__(self, bundle: AnswerBundle, commit: CommitRecord, eos_ids: Sequence[int], masks: AnswerMasks) -> None:
         self.bundle = bundle
+        self._masks = masks
         self.commit = commit
         self.said: list[Said] = []
         self._eos = eos_ids
@@ -158,8 +162,9 @@ class _Drawing:
 
     def add(self, node: NodeRecord, scores: ScoredRows, calibration: Calibration | None) -> None:
         """What a node's scores say."""
-        evidence = judge_replay(self.bundle, scores, calibration, self._eos)
-        table, margins = self.table(calibration), robust_margins(self._replayed, scores)
+        allowed = MaskedScores(scores, self._masks)
+        evidence = judge_replay(self.bundle, allowed, calibration, self._eos)
+        table, margins = self.table(calibration), robust_margins(self._replayed, allowed)
         self.said.append(Said(node.owner, evidence, margins, table))
         place = {"node": node.node, "owner": node.owner, "profile": to_hex(node.profile_id)}
         told = {**place, "logE": evidence.log_e, **evidence.summary}

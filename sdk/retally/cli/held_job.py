@@ -109,7 +109,8 @@ def model_kit(folder: Path) -> tuple[ModelKit, ChatFormat, str]:
     # Another tokenizer or template would make every honest prompt a mismatch.
     files.check_unchanged()
     chat_format = ChatFormat.load(folder)
-    return ModelKit(files.model_id, chat_format.render, chat_format.eos_ids), chat_format, files.name
+    kit = ModelKit(files.model_id, chat_format.render, chat_format.eos_ids, chat_format.grammars)
+    return kit, chat_format, files.name
 
 
 def read_text(path: Path) -> str:

@@ -35,6 +35,7 @@ class EngineServer:
         name: str = "engine",
         port: int = 0,
         cores: Sequence[int] = (),
+        is_exact: bool = False,
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://{HOST}:{self.port}"
@@ -45,7 +46,7 @@ class EngineServer:
         # The default log level writes a line for each request.
         command = [sys.executable, "-m", SERVER_MODULE, *flags, "--uvicorn-log-level", "warning"]
         bound = ",".join(str(core) for core in cores) or None
-        environment = engine_environment({}, is_cpu=is_cpu, cores=bound)
+        environment = engine_environment({}, is_cpu=is_cpu, cores=bound, is_exact=is_exact)
         self.service = Service(name, command, folder / f"{name}.log", mark=mark, environment=environment)
 
     async def start(self) -> None:

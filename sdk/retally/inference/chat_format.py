@@ -14,7 +14,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from retally.errors import BadRequest
+from retally.inference.grammar import GrammarBook
 from retally.inference.stop_matcher import StopMatcher
+from retally.protocol.structure import CALL_BEGIN, tools_of
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -27,12 +29,21 @@ class ChatFormat:
     """A model's tokenizer and chat template."""
 
     def __init__(
-        self, tokenizer: Tokenizer, template: Template | None, settings: Mapping[str, Any], eos: Sequence[int]
+        self,
+        tokenizer: Tokenizer,
+        template: Template | None,
+        settings: Mapping[str, Any],
+        eos: Sequence[int],
+        *,
+        has_tools: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._template = template
         self._settings = settings
         self.eos_ids = tuple(eos)
+        #: Whether the template teaches the model to call tools as R-71 writes it.
+        self.has_tools = has_tools
+        self.grammars = GrammarBook(lambda: tokenizer)
         self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
 
     @classmethod
@@ -45,7 +56,8 @@ class ChatFormat:
         if (folder / "chat_template.jinja").exists():
             source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
         template = _environment().from_string(source) if isinstance(source, str) else None
-        return cls(tokenizer, template, settings, _eos_ids(folder, tokenizer, settings))
+        has_tools = isinstance(source, str) and CALL_BEGIN in source
+        return cls(tokenizer, template, settings, _eos_ids(folder, tokenizer, settings), has_tools=has_tools)
 
     def render(self, prompt: Mapping[str, Any], template_date: str) -> list[int]:
         """Return the prompt's token ids; the template sees the pinned date, never the clock."""
@@ -110,7 +122,7 @@ class ChatFormat:
         try:
             text = self._template.render(
                 messages=[_plain_message(message) for message in prompt["messages"]],
-                tools=prompt.get("tools"),
+                tools=tools_of(prompt) or None,
                 add_generation_prompt=True,
                 strftime_now=day.strftime,
                 date_string=day.strftime("%d %b %Y"),
@@ -210,13 +222,29 @@ def _eos_ids(folder: Path, tokenizer: Tokenizer, settings: Mapping[str, Any]) ->
 
 
 def _plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Join text parts, which OpenAI allows in place of a string."""
+    """Join text parts, which OpenAI allows in place of a string; templates get a call's arguments as an object."""
+    if message.get("tool_calls"):
+        message = {**message, "tool_calls": [_plain_call(call) for call in message["tool_calls"]]}
     content = message.get("content")
     if not isinstance(content, list):
         return dict(message)
     if any(not isinstance(part, Mapping) or part.get("type") != "text" for part in content):
         raise BadRequest("only text parts are supported", param="messages")
     return {**message, "content": "\n".join(str(part.get("text", "")) for part in content)}
+
+
+def _plain_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    # One order of keys, whatever order they came in: the hash that signs them does not tell.
+    function = call["function"]
+    try:
+        arguments = json.loads(function["arguments"])
+    except ValueError as error:
+        raise BadRequest(f"a tool call's arguments are no JSON: {error}", param="messages") from error
+    return {
+        "id": call["id"],
+        "type": "function",
+        "function": {"name": function["name"], "arguments": arguments},
+    }
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -28,6 +28,8 @@ class EngineSampling:
     max_new_tokens: int
     #: Alternatives to report for each token; the chosen token's own logprob always comes.
     logprobs: int = 0
+    #: What the answer is held to (`protocol.structure.grammar_of`); empty where its form is free.
+    grammar: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Bias, penalties and min_tokens of R-28 over all rows at once."""
+"""Masks, bias, penalties and min_tokens of R-28 over all rows at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from retally.inference.sampler_grammar import GrammarMasks
 from retally.inference.sampler_rows import Row
 from retally.protocol.params import JobParams
 from retally.protocol.sampler import fraction
@@ -21,6 +22,7 @@ class Adjustments:
 
     def __init__(self, rows: Sequence[Row], size: int, device: torch.device) -> None:
         self._size, self._device = size, device
+        self._masks = masks_of(list(enumerate(rows)), size, device)
         bias = [(n, *pair) for n, row in enumerate(rows) for pair in row.params.logit_bias if pair[0] < size]
         self._bias_at = (_ids([n for n, _, _ in bias], device), _ids([token for _, token, _ in bias], device))
         self._bias = _floats([float(fraction(value)) for _, _, value in bias], device)
@@ -32,6 +34,7 @@ class Adjustments:
 
     def apply(self, scores: Tensor) -> None:
         """Apply them in place, in the order of R-28."""
+        self._masks.apply(scores)
         if len(self._bias):
             scores[self._bias_at] = scores[self._bias_at] + self._bias
         if self._penalised:
@@ -69,6 +72,12 @@ class HeldOpen:
         if forbidden:
             rows, ids = zip(*forbidden, strict=True)
             scores[_ids(rows, self._device), _ids(ids, self._device)] = -torch.inf
+
+
+def masks_of(rows: Sequence[tuple[int, Row]], size: int, device: torch.device) -> GrammarMasks:
+    """The masks of those rows that have a grammar."""
+    held = [(n, row.grammar, row.output_ids) for n, row in rows if row.grammar is not None]
+    return GrammarMasks(held, size, device)
 
 
 def _penalties(params: JobParams) -> tuple[float, float, float]:

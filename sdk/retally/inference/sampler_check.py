@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from retally.errors import BadRequest
+from retally.errors import BadRequest, EngineUnavailable
 from retally.inference.engine import Engine, EngineSampling, Scores
+from retally.inference.grammar import LIBRARY, LIBRARY_VERSION
 from retally.protocol.params import JobParams
 from retally.protocol.sampler import choose
+from retally.protocol.structure import ResponseFormat, grammar_of
 
 TOKENS = 12
 #: A near tie may fall the other way once between decoding and prefill.
@@ -24,6 +27,10 @@ PROBES: Mapping[str, JobParams] = {
     "penalised": replace(_PLAIN, top_k=20, frequency_penalty=1_500_000, repetition_penalty=1_300_000),
     "greedy": replace(_PLAIN, temperature=0),
 }
+#: One answer fits it.
+FORM_TEXT = '"retally"'
+FORM = ResponseFormat("json_schema", '{"const":"retally"}')
+FORM_TOKENS = 16
 REMEDY = (
     "start vLLM with the flags of retally.inference.vllm_flags.engine_arguments and, in its environment, "
     "VLLM_USE_V2_MODEL_RUNNER=0"
@@ -56,6 +63,22 @@ async def sampler_problem(engine: Engine) -> str | None:
     if not wrong:
         return None
     return f"of {TOKENS} tokens each, {', '.join(wrong)} ones are not what the sampler names: {REMEDY}"
+
+
+async def form_problem(engine: Engine, text_of: Callable[[Sequence[int]], Awaitable[str]]) -> str | None:
+    """Return why the engine would not hold answers to a form, or None: it is asked for the only answer of one."""
+    params = JobParams(max_tokens=FORM_TOKENS, template_date=_PLAIN.template_date, temperature=0, response_format=FORM)
+    # Any token will do for an end.
+    ends: dict[str, Any] = {"eos_ids": (0,), "max_new_tokens": FORM_TOKENS}
+    sampling = EngineSampling(params=params, seed=_SEED, grammar=grammar_of(params, {}), **ends)
+    answer: list[int] = []
+    try:
+        async for chunk in engine.generate(_PROMPT, sampling):
+            answer.extend(chunk.ids)
+        text = await text_of(answer)
+    except (BadRequest, EngineUnavailable) as error:
+        return f"it can't hold answers to a form ({error}): install {LIBRARY} {LIBRARY_VERSION} beside it"
+    return None if text.startswith(FORM_TEXT) else f"it does not hold answers to a form ({text[:40]!r}): {REMEDY}"
 
 
 async def _differences(engine: Engine, params: JobParams) -> int:

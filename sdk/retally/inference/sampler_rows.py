@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from retally.inference.sampler_grammar import Reading
 from retally.protocol.params import ONE, JobParams
 
 
@@ -22,6 +23,8 @@ class Row:
     prefix_ids: Sequence[int]
     #: The engine's own growing list.
     output_ids: Sequence[int] = field(default_factory=list)
+    #: The answer's walk through its grammar, where it has one.
+    grammar: Reading | None = None
     _tally: Tally | None = field(default=None, init=False, repr=False, compare=False)
 
     @property

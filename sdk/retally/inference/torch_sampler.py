@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from retally.inference.sampler_adjustments import Adjustments, HeldOpen
+from retally.inference.sampler_adjustments import Adjustments, HeldOpen, masks_of
 from retally.inference.sampler_noise import noise, noise_of_all
 from retally.inference.sampler_order import best_in_order, first_best
 from retally.inference.sampler_rows import Row
@@ -30,7 +30,9 @@ class BatchSampler:
         scored = sorted(index for index, row in rows.items() if row.is_scored)
         self._rows = [rows[index] for index in scored]
         self._scored = torch.tensor(scored, dtype=torch.int64, device=device)
-        self._greedy_ends = HeldOpen([(n, row) for n, row in rows.items() if not row.is_scored], size, device)
+        greedy = [(n, row) for n, row in rows.items() if not row.is_scored]
+        self._greedy_masks = masks_of(greedy, size, device)
+        self._greedy_ends = HeldOpen(greedy, size, device)
         self._adjustments = Adjustments(self._rows, size, device)
         kinds: dict[type[Draw], list[int]] = {}
         for n, row in enumerate(self._rows):
@@ -39,6 +41,7 @@ class BatchSampler:
 
     def apply(self, logits: Tensor) -> None:
         """Change the logits in place so that their argmax, the smallest id among equals, is the token of R-28."""
+        self._greedy_masks.apply(logits)
         self._greedy_ends.apply(logits)
         if not self._rows:
             return
@@ -138,6 +141,8 @@ class Cuts:
         # The mass of more than the short list but less than all is not known.
         is_mass_known = (self._top_k <= short) | (self._top_k >= size) | (self._top_p >= 1)
         is_exact = (last > values[:, -1:]) & is_mass_known | (short == size)
+        # Under a grammar nothing may be left beyond the short list.
+        is_exact |= values[:, -1:] == -torch.inf
         noised = torch.where(keep, values + noise(keys, ids), -torch.inf)
         best = noised == noised.amax(1, keepdim=True)
         return torch.where(best, ids, size).amin(1), is_exact[:, 0]

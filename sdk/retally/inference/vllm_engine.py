@@ -14,7 +14,7 @@ import numpy as np
 
 from retally.errors import BadRequest, EngineUnavailable, UpstreamTimeout
 from retally.inference.engine import EngineChunk, EngineInfo, EngineSampling, Scores
-from retally.inference.sampler_check import sampler_problem
+from retally.inference.sampler_check import form_problem, sampler_problem
 from retally.inference.vllm_flags import SAMPLER_ARGUMENT
 from retally.inference.vllm_frames import Completion, Frame, chunk_of, scores_of
 from retally.keep_alive import SHY_CLIENT_SECONDS
@@ -73,6 +73,7 @@ class VllmEngine:
         scores = await self.score([5, 6, 7, 8], 1)
         has_logprobs = scores.top_ids.shape == (3, 64) and bool(np.isfinite(scores.top_logprobs).all())
         problem = await sampler_problem(self) if has_logprobs else "not tried: no prompt logprobs"
+        problem = problem or await form_problem(self, self.text_of)
         problems = [] if has_logprobs else ["no 64 prompt logprobs: start vLLM with --max-logprobs 66"]
         return EngineInfo(
             model=self.model_name,
@@ -94,6 +95,15 @@ class VllmEngine:
         if served is None:
             raise EngineUnavailable(f"the engine serves {[model['id'] for model in models]}, not {self.model_name}")
         return served, version
+
+    async def text_of(self, ids: Sequence[int]) -> str:
+        """The text of ids by the engine's own tokenizer, special tokens included."""
+        body = {"model": self.model_name, "tokens": list(ids)}
+        try:
+            async with self._open().post(f"{self._base_url}/detokenize", json=body) as response:
+                return str(json.loads(await self._content(response))["prompt"])
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unreachable(error) from error
 
     async def close(self) -> None:
         """Close the connections."""
@@ -187,6 +197,7 @@ def sampler_argument(sampling: EngineSampling) -> str:
         "seed": sampling.seed.hex(),
         "position": sampling.position,
         "eos": list(sampling.eos_ids),
+        "grammar": sampling.grammar,
     }
     return json.dumps(argument)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from retally.errors import BadRequest
 from retally.keep_alive import SERVER_SECONDS
 
 SAMPLER_ARGUMENT = "retally"
@@ -37,8 +38,15 @@ def engine_arguments(
     return arguments
 
 
-def engine_environment(base: Mapping[str, str], *, is_cpu: bool = True, cores: str | None = None) -> dict[str, str]:
-    """Return the environment of the engine's process, made from that of its parent."""
+def engine_environment(
+    base: Mapping[str, str], *, is_cpu: bool = True, cores: str | None = None, is_exact: bool = False
+) -> dict[str, str]:
+    """Return the environment of the engine's process, made from that of its parent.
+
+    Raises BadRequest where an exact profile is asked of a processor: batch-invariant kernels exist for GPUs only.
+    """
+    if is_exact and is_cpu:
+        raise BadRequest("no batch-invariant kernels exist for processors", hint="declare a profile that is not exact")
     environment = {
         **base,
         "HF_HUB_OFFLINE": "1",
@@ -48,6 +56,8 @@ def engine_environment(base: Mapping[str, str], *, is_cpu: bool = True, cores: s
         # The sampler is a plugin of the first model runner; the second one refuses it.
         "VLLM_USE_V2_MODEL_RUNNER": "0",
     }
+    if is_exact:
+        environment["VLLM_BATCH_INVARIANT"] = "1"
     if is_cpu:
         environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         # Without it every engine takes the same first core.

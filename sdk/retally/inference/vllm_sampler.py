@@ -7,6 +7,7 @@ temperature 0 and no penalties: the plugin names the token and leaves the engine
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from retally.errors import BadRequest
+from retally.inference.grammar import GrammarBook, GrammarLibraryMissing, check_library
+from retally.inference.sampler_grammar import Reading
 from retally.inference.sampler_rows import Row
 from retally.inference.torch_sampler import BatchSampler
 from retally.inference.vllm_flags import SAMPLER_ARGUMENT
@@ -26,6 +29,7 @@ class RetallySampler(LogitsProcessor):  # type: ignore[misc]  # vLLM ships no ty
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self._rows: dict[int, Row] = {}
+        self._grammars = GrammarBook.load(vllm_config.model_config.tokenizer)
         #: Made for the present rows and this many logits, when these are first there.
         self._batch: BatchSampler | None = None
         self._shape: torch.Size | None = None
@@ -39,8 +43,8 @@ class RetallySampler(LogitsProcessor):  # type: ignore[misc]  # vLLM ships no ty
         if sampling_params.temperature != 0:
             raise ValueError("a request with the retally sampler must have temperature 0")
         try:
-            read_row(argument, [], [])
-        except (KeyError, TypeError, AttributeError, ValueError, BadRequest) as error:
+            read_row(argument, [], [], None)
+        except (KeyError, TypeError, AttributeError, ValueError, BadRequest, GrammarLibraryMissing) as error:
             raise ValueError(f"the retally sampler's argument is malformed: {error!r}") from error
 
     def is_argmax_invariant(self) -> bool:
@@ -58,7 +62,7 @@ class RetallySampler(LogitsProcessor):  # type: ignore[misc]  # vLLM ships no ty
             argument = (params.extra_args or {}).get(SAMPLER_ARGUMENT)
             self._rows.pop(index, None)
             if argument is not None:
-                self._rows[index] = read_row(argument, prompt_ids or [], output_ids)
+                self._rows[index] = read_row(argument, prompt_ids or [], output_ids, self._grammars)
         for source, target, direction in batch_update.moved:
             moved, displaced = self._rows.pop(source, None), self._rows.pop(target, None)
             if moved is not None:
@@ -77,8 +81,11 @@ class RetallySampler(LogitsProcessor):  # type: ignore[misc]  # vLLM ships no ty
         return logits
 
 
-def read_row(argument: object, prompt_ids: list[int], output_ids: list[int]) -> Row:
-    """Read the argument; the answer's earlier tokens are the last ids of the prompt."""
+def read_row(argument: object, prompt_ids: list[int], output_ids: list[int], grammars: GrammarBook | None) -> Row:
+    """Read the argument; the answer's earlier tokens are the last ids of the prompt.
+
+    Without grammars the answer's is only looked at, not compiled.
+    """
     if not isinstance(argument, str):
         raise TypeError("it must be a string")
     wire = json.loads(argument)
@@ -89,11 +96,23 @@ def read_row(argument: object, prompt_ids: list[int], output_ids: list[int]) -> 
     if len(seed) != 32:
         raise ValueError("the seed must have 32 bytes")
     start = max(0, len(prompt_ids) - position)
+    eos_ids = tuple(int(token) for token in wire["eos"])
+    grammar = wire["grammar"]
+    if not isinstance(grammar, str):
+        raise TypeError("grammar must be text")
+    reading = None
+    if grammar:
+        check_library()
+        if not eos_ids:
+            raise ValueError("an answer of a given form needs an end-of-sequence id")
+    if grammar and grammars is not None:
+        reading = Reading(partial(grammars.start, grammar, eos_ids, tuple(prompt_ids[start:])))
     return Row(
         params=JobParams.from_json(wire["params"]),
         seed=seed,
-        eos_ids=tuple(int(token) for token in wire["eos"]),
+        eos_ids=eos_ids,
         prompt_ids=prompt_ids[:start],
         prefix_ids=prompt_ids[start:],
         output_ids=output_ids,
+        grammar=reading,
     )

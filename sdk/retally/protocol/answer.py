@@ -213,7 +213,9 @@ def _ending_pairs(bundle: AnswerBundle, eos_ids: Collection[int]) -> Pairs:
         limit = min(request.max_output, bundle.params.max_tokens)
         room = receipt.output_to < limit and receipt.prompt_tokens + receipt.output_to < bundle.offer.max_context
         return [("length", False, room)]
-    if receipt.finish_reason == FinishReason.STOP and not bundle.params.stop:
+    if receipt.finish_reason == FinishReason.TOOL and bundle.params.tool_choice.type == "none":
+        return [("tool", False, True)]
+    if receipt.finish_reason in (FinishReason.STOP, FinishReason.TOOL) and not bundle.params.stop:
         ended = bool(bundle.output_ids) and bundle.output_ids[-1] in eos_ids
         return [("stop", True, ended)]
     return []

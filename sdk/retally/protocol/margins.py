@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from retally.protocol.grammar import AnswerMasks, Words
 from retally.protocol.params import ONE, JobParams
 from retally.protocol.sampler import adjusted, noise
 
@@ -20,6 +21,17 @@ TOP = 64
 MAX_VOCABULARY = 1 << 20
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """How far honest numbers may lie apart at the nucleus' edge: in nats, and in mass."""
+
+    epsilon: float = EPSILON
+    mass: float = MASS
+
+
+ROBUST = Edge()
 
 
 class ReplayScores(Protocol):
@@ -34,6 +46,24 @@ class ReplayScores(Protocol):
     def top_logprobs(self) -> NDArray[np.float32]:
         """Their logprobs."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedScores:
+    """Scores of an answer whose form is not free, with the masks of its tokens."""
+
+    scores: ReplayScores
+    masks: AnswerMasks
+
+    @property
+    def top_ids(self) -> NDArray[np.int32]:
+        """The most likely ids, forbidden ones among them."""
+        return self.scores.top_ids
+
+    @property
+    def top_logprobs(self) -> NDArray[np.float32]:
+        """Their raw logprobs."""
+        return self.scores.top_logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +91,21 @@ def robust_margins(replayed: Replayed, scores: ReplayScores) -> Floats:
     return np.array([token.margin for token in token_margins(replayed, scores)], dtype=np.float64)
 
 
-def token_margins(replayed: Replayed, scores: ReplayScores) -> list[TokenMargin]:
+def token_margins(replayed: Replayed, scores: ReplayScores, edge: Edge = ROBUST) -> list[TokenMargin]:
     """The same, each with the token that it was measured against."""
     top_ids, top_logprobs = scores.top_ids, scores.top_logprobs
     count = len(replayed.output_ids)
     if top_ids.shape != top_logprobs.shape or len(top_ids) != count:
         raise ValueError(f"{len(top_ids)} rows of scores for {count} tokens")
+    # Masks come with the scores: who scores an answer knows its form, who weighs margins need not.
+    masks = scores.masks if isinstance(scores, MaskedScores) else None
+    if masks is None and replayed.params.has_form:
+        raise ValueError("an answer of a given form can't be judged without its masks")
+    rows = masks.rows if masks is not None and masks.rows else [None] * count
     answer = [*replayed.prefix_ids, *replayed.output_ids]
     first = len(replayed.prefix_ids)
     return [
-        _margin(replayed, top_ids[i], top_logprobs[i], first + i, answer[: first + i], answer[first + i])
+        _margin(replayed, top_ids[i], top_logprobs[i], answer[: first + i], answer[first + i], rows[i], edge)
         for i in range(count)
     ]
 
@@ -79,11 +114,12 @@ def _margin(
     replayed: Replayed,
     ids: NDArray[np.int32],
     logprobs: NDArray[np.float32],
-    position: int,
     before: Sequence[int],
     claimed: int,
+    mask: Words | None,
+    edge: Edge,
 ) -> TokenMargin:
-    params = replayed.params
+    params, position = replayed.params, len(before)
     candidates = ids.astype(np.int64)
     raw = logprobs.astype(np.float32)
     if claimed not in candidates:
@@ -92,28 +128,28 @@ def _margin(
         raw = np.append(raw, raw.min())
     tail = max(0.0, 1.0 - float(np.exp(raw[: len(ids)].astype(np.float64)).sum()))
     eos = list(replayed.eos_ids)
-    l = adjusted(raw, candidates, params, replayed.prompt_ids, before, eos).astype(np.float64)  # noqa: E741  # R-34's name
+    l = adjusted(raw, candidates, params, replayed.prompt_ids, before, eos, mask).astype(np.float64)  # noqa: E741  # R-34's name
     own = int(np.flatnonzero(candidates == claimed)[0])
-    if params.temperature == 0 or not np.isfinite(l[own]):
+    best = int(candidates[l == l.max()].min())
+    if not np.isfinite(l[own]):
         # What was forbidden altogether is as far off as can be.
-        margin = float(min(CLIP, l.max() - l[own]))
-        return TokenMargin(margin, int(candidates[l == l.max()].min()))
+        return TokenMargin(CLIP, best)
+    if params.temperature == 0:
+        return TokenMargin(float(min(CLIP, l.max() - l[own])), best)
     gumbel = noise(replayed.seed, position, candidates).astype(np.float64)
-    margin, best = _sampled_margin(l, gumbel, own, params, tail, float(raw.min()))
+    temperature = params.temperature / ONE
+    nuclei = _nuclei(l, params, _tail_mass(tail, float(raw.min()), temperature, l), edge)
+    margin, best = _sampled_margin(l, l / temperature + gumbel, own, *nuclei)
     return TokenMargin(margin, int(candidates[best]))
 
 
 def _sampled_margin(
     l: Floats,  # noqa: E741
-    gumbel: Floats,
+    keys: Floats,
     own: int,
-    params: JobParams,
-    tail: float,
-    least: float,
+    core: NDArray[np.bool_],
+    loose: NDArray[np.bool_],
 ) -> tuple[float, int]:
-    temperature = params.temperature / ONE
-    core, loose = _nuclei(l, params, temperature, _tail_mass(tail, least, temperature, l))
-    keys = l / temperature + gumbel
     best = int(np.where(core, keys, -np.inf).argmax())
     margin = max(0.0, float(keys[best] - keys[own]))
     if not loose[own]:
@@ -135,27 +171,28 @@ def _tail_mass(tail: float, least: float, temperature: float, l: Floats) -> floa
 def _nuclei(
     l: Floats,  # noqa: E741
     params: JobParams,
-    temperature: float,
     tail: float,
+    edge: Edge,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which tokens are allowed for certain, and which can't be ruled out."""
+    temperature = params.temperature / ONE
     order = np.argsort(-l, kind="stable")
     weights = np.exp((l - l[order[0]]) / temperature)
     weights[~np.isfinite(l)] = 0.0
     top_k = params.top_k if params.top_k else np.inf
     within = min(int(min(top_k, len(l))), len(l))
     kept = float(weights[order[:within]].sum())
-    beyond = tail if top_k > len(l) else 0.0
-    near = l[None, :] > l[:, None] - EPSILON
+    beyond = tail if top_k > np.isfinite(l).sum() else 0.0
+    near = l[None, :] > l[:, None] - edge.epsilon
     np.fill_diagonal(near, False)
-    far = l[None, :] > l[:, None] + EPSILON
+    far = l[None, :] > l[:, None] + edge.epsilon
     share = params.top_p / ONE if params.top_p < ONE else np.inf
-    core = (near @ weights / kept < share - MASS) & (near.sum(axis=1) < top_k)
-    loose = (far @ weights / (kept + beyond) < share + MASS) & (far.sum(axis=1) < top_k)
+    core = (near @ weights / kept < share - edge.mass) & (near.sum(axis=1) < top_k)
+    loose = (far @ weights / (kept + beyond) < share + edge.mass) & (far.sum(axis=1) < top_k)
     if params.min_p:
         floor = l.max() + temperature * np.log(params.min_p / ONE)
-        core &= l - EPSILON >= floor
-        loose &= l + EPSILON >= floor
+        core &= l - edge.epsilon >= floor
+        loose &= l + edge.epsilon >= floor
     core &= np.isfinite(l)
     loose &= np.isfinite(l)
     core[order[0]] = loose[order[0]] = True

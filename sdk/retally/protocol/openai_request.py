@@ -8,6 +8,8 @@ from typing import Any
 
 from retally.errors import BadRequest, UnsupportedParameter
 from retally.protocol.encoding import parse_ids
+from retally.protocol.openai_messages import messages_of
+from retally.protocol.openai_structure import response_format_of, tool_choice_of, tools_text_of
 from retally.protocol.params import ONE, RANGES, JobParams, sorted_bias
 
 MAX_CHOICES = 128
@@ -30,19 +32,16 @@ _INTEGERS = {
 # Deliberately not part of params: transport, routing, or diagnostics that change no token.
 _BESIDE = frozenset(
     {"model", "messages", "prompt", "stream", "stream_options", "n", "seed", "logprobs", "top_logprobs"}
-    | {"user", "metadata", "provider", "safety_identifier", "prompt_cache_key"}
+    | {"user", "metadata", "provider", "safety_identifier", "prompt_cache_key", "tools"}
 )
 _SHAPING = frozenset(
     {"temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "top_k"}
     | {"min_tokens", "max_tokens", "max_completion_tokens", "logit_bias", "stop", "prompt_logprobs"}
+    | {"response_format", "tool_choice", "parallel_tool_calls"}
 )
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
-    "parallel_tool_calls": (None, True),
     "functions": (None, []),
     "function_call": (None, "none"),
-    "response_format": (None, {"type": "text"}),
     "service_tier": (None, "auto", "default"),
     "store": (None, False),
     "best_of": (None, 1),
@@ -53,7 +52,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "prediction": (None,),
     "reasoning_effort": (None,),
 }
-_ROLES = frozenset({"system", "developer", "user", "assistant"})
 
 
 def params_of_body(body: Mapping[str, Any], endpoint: str, default_max_tokens: int, template_date: str) -> JobParams:
@@ -75,6 +73,8 @@ def params_of_body(body: Mapping[str, Any], endpoint: str, default_max_tokens: i
         logit_bias=_bias(body.get("logit_bias")),
         stop=_stop(body.get("stop")),
         prompt_logprobs=_integer(body, "prompt_logprobs", 0),
+        response_format=response_format_of(body.get("response_format")),
+        tool_choice=tool_choice_of(body),
     )
 
 
@@ -152,7 +152,8 @@ def choices_of_body(body: Mapping[str, Any]) -> int:
 def prompt_of_body(body: Mapping[str, Any], endpoint: str) -> dict[str, Any]:
     """The prompt object of R-11."""
     if endpoint == "chat":
-        return {"messages": _messages(body.get("messages"))}
+        tools = tools_text_of(body)
+        return {"messages": messages_of(body.get("messages")), **({"tools": tools} if tools else {})}
     prompt = body.get("prompt")
     if isinstance(prompt, str):
         return {"prompt": prompt}
@@ -162,35 +163,3 @@ def prompt_of_body(body: Mapping[str, Any], endpoint: str) -> dict[str, Any]:
     if isinstance(prompt, list) and prompt:
         return {"promptIds": list(parse_ids("prompt", prompt))}
     raise BadRequest("prompt must be a string or one list of token ids", param="prompt")
-
-
-def _messages(value: object) -> list[dict[str, str]]:
-    if not isinstance(value, list) or not value:
-        raise BadRequest("messages must be a list of at least one message", param="messages")
-    return [_message(index, item) for index, item in enumerate(value)]
-
-
-def _message(index: int, value: object) -> dict[str, str]:
-    param = f"messages[{index}]"
-    if not isinstance(value, dict):
-        raise BadRequest(f"{param} must be an object", param=param)
-    role = value.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise UnsupportedParameter(f"{param}.role", f"must be one of {', '.join(sorted(_ROLES))}")
-    for name, item in value.items():
-        if name not in ("role", "content") and item is not None:
-            raise UnsupportedParameter(f"{param}.{name}")
-    return {"role": role, "content": _content(param, value.get("content"))}
-
-
-def _content(param: str, value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise BadRequest(f"{param}.content must be text", param=f"{param}.content")
-    texts = []
-    for part in value:
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise UnsupportedParameter(f"{param}.content", "may hold text parts only")
-        texts.append(part["text"])
-    return "".join(texts)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
 from retally.errors import BadRequest, UnsupportedParameter
 from retally.protocol.encoding import check_fields, check_integer, parse_object
+from retally.protocol.structure import ResponseFormat, ToolChoice
 
 ONE = 1_000_000
 MAX_STOPS = 16
@@ -29,7 +30,7 @@ RANGES: dict[str, tuple[int, int]] = {
     "maxTokens": (1, (1 << 32) - 1),
     "promptLogprobs": (0, MAX_PROMPT_LOGPROBS),
 }
-_NAMES = frozenset(RANGES) | {"logitBias", "stop", "endpoint", "templateDate"}
+_NAMES = frozenset(RANGES) | {"logitBias", "stop", "endpoint", "templateDate", "responseFormat", "toolChoice"}
 _BIAS_LIMIT = 100 * ONE
 _ID_DIGITS = 10
 
@@ -52,6 +53,8 @@ class JobParams:
     logit_bias: tuple[tuple[int, int], ...] = ()
     stop: tuple[str, ...] = ()
     prompt_logprobs: int = 0
+    response_format: ResponseFormat = field(default_factory=ResponseFormat)
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
 
     def __post_init__(self) -> None:
         for name, value in self._numbers().items():
@@ -66,6 +69,17 @@ class JobParams:
         _check_date(self.template_date)
         _check_stop(self.stop)
         _check_bias(self.logit_bias)
+        self._check_structure()
+
+    def _check_structure(self) -> None:
+        has_format, choice = self.response_format.type != "text", self.tool_choice
+        if has_format and choice.type != "none":
+            raise UnsupportedParameter("responseFormat", "does not go with tools: a tool's parameters shape its call")
+        if choice.type != "none" and self.endpoint != "chat":
+            raise UnsupportedParameter("toolChoice", "goes with chat only")
+        if (has_format or choice.is_forced) and self.min_tokens:
+            # An answer of a given form may be complete, and must end then.
+            raise UnsupportedParameter("minTokens", "does not go with an answer of a given form")
 
     def _numbers(self) -> dict[str, int]:
         return {
@@ -82,6 +96,11 @@ class JobParams:
         }
 
     @property
+    def has_form(self) -> bool:
+        """Whether a grammar may hold the answer to a form (R-70)."""
+        return self.response_format.type != "text" or self.tool_choice.type != "none"
+
+    @property
     def bias(self) -> dict[int, int]:
         """The logit bias by token id, in 1e-6."""
         return dict(self.logit_bias)
@@ -94,6 +113,8 @@ class JobParams:
             "stop": list(self.stop),
             "endpoint": self.endpoint,
             "templateDate": self.template_date,
+            "responseFormat": self.response_format.to_json(),
+            "toolChoice": self.tool_choice.to_json(),
         }
 
     @classmethod
@@ -120,6 +141,8 @@ class JobParams:
             logit_bias=sorted_bias(bias),
             stop=tuple(stop),
             prompt_logprobs=wire["promptLogprobs"],
+            response_format=ResponseFormat.from_json(wire["responseFormat"]),
+            tool_choice=ToolChoice.from_json(wire["toolChoice"]),
         )
 
     @classmethod

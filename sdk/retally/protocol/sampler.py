@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retally.protocol.encoding import keccak, u32
+from retally.protocol.grammar import Words, are_allowed
 from retally.protocol.params import ONE, JobParams
 
 Floats = NDArray[np.float32]
@@ -60,9 +61,12 @@ def adjusted(
     prompt_ids: Sequence[int],
     output_ids: Sequence[int],
     eos_ids: Sequence[int],
+    mask: Words | None = None,
 ) -> Floats:
-    """Return raw log-probabilities of `ids` after bias, penalties and min_tokens (R-28)."""
+    """Return raw log-probabilities of `ids` after mask, bias, penalties and min_tokens (R-28)."""
     scores = logprobs.astype(np.float32).copy()
+    if mask is not None:
+        scores[~are_allowed(mask, ids)] = -np.inf
     if params.logit_bias:
         bias = params.bias
         scores += np.array([fraction(bias.get(int(token), 0)) for token in ids], dtype=np.float32)
@@ -112,13 +116,14 @@ def sample_token(
     prompt_ids: Sequence[int],
     output_ids: Sequence[int],
     eos_ids: Sequence[int],
+    mask: Words | None = None,
 ) -> int:
     """Return the token that the sampler names for a full row of raw logits.
 
     `output_ids` is the whole answer so far, whichever segment it came from, so `position` is its length.
     """
     ids = np.arange(len(logits), dtype=np.int64)
-    return choose(log_softmax(logits), ids, params, seed, position, prompt_ids, output_ids, eos_ids)
+    return choose(log_softmax(logits), ids, params, seed, position, prompt_ids, output_ids, eos_ids, mask)
 
 
 def choose(
@@ -130,9 +135,10 @@ def choose(
     prompt_ids: Sequence[int],
     output_ids: Sequence[int],
     eos_ids: Sequence[int],
+    mask: Words | None = None,
 ) -> int:
     """Return the token named among `ids` with their raw log-probabilities: for a replay these are the top 64."""
-    scores = adjusted(logprobs, ids, params, prompt_ids, output_ids, eos_ids)
+    scores = adjusted(logprobs, ids, params, prompt_ids, output_ids, eos_ids, mask)
     if params.temperature == 0:
         return best(scores, ids)
     scores = scores / fraction(params.temperature)

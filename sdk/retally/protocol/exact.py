@@ -1,0 +1,59 @@
+"""Judgement by equality, for profiles whose kernels give the same logits to everybody (R-72)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from retally.protocol.calibration import Calibration
+from retally.protocol.evidence import JOB_CLIP, JobLogE
+from retally.protocol.judgement import judge_replay, replayed_of
+from retally.protocol.margins import Edge, Replayed, ReplayScores, token_margins
+from retally.protocol.wire import AnswerBundle
+
+EQUALITY = "equality"
+#: What fp32 and fp64 round apart between the sampler and its replay, in nats.
+ROUNDING = 1e-4
+EXACT_EDGE = Edge(ROUNDING, ROUNDING)
+#: An equal answer halves the job's stake: e is 1/2 then, so that honest wealth only ever falls.
+EQUAL = math.log(0.5)
+
+
+def is_exact(profile: Mapping[str, Any]) -> bool:
+    """Whether a profile's JSON asks for equality."""
+    return profile.get("verdict") == EQUALITY
+
+
+def differing(replayed: Replayed, scores: ReplayScores) -> list[int]:
+    """The output tokens that are not the sampler's own choice on these scores, by index.
+
+    Where a candidate beyond the scored ones could have changed the choice, nothing is held against the claimed token.
+    """
+    margins = token_margins(replayed, scores, EXACT_EDGE)
+    return [index for index, token in enumerate(margins) if token.margin > ROUNDING]
+
+
+def judge_exactly(bundle: AnswerBundle, scores: ReplayScores, eos_ids: Collection[int]) -> JobLogE:
+    """The evidence of an answer that has to be equal token by token; it needs no calibration."""
+    found = differing(replayed_of(bundle, eos_ids), scores)
+    return JobLogE(JOB_CLIP if found else EQUAL, True, _summary(bundle.output_ids, found))
+
+
+def judge_pair(
+    bundle: AnswerBundle,
+    scores: ReplayScores,
+    calibration: Calibration | None,
+    eos_ids: Collection[int],
+    *,
+    scored_by: bytes,
+    exact: Collection[bytes],
+) -> JobLogE:
+    """The evidence by one re-executor's scores: equality where both ran one exact profile, statistics elsewhere."""
+    if scored_by == bundle.receipt.profile_id and scored_by in exact:
+        return judge_exactly(bundle, scores, eos_ids)
+    return judge_replay(bundle, scores, calibration, eos_ids)
+
+
+def _summary(output_ids: Sequence[int], found: Sequence[int]) -> dict[str, Any]:
+    return {"tokens": len(output_ids), "differing": len(found), "first": found[0] if found else None}
