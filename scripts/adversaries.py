@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failures: list[str] = []
     if not options.no_run:
         missing = [each for each in chosen if each.act != Act.NONE and (options.again or results.read(each) is None)]
-        failures = asyncio.run(run(missing, results, options.seed))
+        failures = asyncio.run(run(missing, results, options))
     found = [row for row in rows(results, economics(CACHE)) if row["name"] in {each.name for each in chosen}]
     failures += [f"{row['name']}: {loss}" for row in found if row["live"] for loss in row["live"]["control"]["lost"]]
     print(markdown(found))
@@ -73,17 +73,17 @@ def waves(missing: Sequence[Adversary]) -> Iterator[list[Adversary]]:
             yield wave
 
 
-async def run(missing: Sequence[Adversary], results: Results, seed: int) -> list[str]:
+async def run(missing: Sequence[Adversary], results: Results, options: argparse.Namespace) -> list[str]:
     """Play wave after wave; one that fails is named and keeps no other from its turn."""
     failures: list[str] = []
     with tempfile.TemporaryDirectory(prefix="retally-adversaries-") as scratch:
-        home = Path(scratch)
-        engines = Engines(home / "engines", CACHE)
+        home = options.keep or Path(scratch)
+        engines = Engines(home / "engines", CACHE, options.engine_url)
         try:
             for number, wave in enumerate(waves(missing)):
-                failures += await _play(wave, results, engines, home / f"net{number}", seed + number)
+                failures += await _play(wave, results, engines, home / f"net{number}", options.seed + number)
             for each in (each for each in missing if each.act == Act.OWN):
-                failures += await _play([each], results, engines, home / each.name, seed)
+                failures += await _play([each], results, engines, home / each.name, options.seed)
         finally:
             await engines.stop()
     return failures
@@ -143,6 +143,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--write", action="store_true", help="fill docs/data/adversaries.json and docs/ADVERSARIES.md")
     parser.add_argument("--no-run", action="store_true", help="only what is known already")
     parser.add_argument("--again", action="store_true", help="run again what is known")
+    parser.add_argument("--engine-url", default=None, help="an engine that already serves the devnet's model")
+    parser.add_argument("--keep", type=Path, default=None, help="keep keys, settings and logs in this folder")
     parser.add_argument("--seed", type=int, default=3, help="fixes keys, prompts and client seeds")
     options = parser.parse_args(arguments)
     if unknown := set(options.only) - {each.name for each in ADVERSARIES}:

@@ -20,7 +20,7 @@ from retally.devnet.network import RunningNode
 
 JOBS = 6
 HONEST_JOBS = 4
-ROUNDS = 5
+ROUNDS = 4
 #: A cheat that is rare needs more jobs, so that some of them are cheated and drawn.
 MORE_JOBS = 12
 APPEAL_SECONDS = 2 * DAY + 60
@@ -51,7 +51,7 @@ async def play_court(stage: Stage, cheats: Sequence[Adversary]) -> dict[str, dic
     await stage.until(lambda books: all(case.verdict for case in books.cases()), "the juries' verdicts")
     await stage.net.jump(APPEAL_SECONDS)
     books = await stage.until(lambda books: all(case.executed for case in books.cases()), "verdicts to be executed")
-    return {cheat.name: await court_result(stage, books, owner) for owner, cheat in owners.items()}
+    return {cheat.name: court_result(stage, books, owner) for owner, cheat in owners.items()}
 
 
 def accused(books: Books) -> set[str]:
@@ -59,11 +59,12 @@ def accused(books: Books) -> set[str]:
     return {case.owner for case in books.cases()}
 
 
-async def court_result(stage: Stage, books: Books, owner: str) -> dict[str, Any]:
+def court_result(stage: Stage, books: Books, owner: str) -> dict[str, Any]:
     """What became of one owner."""
-    found = [each for each in await stage.findings() if each["owner"] == owner]
-    log_es = sorted((round(float(each["logE"]), 1) for each in found), reverse=True)
-    rules = sorted({each["detail"]["rule"] for each in found if "rule" in each["detail"]})
+    found = stage.findings(owner)
+    by_receipt = {each.receipt: round(each.log_e, 1) for each in found if each.receipt is not None}
+    log_es = sorted(by_receipt.values(), reverse=True)
+    rules = sorted({str(each.detail["rule"]) for each in found if "rule" in each.detail})
     case = next((case for case in books.cases() if case.owner == owner), None)
     result: dict[str, Any] = {"points": len(found), "logE": log_es, "rules": rules, "convicted": False}
     if case is None:

@@ -51,14 +51,16 @@ def weights_folder(kind: str, cache: Path) -> Path:
 class Engines:
     """Starts an engine when it is first asked for; networks come and go around them."""
 
-    def __init__(self, home: Path, cache: Path) -> None:
+    def __init__(self, home: Path, cache: Path, genuine_url: str | None = None) -> None:
+        """`genuine_url` is an engine that runs already, and is left alone."""
         self._home = home
         self._cache = cache
+        self._given = {GENUINE: genuine_url} if genuine_url else {}
         self._servers: dict[str, EngineServer] = {}
 
     async def need(self, kinds: Iterable[str]) -> dict[str, str]:
         """The addresses of these engines; any other but the genuine one is ended first, for its memory."""
-        wanted = {GENUINE, *kinds}
+        wanted = {GENUINE, *kinds} - self._given.keys()
         for kind in self._servers.keys() - wanted:
             await self._servers.pop(kind).stop()
         fresh = []
@@ -76,7 +78,7 @@ class Engines:
             self._servers[kind] = server
             fresh.append(server)
         await asyncio.gather(*(server.wait_ready() for server in fresh))
-        return {kind: self._servers[kind].url for kind in wanted}
+        return {**self._given, **{kind: self._servers[kind].url for kind in wanted}}
 
     async def stop(self) -> None:
         """End all of them."""

@@ -10,7 +10,6 @@ from tests.adversaries.registry import Adversary
 
 from adversaries_claims import Claimant
 from adversaries_stage import MAX_TOKENS, Stage
-from demo_prompts import draw_prompts
 from retally import AsyncClient, Wallet, result_of
 from retally.chain.deployment import Deployment
 from retally.devnet.keys import derive_key
@@ -61,7 +60,7 @@ async def buy(stage: Stage, node: RunningNode) -> list[JobResult]:
     wallet = Wallet(net.payer.key, Deployment.load(net.deployment_path).domain, folder)
     results = []
     async with AsyncClient(base_url=net.router_url, wallet=wallet, deployment=net.deployment_path) as client:
-        for question, seed in draw_prompts(stage.seed, JOBS):
+        for question, seed in stage.draw(JOBS):
             answer = await client.chat.completions.create(
                 model=net.model,
                 messages=[{"role": "user", "content": question}],

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import random
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +19,7 @@ from openai import APIError, AsyncOpenAI
 from tests.adversaries.registry import Adversary
 
 from demo_books import Books
-from demo_prompts import draw_prompts
+from evidence_jobs import Prompts
 from retally.chain.connection import Chain
 from retally.chain.events import ChainEvent
 from retally.devnet.keys import derive_key
@@ -25,7 +29,7 @@ from retally.devnet.tools import devnet_model_dir, repo_root
 
 DAY = 86_400
 HONEST = 3
-MAX_TOKENS = 128
+MAX_TOKENS = 192
 CONCURRENCY = 6
 WAIT_SECONDS = 420.0
 #: How long the verifier asks a silent node before it challenges: a minute on a network, seconds here.
@@ -35,6 +39,17 @@ PROGRAM = repo_root() / "tests" / "adversaries" / "cheating_node.py"
 
 class PlayFailed(Exception):
     """A play did not come to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a verifier found at a drawn point."""
+
+    log_e: float
+    receipt: bytes | None
+    state: str
+    verdict: int
+    detail: Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -69,6 +84,7 @@ class Stage:
         )
         self.traffic: dict[str, Traffic] = {}
         self._asked = 0
+        self._chats = list(Prompts.of(devnet_model_dir()).chats)
 
     async def __aenter__(self) -> Self:
         await self.net.start()
@@ -100,24 +116,32 @@ class Stage:
         return next(node for node in self.net.nodes if node.spec.name == name)
 
     async def trade(self, asked: Sequence[tuple[RunningNode, int, Mapping[str, Any]]]) -> None:
-        """Plain completions through the router: so many for each node, with its sampling; refusals are noted."""
+        """Plain completions through the router: so many for each node, with its sampling."""
         gate = asyncio.Semaphore(CONCURRENCY)
-        total = sum(count for _, count, _ in asked)
-        prompts = iter(draw_prompts(self.seed * 1_000_003 + self._asked, total))
-        self._asked += total
+        await asyncio.gather(
+            *(self.send(node, self.draw(count), sampling, gate) for node, count, sampling in asked if count)
+        )
 
-        async def ask(client: AsyncOpenAI, node: RunningNode, sampling: Mapping[str, Any]) -> None:
-            question, seed = next(prompts)
-            seen = self.traffic.setdefault(node.spec.name, Traffic())
-            order = {"provider": {"order": [node.address], "allow_fallbacks": False}}
-            async with gate:
+    async def send(
+        self,
+        node: RunningNode,
+        prompts: Sequence[tuple[str, int]],
+        sampling: Mapping[str, Any],
+        gate: asyncio.Semaphore | None = None,
+    ) -> None:
+        """These prompts to this node; what is refused is noted and is no failure."""
+        limit = gate or asyncio.Semaphore(CONCURRENCY)
+        seen = self.traffic.setdefault(node.spec.name, Traffic())
+
+        async def ask(client: AsyncOpenAI, question: str, seed: int) -> None:
+            async with limit:
                 try:
                     await client.chat.completions.create(
                         model=self.net.model,
                         messages=[{"role": "user", "content": question}],
                         max_tokens=MAX_TOKENS,
                         seed=seed,
-                        extra_body=order,
+                        extra_body={"provider": {"order": [node.address], "allow_fallbacks": False}},
                         **sampling,
                     )
                     seen.answered += 1
@@ -126,8 +150,13 @@ class Stage:
 
         base_url = f"{self.net.router_url}/v1"
         async with AsyncOpenAI(api_key=self.net.api_key, base_url=base_url, max_retries=0, timeout=180) as client:
-            rows = [(node, sampling) for node, count, sampling in asked for _ in range(count)]
-            await asyncio.gather(*(ask(client, node, sampling) for node, sampling in rows))
+            await asyncio.gather(*(ask(client, question, seed) for question, seed in prompts))
+
+    def draw(self, count: int) -> list[tuple[str, int]]:
+        """Fresh prompts with their seeds: two of the model's held-out questions in one, so that it is unsure."""
+        rng = random.Random(f"{self.seed} {self._asked}")
+        self._asked += count
+        return [(" ".join(rng.sample(self._chats, 2)), rng.getrandbits(31)) for _ in range(count)]
 
     async def collect(self) -> None:
         """A day passes and every node collects; one that cannot is left to itself."""
@@ -154,12 +183,16 @@ class Stage:
             await asyncio.sleep(1)
         return books
 
-    async def findings(self) -> list[dict[str, Any]]:
-        """What the verifier holds of each drawn point."""
-        async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
-            answer = await client.get(f"{self.net.verifier_url}/retally/v1/findings")
-        found: list[dict[str, Any]] = answer.json()["findings"]
-        return found
+    def findings(self, owner: str) -> list[Finding]:
+        """What the honest verifier's books say of each drawn point of an owner; its own replays forbid audit."""
+        path = self.net.home / "data" / "verifier" / "verifier.sqlite"
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)) as books:
+            query = "SELECT log_e, receipt, state, verdict, detail FROM findings WHERE owner = ? AND payer <> ?"
+            found = books.execute(query, (owner, self.verifier)).fetchall()
+        return [
+            Finding(log_e, receipt, state, verdict, json.loads(detail))
+            for log_e, receipt, state, verdict, detail in found
+        ]
 
 
 def of_owner(events: Sequence[ChainEvent], owner: str) -> list[ChainEvent]:

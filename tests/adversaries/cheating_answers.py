@@ -6,8 +6,11 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
+from eth_abi.abi import encode
+
 from retally.inference.engine import FINISH_LENGTH, FINISH_STOP, Engine, EngineChunk, EngineSampling
 from retally.protocol.encoding import keccak, u32
+from retally.protocol.merkle import CHUNK
 from tests.adversaries.cheating_engines import Wrapper, WritesWith
 
 #: What a made-up logprob says: as sure as a good model would be.
@@ -128,3 +131,22 @@ class LaunderedNumbers(WritesWith):
             scores = await self._inner.score([*prompt_ids, *answer.ids], len(prompt_ids))
             answer = replace(answer, logprobs=tuple(float(each) for each in scores.claimed_logprobs))
         yield answer
+
+
+def planted_ids(secret: bytes, tokens: int) -> tuple[int, ...]:
+    """32 tokens that follow from a secret alone (R-57)."""
+    words = (keccak(encode(["bytes32", "uint256"], [secret, place])) for place in range(CHUNK))
+    return tuple(int.from_bytes(word[-4:], "big") % tokens for word in words)
+
+
+class Trap(Wrapper):
+    """Answers with what no model gave, for verifiers that do not look; its planter bears the evidence."""
+
+    def __init__(self, inner: Engine, secret: bytes, tokens: int) -> None:
+        super().__init__(inner)
+        self._ids = planted_ids(secret, tokens)
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: EngineSampling) -> AsyncIterator[EngineChunk]:
+        ids = (*self._ids, sampling.eos_ids[0])[: sampling.max_new_tokens]
+        finish = FINISH_STOP if len(ids) > CHUNK else FINISH_LENGTH
+        yield EngineChunk(ids, tuple(SURE for _ in ids), finish_reason=finish)

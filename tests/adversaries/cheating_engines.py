@@ -8,12 +8,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from retally.inference.engine import Engine, EngineChunk, EngineInfo, EngineSampling, Scores
 from retally.protocol.encoding import keccak
 from retally.protocol.params import ONE, JobParams
 
 #: What the payer asked for, times this: a colder sampler repeats itself more and looks surer than it is.
 COLDER = 0.5
+#: The logprob, in nats, that a false score gives to each token of somebody else's answer.
+UNLIKELY = -14.0
 
 
 class Wrapper:
@@ -128,3 +132,20 @@ class Seldom(Wrapper):
         self._jobs += 1
         engine = self._cheating if self._jobs % self._one_in == 0 else self._inner
         return engine.generate(prompt_ids, sampling)
+
+
+class FalseScores(Wrapper):
+    """Serves honestly, and scores every answer that it is asked about as if another token had been certain."""
+
+    async def score(self, ids: Sequence[int], start: int, top: int = 64) -> Scores:
+        true = await self._inner.score(ids, start, top)
+        numbers = np.full_like(true.top_logprobs, UNLIKELY)
+        for row, claimed in enumerate(ids[start:]):
+            numbers[row, int(true.top_ids[row, 0] == claimed)] = 0.0
+        order = np.argsort(-numbers, axis=1, kind="stable")
+        return replace(
+            true,
+            top_ids=np.take_along_axis(true.top_ids, order, axis=1),
+            top_logprobs=np.take_along_axis(numbers, order, axis=1),
+            claimed_logprobs=np.full_like(true.claimed_logprobs, UNLIKELY),
+        )

@@ -40,6 +40,8 @@ class Means:
     #: An engine with other weights; the genuine one where the lie needs none.
     other: Engine
     form: ChatFormat
+    #: What a planted answer follows from.
+    secret: bytes = bytes(32)
 
 
 def hidden_prompt(means: Means) -> Engine:
@@ -73,6 +75,8 @@ ENGINES: dict[str, Callable[[Means], Engine]] = {
     "shorter-of-two": lambda means: answers.ShorterOfTwo(means.genuine),
     "switched-weights": lambda means: answers.SwitchesWeights(means.genuine, means.other),
     "made-up-numbers": lambda means: answers.MadeUpNumbers(means.genuine, means.other),
+    "false-scores": lambda means: engines.FalseScores(means.genuine),
+    "trap": lambda means: answers.Trap(means.genuine, means.secret, means.form.vocab_size),
     "laundered-numbers": lambda means: answers.LaunderedNumbers(means.genuine, means.other),
 }
 
@@ -132,6 +136,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--cheat", choices=sorted(ENGINES | BOOKS), required=True)
     parser.add_argument("--other-engine", default=None, help="address of an engine with other weights")
+    parser.add_argument("--secret", type=bytes.fromhex, default=bytes(32), help="what a trap's answer follows from")
     parser.add_argument("--one-in", type=int, default=1, help="cheat on one job in so many")
     options = parser.parse_args()
     settings = NodeSettings.load(options.config)
@@ -139,7 +144,7 @@ def main() -> None:
     files = ModelFiles.load(settings.model_dir)
     genuine = VllmEngine(settings.engine_url, files.name)
     other = VllmEngine(options.other_engine, files.name) if options.other_engine else genuine
-    means = Means(genuine, other, ChatFormat.load(settings.model_dir))
+    means = Means(genuine, other, ChatFormat.load(settings.model_dir), options.secret)
     asyncio.run(serve(settings, lying_engine(options.cheat, means, options.one_in), BOOKS.get(options.cheat)))
 
 

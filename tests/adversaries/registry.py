@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class Found(StrEnum):
@@ -64,331 +65,208 @@ class Adversary:
 
 
 ROUNDED = "rounded and stored wide: the rounding is real, the narrow kernels are not"
+ONE_TOKEN = "one token a job shows it"
+
+
+def _seen(name: str, lie: str, evidence: str, economics: str, **more: Any) -> Adversary:
+    """A cheat that is found by evidence, before a jury."""
+    given: dict[str, Any] = {"found": Found.STATISTICAL, "act": Act.COURT, "evidence": evidence, "economics": economics}
+    return Adversary(name=name, lie=lie, **(given | more))
+
+
+def _blind(name: str, lie: str, economics: str, **more: Any) -> Adversary:
+    """One that no calibration, alternative or tuning ever saw."""
+    return _seen(name, lie, "", economics, blind=True, **more)
+
+
+def _weights(name: str, lie: str, weights: str, economics: str, note: str = "") -> Adversary:
+    """Other weights than the genuine ones."""
+    return _seen(name, lie, weights, economics, cheat="weights", weights=weights, note=note)
+
+
+def _proven(name: str, lie: str, act: Act, economics: str, note: str = "") -> Adversary:
+    """A lie that one answer, receipt or silence proves."""
+    return Adversary(name=name, lie=lie, found=Found.OBJECTIVE, act=act, economics=economics, note=note)
+
+
+def _party(name: str, party: str, lie: str, found: Found, act: Act, economics: str = "", note: str = "") -> Adversary:
+    """Somebody else than a lone node, or a lie that only its cost bounds."""
+    return Adversary(name=name, party=party, lie=lie, found=found, act=act, economics=economics, note=note)
+
 
 _WEIGHTS = (
-    Adversary(
-        name="4-bit",
-        lie="weights in groups of 4 bits",
-        found=Found.STATISTICAL,
-        act=Act.COURT,
-        cheat="weights",
+    _weights("4-bit", "weights in groups of 4 bits", "int4", "4-bit", ROUNDED),
+    _weights("fine-tune", "weights trained on other text", "fine-tune", "fine-tune"),
+    _weights("earlier", "an earlier checkpoint", "earlier", "earlier checkpoint"),
+    _weights("fp8", "weights in 8-bit floats", "fp8", "fp8, same kernels", ROUNDED),
+    _weights(
+        "8-bit", "weights in 8-bit whole numbers", "int8", "8-bit, same kernels", f"{ROUNDED}; unseen across precisions"
+    ),
+    _seen(
+        "made-up-numbers",
+        "4-bit weights write, log-probabilities are invented",
+        "int4",
+        "4-bit",
         weights="int4",
-        evidence="int4",
-        economics="4-bit",
-        note=ROUNDED,
-    ),
-    Adversary(
-        name="fine-tune",
-        lie="weights trained on other text",
-        found=Found.STATISTICAL,
-        act=Act.COURT,
-        cheat="weights",
-        weights="fine-tune",
-        evidence="fine-tune",
-        economics="fine-tune",
-    ),
-    Adversary(
-        name="earlier",
-        lie="an earlier checkpoint",
-        found=Found.STATISTICAL,
-        act=Act.COURT,
-        cheat="weights",
-        weights="earlier",
-        evidence="earlier",
-        economics="earlier checkpoint",
-    ),
-    Adversary(
-        name="fp8",
-        lie="weights in 8-bit floats",
-        found=Found.STATISTICAL,
-        act=Act.COURT,
-        cheat="weights",
-        weights="fp8",
-        evidence="fp8",
-        economics="fp8, same kernels",
-        note=ROUNDED,
-    ),
-    Adversary(
-        name="8-bit",
-        lie="weights in 8-bit whole numbers",
-        found=Found.STATISTICAL,
-        act=Act.COURT,
-        cheat="weights",
-        weights="int8",
-        evidence="int8",
-        economics="8-bit, same kernels",
-        note=f"{ROUNDED}; unseen across precisions",
-    ),
-    Adversary(
-        name="made-up-numbers",
-        lie="4-bit weights write, log-probabilities are invented",
-        found=Found.STATISTICAL,
-        act=Act.COURT,
-        weights="int4",
-        evidence="int4",
-        economics="4-bit",
         note="no verdict reads a reported number",
     ),
-    Adversary(
-        name="laundered-numbers",
-        lie="4-bit weights write, the true model supplies the log-probabilities",
-        found=Found.STATISTICAL,
-        act=Act.COURT,
+    _seen(
+        "laundered-numbers",
+        "4-bit weights write, the true model supplies the log-probabilities",
+        "int4",
+        "4-bit",
         weights="int4",
-        evidence="int4",
-        economics="4-bit",
         note="the numbers are true and prove nothing",
     ),
-    Adversary(
-        name="switched-weights",
-        lie="the true model begins each answer, 4-bit weights go on after 24 tokens",
-        found=Found.STATISTICAL,
-        act=Act.COURT,
+    _blind(
+        "switched-weights",
+        "the true model begins each answer, 4-bit weights go on after 24 tokens",
+        "4-bit",
         weights="int4",
-        economics="4-bit",
-        blind=True,
     ),
-    Adversary(
-        name="pruned",
-        lie="the smaller 30 % of each matrix set to zero",
-        found=Found.STATISTICAL,
-        act=Act.COURT,
+    _blind(
+        "pruned",
+        "the smaller 30 % of each matrix set to zero",
+        "4-bit",
         cheat="weights",
         weights="pruned",
-        economics="4-bit",
-        blind=True,
         note="whoever skips zeros saves time",
     ),
 )
 
 _SAMPLING = (
-    Adversary(
-        name="temperature",
-        lie="temperature 0.9 for 1",
-        found=Found.STATISTICAL,
-        act=Act.COURT,
-        evidence="temperature",
-        economics="temperature",
-    ),
-    Adversary(
-        name="top-p-off",
-        lie="no nucleus",
-        found=Found.STATISTICAL,
-        act=Act.COURT,
-        evidence="top-p-off",
-        economics="top-p off",
-    ),
-    Adversary(
-        name="wrong-seed",
-        lie="a seed of its own",
-        found=Found.STATISTICAL,
-        act=Act.COURT,
-        evidence="wrong-seed",
-        economics="wrong seed",
-    ),
-    Adversary(
-        name="greedy",
-        lie="the likeliest token, claimed to be drawn",
-        found=Found.STATISTICAL,
-        act=Act.COURT,
-        evidence="greedy",
-        economics="temperature",
-    ),
-    Adversary(
-        name="shorter-of-two",
-        lie="two answers under seeds of its own, the shorter one served",
-        found=Found.STATISTICAL,
-        act=Act.COURT,
-        economics="wrong seed",
-        blind=True,
-    ),
+    _seen("temperature", "temperature 0.9 for 1", "temperature", "temperature"),
+    _seen("half-temperature", "temperature 0.5 for 1", "", "temperature", cheat="sampler"),
+    _seen("top-p-off", "no nucleus", "top-p-off", "top-p off"),
+    _seen("wrong-seed", "a seed of its own", "wrong-seed", "wrong seed"),
+    _seen("greedy", "the likeliest token, claimed to be drawn", "greedy", "temperature"),
+    _blind("shorter-of-two", "two answers under seeds of its own, the shorter one served", "wrong seed"),
 )
 
 _ANSWERS = (
-    Adversary(
-        name="hidden-prompt",
-        lie="a system message that no payer wrote",
-        found=Found.STATISTICAL,
-        act=Act.COURT,
-        evidence="hidden-prompt",
-        economics="hidden prompt",
-    ),
-    Adversary(
-        name="truncated-prompt",
-        lie="the older half of each prompt is not read",
-        found=Found.STATISTICAL,
-        act=Act.COURT,
-        evidence="truncated-prompt",
-        economics="hidden prompt",
-    ),
-    Adversary(
-        name="cached",
-        lie="one answer for all who ask the same",
-        found=Found.STATISTICAL,
-        act=Act.COURT,
-        evidence="cached",
-        economics="4-bit",
-    ),
-    Adversary(
-        name="early-stop",
-        lie="answers end at their half",
-        found=Found.STATISTICAL,
-        act=Act.NONE,
-        evidence="early-stop",
-        economics="early stop",
-        note="one token a job shows it",
-    ),
-    Adversary(
-        name="splice",
-        lie="one token replaced, the true model goes on",
-        found=Found.STATISTICAL,
-        act=Act.NONE,
-        evidence="splice",
-        economics="splice",
-        note="one token a job shows it",
-    ),
+    _seen("hidden-prompt", "a system message that no payer wrote", "hidden-prompt", "hidden prompt"),
+    _seen("truncated-prompt", "the older half of each prompt is not read", "truncated-prompt", "hidden prompt"),
+    _seen("cached", "one answer for all who ask the same", "cached", "4-bit"),
+    _seen("early-stop", "answers end at their half", "early-stop", "early stop", act=Act.NONE, note=ONE_TOKEN),
+    _seen("splice", "one token replaced, the true model goes on", "splice", "splice", act=Act.NONE, note=ONE_TOKEN),
     *(
-        Adversary(
-            name=f"one-in-{count}",
-            lie=f"a seed of its own in one job of {count}",
-            found=Found.STATISTICAL,
-            act=Act.COURT if count == 5 else Act.NONE,
+        _seen(
+            f"one-in-{count}",
+            f"a seed of its own in one job of {count}",
+            "wrong-seed",
+            "wrong seed",
             cheat="wrong-seed",
             one_in=count,
-            evidence="wrong-seed",
-            economics="wrong seed",
+            act=Act.COURT if count == 5 else Act.NONE,
         )
         for count in (5, 20, 100)
     ),
 )
 
 _BOOKS = (
-    Adversary(
-        name="padded-prompt",
-        lie="prompt ids that the template does not give, billed",
-        found=Found.OBJECTIVE,
-        act=Act.COURT,
-        economics="over-billing",
-        note="R-33, before any replay",
+    _proven(
+        "padded-prompt",
+        "prompt ids that the template does not give, billed",
+        Act.COURT,
+        "over-billing",
+        "R-33, before any replay",
     ),
-    Adversary(
-        name="inflated-counts",
-        lie="receipts count more prompt tokens than their tree",
-        found=Found.OBJECTIVE,
-        act=Act.CLAIM,
-        economics="over-billing",
+    _proven("inflated-counts", "receipts count more prompt tokens than their tree", Act.CLAIM, "over-billing"),
+    _proven(
+        "phantom-choice", "each answer billed twice, as a choice nobody asked for", Act.CLAIM, "conflicting receipts"
     ),
-    Adversary(
-        name="phantom-choice",
-        lie="each answer billed twice, as a choice nobody asked for",
-        found=Found.OBJECTIVE,
-        act=Act.CLAIM,
-        economics="conflicting receipts",
+    _proven(
+        "conflicting-receipts",
+        "two receipts with different content for one answer",
+        Act.CLAIM,
+        "conflicting receipts",
+        "proven by the signatures alone, before anything is collected",
     ),
-    Adversary(
-        name="conflicting-receipts",
-        lie="two receipts with different content for one answer",
-        found=Found.OBJECTIVE,
-        act=Act.CLAIM,
-        economics="conflicting receipts",
-        note="proven by the signatures alone, before anything is collected",
+    _proven(
+        "swapped-receipts",
+        "another receipt under the commit than the payer holds",
+        Act.CLAIM,
+        "swapped receipts",
+        "no audit sees it: the payer compares",
     ),
-    Adversary(
-        name="swapped-receipts",
-        lie="another receipt under the commit than the payer holds",
-        found=Found.OBJECTIVE,
-        act=Act.CLAIM,
-        economics="swapped receipts",
-        note="no audit sees it: the payer compares",
+    _proven("omitted-receipts", "money collected for receipts under no root", Act.SILENCE, "omitted receipts"),
+    _proven("silence", "no answer to any audit", Act.SILENCE, "silence"),
+    _party(
+        "padded-commits",
+        "node",
+        "its own money collected beside the payers', to dilute the audits",
+        Found.ECONOMIC,
+        Act.NONE,
+        "padded commits",
+        "points are drawn by channel: a job's chance is unchanged",
     ),
-    Adversary(
-        name="omitted-receipts",
-        lie="money collected for receipts under no root",
-        found=Found.OBJECTIVE,
-        act=Act.SILENCE,
-        economics="omitted receipts",
-    ),
-    Adversary(
-        name="silence",
-        lie="no answer to any audit",
-        found=Found.OBJECTIVE,
-        act=Act.SILENCE,
-        economics="silence",
-    ),
-    Adversary(
-        name="padded-commits",
-        lie="its own money collected beside the payers', to dilute the audits",
-        found=Found.ECONOMIC,
-        act=Act.NONE,
-        economics="padded commits",
-        note="points are drawn by channel: a job's chance is unchanged",
+    _party(
+        "identity-rotation",
+        "node",
+        "a new owner whenever evidence has grown",
+        Found.ECONOMIC,
+        Act.NONE,
+        "identity rotation",
     ),
 )
 
 _OTHERS = (
-    Adversary(
-        name="identity-rotation",
-        lie="a new owner whenever evidence has grown",
-        found=Found.ECONOMIC,
-        act=Act.NONE,
-        economics="identity rotation",
+    _party(
+        "sibling-audit",
+        "pair",
+        "its own verifier audits it and sees nothing",
+        Found.UNFOUND,
+        Act.NONE,
+        "self-audit, sole verifier",
+        "a declared sibling is never drawn; an undeclared one is bound by chance alone",
     ),
-    Adversary(
-        name="sibling-audit",
-        party="pair",
-        lie="its own verifier audits it and sees nothing",
-        found=Found.UNFOUND,
-        act=Act.NONE,
-        economics="self-audit, sole verifier",
-        note="a declared sibling is never drawn; an undeclared one is bound by chance alone",
+    _party(
+        "colluding-pair",
+        "pair",
+        "two nodes score and judge every answer as fraud",
+        Found.UNFOUND,
+        Act.OWN,
+        note="what is said of honest owners then, is the result",
     ),
-    Adversary(
-        name="colluding-pair",
-        party="pair",
-        lie="two nodes score an honest node's answers as fraud",
-        found=Found.STATISTICAL,
-        act=Act.OWN,
-        economics="colluding pair, friend accuses",
+    _party(
+        "lazy-verifier",
+        "verifier",
+        "match without looking",
+        Found.OBJECTIVE,
+        Act.OWN,
+        "lazy verifier, 1 % traps",
+        "only by a trap",
     ),
-    Adversary(
-        name="lazy-verifier",
-        party="verifier",
-        lie="match without looking",
-        found=Found.OBJECTIVE,
-        act=Act.OWN,
-        economics="lazy verifier, 1 % traps",
-        note="only by a trap",
+    _party(
+        "false-accuser",
+        "verifier",
+        "accuses an honest owner with its worst-looking jobs",
+        Found.OBJECTIVE,
+        Act.OWN,
+        "false accuser",
     ),
-    Adversary(
-        name="false-accuser",
-        party="verifier",
-        lie="accuses an honest owner with its worst-looking jobs",
-        found=Found.OBJECTIVE,
-        act=Act.OWN,
-        economics="false accuser",
-    ),
-    Adversary(
-        name="noise-searcher",
-        party="payer",
-        lie="prompts chosen for numeric noise, to frame a node",
-        found=Found.STATISTICAL,
-        act=Act.OWN,
+    _party(
+        "noise-searcher",
+        "payer",
+        "prompts chosen for numeric noise, to frame a node",
+        Found.STATISTICAL,
+        Act.OWN,
         note="e^25 a payer at most",
     ),
-    Adversary(
-        name="unpaying",
-        party="payer",
-        lie="asks, reads and signs no further voucher",
-        found=Found.OBJECTIVE,
-        act=Act.OWN,
-        economics="payer who stops paying",
+    _party(
+        "unpaying",
+        "payer",
+        "pays for the prompt and for nothing after",
+        Found.OBJECTIVE,
+        Act.OWN,
+        "payer who stops paying",
     ),
-    Adversary(
-        name="selfish-router",
-        party="router",
-        lie="sends every job to its own node",
-        found=Found.UNFOUND,
-        act=Act.OWN,
+    _party(
+        "selfish-router",
+        "router",
+        "sends every job that names no node to its own",
+        Found.UNFOUND,
+        Act.OWN,
         note="assignments say which node, not which others there were",
     ),
 )
