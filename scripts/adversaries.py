@@ -22,7 +22,9 @@ from adversaries_engines import Engines
 from adversaries_payer import play_claims
 from adversaries_plays import OWN_PLAYS
 from adversaries_results import DATA, Results, economics, markdown, rows, summary
+from adversaries_router import selfish_router
 from adversaries_stage import PlayFailed, Stage, cheat_spec
+from adversaries_traps import lazy_verifier
 from retally.devnet.processes import log_tail
 from retally.devnet.tools import repo_root
 from retally.errors import RetallyError
@@ -33,6 +35,7 @@ START, END = "<!-- table -->", "<!-- end of table -->"
 #: Dishonest nodes in one network: more would leave the honest ones little to say.
 AT_ONCE = 6
 PLAYED = {**PLAYS, Act.CLAIM: play_claims}
+PLAYS_OF_THEIR_OWN = {**OWN_PLAYS, "lazy-verifier": lazy_verifier, "selfish-router": selfish_router}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,7 +100,7 @@ async def _play(wave: Sequence[Adversary], results: Results, engines: Engines, h
         urls = await engines.need({each.weights for each in wave if each.weights})
         play = PLAYED.get(wave[0].act)
         if play is None:
-            found = {wave[0].name: await OWN_PLAYS[wave[0].name](home, seed, urls[""])}
+            found = {wave[0].name: await PLAYS_OF_THEIR_OWN[wave[0].name](home, seed, urls[""])}
         else:
             async with Stage(home, seed, [cheat_spec(each, urls) for each in wave], urls[""]) as stage:
                 found = await play(stage, wave)
