@@ -94,14 +94,9 @@ def _party(name: str, party: str, lie: str, found: Found, act: Act, economics: s
     return Adversary(name=name, party=party, lie=lie, found=found, act=act, economics=economics, note=note)
 
 
+#: In this order few engines run at once.
 _WEIGHTS = (
     _weights("4-bit", "weights in groups of 4 bits", "int4", "4-bit", ROUNDED),
-    _weights("fine-tune", "weights trained on other text", "fine-tune", "fine-tune"),
-    _weights("earlier", "an earlier checkpoint", "earlier", "earlier checkpoint"),
-    _weights("fp8", "weights in 8-bit floats", "fp8", "fp8, same kernels", ROUNDED),
-    _weights(
-        "8-bit", "weights in 8-bit whole numbers", "int8", "8-bit, same kernels", f"{ROUNDED}; unseen across precisions"
-    ),
     _seen(
         "made-up-numbers",
         "4-bit weights write, log-probabilities are invented",
@@ -123,6 +118,16 @@ _WEIGHTS = (
         "the true model begins each answer, 4-bit weights go on after 24 tokens",
         "4-bit",
         weights="int4",
+    ),
+    _weights("fine-tune", "weights trained on other text", "fine-tune", "fine-tune"),
+    _weights("earlier", "an earlier checkpoint", "earlier", "earlier checkpoint"),
+    _weights("fp8", "weights in 8-bit floats", "fp8", "fp8, same kernels", ROUNDED),
+    _weights(
+        "8-bit",
+        "weights in 8-bit whole numbers",
+        "int8",
+        "8-bit, same kernels",
+        f"{ROUNDED}; unseen across precisions",
     ),
     _blind(
         "pruned",
