@@ -39,10 +39,13 @@ async def play_claims(stage: Stage, cheats: Sequence[Adversary]) -> dict[str, di
             results[cheat.name] = await committed(stage, claimant, stage.node(cheat.name), bought[cheat.name])
     for cheat in cheats:
         failed = sorted({name for job in bought[cheat.name] for name, ok in checks_of(job).items() if ok is False})
-        results[cheat.name] |= {"offlineChecksFailed": failed, "audits": 0, "jobs": len(bought[cheat.name])}
+        said = sorted({str(error) for job in bought[cheat.name] if (error := job.payment_error or job.voucher_error)})
+        more = {"offlineChecksFailed": failed, "clientSaid": said, "audits": 0, "jobs": len(bought[cheat.name])}
+        results[cheat.name] |= more
     for node in stage.honest:
         for job in bought[node.spec.name]:
             await compare_honest(stage, node, job)
+    await stage.until(lambda books: books.unaudited() == 0, "every commit to be audited")
     return results
 
 
