@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.no_run:
         missing = [each for each in chosen if each.act != Act.NONE and (options.again or results.read(each) is None)]
         failures = asyncio.run(run(missing, results, options))
-    found = [row for row in rows(results, economics(CACHE)) if row["name"] in {each.name for each in chosen}]
+    said = economics(CACHE) if options.write or options.json else {}
+    found = [row for row in rows(results, said) if row["name"] in {each.name for each in chosen}]
     failures += [f"{row['name']}: {loss}" for row in found if row["live"] for loss in row["live"]["control"]["lost"]]
     print(markdown(found))
     print("\n".join(f"FAILED: {each}" for each in failures))

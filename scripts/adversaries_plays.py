@@ -19,6 +19,7 @@ from retally import AsyncClient, result_of
 from retally.chain.deployment import Deployment
 from retally.devnet.configs import verifier_settings, write_config
 from retally.devnet.keys import derive_key
+from retally.devnet.network import RunningNode
 from retally.devnet.options import NodeSpec
 from retally.devnet.parties import Party, prepare_verifier
 from retally.devnet.ports import HOST, free_port
@@ -99,25 +100,7 @@ async def unpaying(home: Path, seed: int, engine_url: str) -> dict[str, Any]:
     strict = NodeSpec(name="strict", settings={"credit_per_payer": 0, "voucher_wait_seconds": 3})
     async with Stage(home, seed, [strict], engine_url) as stage:
         net, node = stage.net, stage.node("strict")
-        wallet = UnpayingWallet(net.payer.key, Deployment.load(net.deployment_path).domain, home / "unpaying")
-        order = {"provider": {"order": [node.address], "allow_fallbacks": False}}
-        told: list[str] = []
-        async with AsyncClient(base_url=net.router_url, wallet=wallet, deployment=net.deployment_path) as client:
-            for question, client_seed in stage.draw(3):
-                try:
-                    stream = await client.chat.completions.create(
-                        model=net.model,
-                        messages=[{"role": "user", "content": question}],
-                        max_tokens=MAX_TOKENS,
-                        seed=client_seed,
-                        stream=True,
-                        extra_body=order,
-                    )
-                    async for _ in stream:
-                        continue
-                    told.append(f"{result_of(stream).output_tokens} tokens")
-                except (APIError, RetallyError) as error:
-                    told.append(f"{type(error).__name__}: {str(error)[:160]}")
+        told = await read_without_paying(stage, node)
         books = read_books(net, node)
         billed = sum(channel.last_cum for channel in books.channels if channel.id.payer == net.payer.address)
         vouched = sum(channel.best for channel in books.channels if channel.id.payer == net.payer.address)
@@ -136,6 +119,31 @@ async def unpaying(home: Path, seed: int, engine_url: str) -> dict[str, Any]:
         "outcome": f"{sum(tokens)} tokens served, billed {billed / DOLLARS:.6f}, vouched {vouched / DOLLARS:.6f};"
         f" {len(tokens)} of 3 jobs were begun",
     }
+
+
+async def read_without_paying(stage: Stage, node: RunningNode) -> list[str]:
+    """Three streams of a payer that vouches for their prompts alone; what it got, or was told."""
+    net = stage.net
+    wallet = UnpayingWallet(net.payer.key, Deployment.load(net.deployment_path).domain, net.home / "unpaying")
+    order = {"provider": {"order": [node.address], "allow_fallbacks": False}}
+    told: list[str] = []
+    async with AsyncClient(base_url=net.router_url, wallet=wallet, deployment=net.deployment_path) as client:
+        for question, client_seed in stage.draw(3):
+            try:
+                stream = await client.chat.completions.create(
+                    model=net.model,
+                    messages=[{"role": "user", "content": question}],
+                    max_tokens=MAX_TOKENS,
+                    seed=client_seed,
+                    stream=True,
+                    extra_body=order,
+                )
+                async for _ in stream:
+                    continue
+                told.append(f"{result_of(stream).output_tokens} tokens")
+            except (APIError, RetallyError) as error:
+                told.append(f"{type(error).__name__}: {str(error)[:160]}")
+    return told
 
 
 async def noise_searcher(home: Path, seed: int, engine_url: str) -> dict[str, Any]:

@@ -68,13 +68,16 @@ def economics(cache: Path) -> dict[str, Any]:
 
 
 def profit_of(adversary: Adversary, said: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Dollars beyond the honest profit: of the least stake, established, in a year; or a round of its own."""
+    """Dollars beyond the honest profit: of the least stake, established, in a year; or a round of its own.
+
+    `said` is empty where nobody asked for it: to simulate it takes minutes.
+    """
     name, rate = adversary.economics, 1 / adversary.one_in
-    for cell in said["cells"]:
+    for cell in said.get("cells", ()):
         is_it = (cell["cheat"], cell["stake"], cell["is_new"]) == (name, STAKE, False)
         if is_it and abs(cell["rate"] - rate) < 1e-9:
             return {"dollars": round(cell["profit"], 2), "round": "a year"}
-    for other in said["others"]:
+    for other in said.get("others", ()):
         if other["name"] == name:
             return {"dollars": round(other["profits"][0], 4), "round": other["round"]}
     return None
