@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
@@ -38,6 +39,8 @@ LIAR = repo_root() / "tests" / "adversaries" / "cheating_verifier.py"
 DOLLARS = 1_000_000
 FOURTH = NodeSpec(name="honest4")
 JOBS = 6
+#: Jobs that a payer begins at once without paying, and the credit that the node grants.
+AT_ONCE, CREDIT = 8, 5_000
 #: Prompts that a payer tries for each one that it sends.
 TRIED, SENT = 40, 8
 
@@ -96,8 +99,8 @@ async def false_accuser(home: Path, seed: int, engine_url: str) -> dict[str, Any
 
 
 async def unpaying(home: Path, seed: int, engine_url: str) -> dict[str, Any]:
-    """A payer without credit pays for the prompt alone; the node stops at what was not vouched for."""
-    strict = NodeSpec(name="strict", settings={"credit_per_payer": 0, "voucher_wait_seconds": 3})
+    """A payer pays for its prompts alone, many at once and then one more; the node risks the credit that it grants."""
+    strict = NodeSpec(name="strict", settings={"credit_per_payer": CREDIT, "voucher_wait_seconds": 3})
     async with Stage(home, seed, [strict], engine_url) as stage:
         net, node = stage.net, stage.node("strict")
         told = await read_without_paying(stage, node)
@@ -116,34 +119,36 @@ async def unpaying(home: Path, seed: int, engine_url: str) -> dict[str, Any]:
         "vouched": vouched,
         "tokens": tokens,
         "control": control,
-        "outcome": f"{sum(tokens)} tokens served, billed {billed / DOLLARS:.6f}, vouched {vouched / DOLLARS:.6f};"
-        f" {len(tokens)} of 3 jobs were begun",
+        "outcome": f"of {AT_ONCE} jobs at once and one after, {len(tokens)} are begun; {billed / DOLLARS:.6f} billed,"
+        f" {vouched / DOLLARS:.6f} vouched, {CREDIT / DOLLARS:.6f} of credit granted",
     }
 
 
 async def read_without_paying(stage: Stage, node: RunningNode) -> list[str]:
-    """Three streams of a payer that vouches for their prompts alone; what it got, or was told."""
+    """Streams of a payer that vouches for their prompts alone: some at once, then one; what it got, or was told."""
     net = stage.net
     wallet = UnpayingWallet(net.payer.key, Deployment.load(net.deployment_path).domain, net.home / "unpaying")
-    order = {"provider": {"order": [node.address], "allow_fallbacks": False}}
-    told: list[str] = []
+
+    async def read(client: AsyncClient, question: str, client_seed: int) -> str:
+        try:
+            stream = await client.chat.completions.create(
+                model=net.model,
+                messages=[{"role": "user", "content": question}],
+                max_tokens=MAX_TOKENS,
+                seed=client_seed,
+                stream=True,
+                extra_body={"provider": {"order": [node.address], "allow_fallbacks": False}},
+            )
+            async for _ in stream:
+                continue
+            return f"{result_of(stream).output_tokens} tokens"
+        except (APIError, RetallyError) as error:
+            return f"{type(error).__name__}: {str(error)[:160]}"
+
     async with AsyncClient(base_url=net.router_url, wallet=wallet, deployment=net.deployment_path) as client:
-        for question, client_seed in stage.draw(3):
-            try:
-                stream = await client.chat.completions.create(
-                    model=net.model,
-                    messages=[{"role": "user", "content": question}],
-                    max_tokens=MAX_TOKENS,
-                    seed=client_seed,
-                    stream=True,
-                    extra_body=order,
-                )
-                async for _ in stream:
-                    continue
-                told.append(f"{result_of(stream).output_tokens} tokens")
-            except (APIError, RetallyError) as error:
-                told.append(f"{type(error).__name__}: {str(error)[:160]}")
-    return told
+        *at_once, last = stage.draw(AT_ONCE + 1)
+        told = await asyncio.gather(*(read(client, *asked) for asked in at_once))
+        return [*told, await read(client, *last)]
 
 
 async def noise_searcher(home: Path, seed: int, engine_url: str) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def markdown(found: Iterable[Mapping[str, Any]]) -> str:
         ("Nodes, by proof or cost", [r for r in seen if r["party"] == "node" and r["found"] != Found.STATISTICAL]),
         ("Verifiers, payers, routers, pairs", [r for r in seen if r["party"] != "node"]),
     ]
-    return "\n\n".join(f"**{title}**\n\n{_table(part)}" for title, part in parts)
+    return "\n\n".join(f"**{title}**\n\n{_table(part)}" for title, part in parts if part)
 
 
 COLUMNS = ("adversary", "lie", "found", "live", "audits until conviction, measured", "profit, dollars")
