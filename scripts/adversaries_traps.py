@@ -75,6 +75,7 @@ async def lazy_verifier(home: Path, seed: int, engine_url: str) -> dict[str, Any
             raise PlayFailed(f"the lazy verifier was drawn for no planted point in {ROUNDS} days")
         await node.owner.send(await spring(stage, caught, secret))
         slashed = stake - (await stage.chain.staking.stake_of(liar.address, Role.VERIFIER)).bonded
+        paid = sum(event.args["slashed"] for event in (await stage.books()).named("CaseExecuted"))
         honest_bond = (await stage.chain.staking.stake_of(Address(stage.verifier), Role.VERIFIER)).bonded
         control = await check_honest(stage)
         if honest_bond != stake:
@@ -85,8 +86,10 @@ async def lazy_verifier(home: Path, seed: int, engine_url: str) -> dict[str, Any
         "slashed": slashed,
         "refunded": 0,
         "audits": commits,
+        "planterSlashed": paid,
         "control": control,
-        "outcome": f"a trap on day {commits} took {slashed / DOLLARS:,.2f} of its bond, none of the honest verifier's",
+        "outcome": f"a trap on day {commits} took {slashed / DOLLARS:,.2f} of its bond, none of the honest verifier's;"
+        f" the planter, whose node bears the evidence, paid {paid / DOLLARS:,.2f} in court",
     }
 
 
