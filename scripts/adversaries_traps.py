@@ -61,13 +61,11 @@ async def lazy_verifier(home: Path, seed: int, engine_url: str) -> dict[str, Any
             audits.call("plantTrap", keccak(encode(["address", "bytes32"], [node.owner.address, secret])))
         )
         stake = (await stage.chain.staking.stake_of(liar.address, Role.VERIFIER)).bonded
-        commits = 0
-        for _ in range(ROUNDS):
+        for day in range(1, ROUNDS + 1):
             jobs = await plant(stage, node)
             await stage.trade([(each, JOBS, {}) for each in stage.honest])
             await stage.collect()
             books = await stage.until(lambda books: books.unaudited() == 0, "every commit to be audited")
-            commits += 1
             caught = await find(stage, books, node, liar.address, jobs)
             if caught is not None:
                 break
@@ -85,10 +83,10 @@ async def lazy_verifier(home: Path, seed: int, engine_url: str) -> dict[str, Any
         "convicted": slashed > 0,
         "slashed": slashed,
         "refunded": 0,
-        "audits": commits,
+        "audits": day,
         "planterSlashed": paid,
         "control": control,
-        "outcome": f"a trap on day {commits} took {slashed / DOLLARS:,.2f} of its bond, none of the honest verifier's;"
+        "outcome": f"a trap on day {day} took {slashed / DOLLARS:,.2f} of its bond, none of the honest verifier's;"
         f" the planter, whose node bears the evidence, paid {paid / DOLLARS:,.2f} in court",
     }
 

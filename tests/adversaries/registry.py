@@ -231,7 +231,15 @@ _OTHERS = (
         "two nodes score and judge every answer as fraud",
         Found.UNFOUND,
         Act.OWN,
-        note="what is said of honest owners then, is the result",
+        note="two owners of seven; the least of two re-executors counts",
+    ),
+    _party(
+        "colluding-half",
+        "pair",
+        "the same two among five owners",
+        Found.UNFOUND,
+        Act.OWN,
+        note="half of those who can replay or judge",
     ),
     _party(
         "lazy-verifier",
