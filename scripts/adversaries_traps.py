@@ -56,11 +56,9 @@ async def lazy_verifier(home: Path, seed: int, engine_url: str) -> dict[str, Any
     planter = NodeSpec(name="planter", program=(str(PROGRAM),), arguments=("--cheat", "trap", "--secret", secret.hex()))
     async with Stage(home, seed, [FOURTH, planter], engine_url) as stage:
         liar = await start_verifier(stage, "lazy")
-        node, audits = stage.node("planter"), stage.chain.audits
-        await node.owner.send(
-            audits.call("plantTrap", keccak(encode(["address", "bytes32"], [node.owner.address, secret])))
-        )
-        stake = (await stage.chain.staking.stake_of(liar.address, Role.VERIFIER)).bonded
+        node = stage.node("planter")
+        await node.owner.send(stage.chain.audits.call("plantTrap", hash_of(node.owner.address, secret)))
+        stake = await bond_of(stage, liar.address)
         for day in range(1, ROUNDS + 1):
             jobs = await plant(stage, node)
             await stage.trade([(each, JOBS, {}) for each in stage.honest])
@@ -69,12 +67,13 @@ async def lazy_verifier(home: Path, seed: int, engine_url: str) -> dict[str, Any
             caught = await find(stage, books, node, liar.address, jobs)
             if caught is not None:
                 break
-        else:
-            raise PlayFailed(f"the lazy verifier was drawn for no planted point in {ROUNDS} days")
+            if day == ROUNDS:
+                raise PlayFailed(f"the lazy verifier was drawn for no planted point in {day} days")
+        assert caught is not None
         await node.owner.send(await spring(stage, caught, secret))
-        slashed = stake - (await stage.chain.staking.stake_of(liar.address, Role.VERIFIER)).bonded
+        slashed = stake - await bond_of(stage, liar.address)
         paid = sum(event.args["slashed"] for event in (await stage.books()).named("CaseExecuted"))
-        honest_bond = (await stage.chain.staking.stake_of(Address(stage.verifier), Role.VERIFIER)).bonded
+        honest_bond = await bond_of(stage, stage.verifier)
         control = await check_honest(stage)
         if honest_bond != stake:
             control["lost"].append(f"the honest verifier's bond is {honest_bond} of {stake}")
@@ -89,6 +88,16 @@ async def lazy_verifier(home: Path, seed: int, engine_url: str) -> dict[str, Any
         "outcome": f"a trap on day {day} took {slashed / DOLLARS:,.2f} of its bond, none of the honest verifier's;"
         f" the planter, whose node bears the evidence, paid {paid / DOLLARS:,.2f} in court",
     }
+
+
+def hash_of(planter: str, secret: bytes) -> bytes:
+    """What is planted."""
+    return keccak(encode(["address", "bytes32"], [planter, secret]))
+
+
+async def bond_of(stage: Stage, verifier: str) -> int:
+    """What a verifier has at stake."""
+    return (await stage.chain.staking.stake_of(Address(verifier), Role.VERIFIER)).bonded
 
 
 async def plant(stage: Stage, node: RunningNode) -> list[str]:
