@@ -18,11 +18,11 @@ from retally.chain.events import collected_of
 from retally.chain.staking import Role
 from retally.devnet.network import RunningNode
 
-JOBS = 6
+JOBS = 10
 HONEST_JOBS = 4
 ROUNDS = 4
 #: A cheat that is rare needs more jobs, so that some of them are cheated and drawn.
-MORE_JOBS = 12
+MORE_JOBS = 20
 APPEAL_SECONDS = 2 * DAY + 60
 CASE_WAIT_SECONDS = 20
 

@@ -30,7 +30,7 @@ from retally.devnet.tools import devnet_model_dir, repo_root
 DAY = 86_400
 HONEST = 3
 MAX_TOKENS = 192
-CONCURRENCY = 6
+CONCURRENCY = 12
 WAIT_SECONDS = 420.0
 #: How long the verifier asks a silent node before it challenges: a minute on a network, seconds here.
 PATIENCE = {"RETALLY_VERIFIER_PATIENCE_SECONDS": "5"}
