@@ -153,6 +153,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if unknown := set(options.only) - {each.name for each in ADVERSARIES}:
         parser.error(f"no adversary is called {', '.join(sorted(unknown))}; --list names them")
+    if options.write and options.only:
+        parser.error("--write fills the whole table; leave --only out (what is known is not run again)")
     return options
 
 
