@@ -116,9 +116,8 @@ async def _play(wave: Sequence[Adversary], results: Results, engines: Engines, h
     for each in wave:
         live = found[each.name]
         live |= {"seed": seed, "seconds": round(time.monotonic() - started), "together": len(wave)}
-        live["summary"] = summary(live)
         results.write(each, live)
-        say(f"{each.name}: {live['summary']}")
+        say(f"{each.name}: {summary(live)}")
     return []
 
 

@@ -148,8 +148,7 @@ def _live(row: Mapping[str, Any]) -> str:
     live = row["live"]
     if live is None:
         return "not run live" if row["act"] == Act.NONE else "not run"
-    said = live["summary"]
-    return str(said)
+    return summary(live)
 
 
 def _audits(measured: Mapping[str, Any] | None) -> str:
@@ -171,7 +170,8 @@ def summary(live: Mapping[str, Any]) -> str:
     if "outcome" in live:
         return str(live["outcome"])
     if not live.get("convicted"):
-        return f"**not convicted** after {live.get('points', live.get('audits', 0))} audits"
+        seen = f", largest log e {max(live['logE']):+.1f}" if live.get("logE") else ""
+        return f"**not convicted** after {live.get('points', live.get('audits', 0))} audits{seen}"
     what = f"slashed {live['slashed'] / DOLLARS:,.2f}, refunded {live['refunded'] / DOLLARS:,.6f}"
     if live["by"] == "court":
         return f"court, {live['audits']} audits, jury {len(live['votes'])}: {what}"
