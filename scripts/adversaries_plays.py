@@ -15,6 +15,7 @@ from tests.e2e.books import read_books
 
 from adversaries_court import APPEAL_SECONDS, accused, check_honest
 from adversaries_stage import MAX_TOKENS, PROGRAM, Stage
+from demo_books import Books
 from retally import AsyncClient, result_of
 from retally.chain.deployment import Deployment
 from retally.devnet.configs import verifier_settings, write_config
@@ -81,9 +82,8 @@ async def false_accuser(home: Path, seed: int, engine_url: str) -> dict[str, Any
         control = await check_honest(stage)
         # That it was accused is the lie; what must not be is that it cost anything.
         control["lost"] = [each for each in control["lost"] if "was accused" not in each]
-        lost = sum(event.args["amount"] for event in books.named("Credited") if event.args["account"] == liar.address)
-        spent = before - await stage.chain.asset.balance_of(liar.address) - lost
-        gained = sum(e.args["amount"] for e in books.named("Credited") if e.args["account"] == victim.address)
+        spent = before - await stage.chain.asset.balance_of(liar.address) - credited(books, liar.address)
+        gained = credited(books, victim.address)
     return {
         "by": "court",
         "convicted": False,
@@ -97,6 +97,11 @@ async def false_accuser(home: Path, seed: int, engine_url: str) -> dict[str, Any
         "outcome": f"jury says {case.verdict} ({', '.join(sorted(case.votes.values()))}); the accuser loses"
         f" {spent / DOLLARS:,.2f}, of which the accused gets {gained / DOLLARS:,.2f}",
     }
+
+
+def credited(books: Books, account: str) -> int:
+    """What the court gave an account."""
+    return sum(event.args["amount"] for event in books.named("Credited") if event.args["account"] == account)
 
 
 async def unpaying(home: Path, seed: int, engine_url: str) -> dict[str, Any]:
@@ -219,6 +224,8 @@ async def collude(home: Path, seed: int, engine_url: str, more: list[NodeSpec]) 
         await stage.net.jump(APPEAL_SECONDS)
         books = await stage.until(lambda books: all(case.executed for case in books.cases()), "their execution")
         audits = [found.log_e for node in honest for found in stage.findings(node.owner.address)]
+        opened = len(books.cases()) * await stage.chain.court.opening_cost()
+        verifier_lost = opened - credited(books, stage.verifier)
         control = await check_honest(stage)
     cases = [f"{case.verdict} ({', '.join(sorted(case.votes.values()))})" for case in books.cases()]
     fooled = sum(log_e >= FOOLED for log_e in audits)
@@ -230,10 +237,15 @@ async def collude(home: Path, seed: int, engine_url: str, more: list[NodeSpec]) 
         "fooled": fooled,
         "cases": cases,
         "victims": victims,
+        "verifierLost": verifier_lost,
         "control": control | {"lost": []},
         "outcome": f"{fooled} of {len(audits)} honest audits looked like fraud to the verifier; cases: "
         + ("; ".join(cases) or "none")
-        + (f"; **honest parties lost: {'; '.join(victims)}**" if victims else ""),
+        + (
+            f"; **honest parties: {'; '.join(victims)}; the verifier lost {verifier_lost / DOLLARS:,.2f}**"
+            if victims
+            else ""
+        ),
     }
 
 
