@@ -162,7 +162,10 @@ def _audits(measured: Mapping[str, Any] | None) -> str:
 
 
 def _profit(profit: Mapping[str, Any] | None) -> str:
-    return f"{profit['dollars']:+,.6g} {profit['round']}" if profit else "–"
+    if not profit:
+        return "–"
+    dollars = profit["dollars"]
+    return f"{dollars:+,.{2 if abs(dollars) >= 1 else 4}f} {profit['round']}"
 
 
 def summary(live: Mapping[str, Any]) -> str:
