@@ -40,7 +40,7 @@ DOLLARS = 1_000_000
 FOURTH = NodeSpec(name="honest4")
 JOBS = 6
 #: Days of trade at most, and the log e from which a verifier says mismatch.
-DAYS, FOOLED = 4, 9.2
+DAYS, FOOLED = 6, 9.2
 #: Jobs that a payer begins at once without paying, and the credit that the node grants.
 AT_ONCE, CREDIT = 8, 5_000
 #: Prompts that a payer tries for each one that it sends.
