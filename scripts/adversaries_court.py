@@ -156,10 +156,10 @@ async def _losses(stage: Stage, books: Books, node: RunningNode) -> list[str]:
     stake = await stage.chain.staking.stake_of(owner, Role.OPERATOR)
     if stake.bonded != stage.net.options.stake or stake.thawing:
         wrong.append(f"{name}'s stake is {stake.bonded} of {stage.net.options.stake}")
-    wrong += [f"{name} was slashed: {dict(e.args)}" for e in of_owner(books.named("Slashed"), owner)]
+    wrong += [f"{name} was slashed {e.args['severity']}" for e in of_owner(books.named("Slashed"), owner)]
     wrong += [f"{name} was accused in case {case.case_id}" for case in books.cases() if case.owner == owner]
     wrong += [
-        f"{name} was penalised as a juror: {dict(e.args)}"
+        f"{name} was penalised {e.args['amount']} as a juror"
         for e in books.named("JurorPenalised")
         if e.args["juror"] == owner
     ]

@@ -229,6 +229,7 @@ async def collude(home: Path, seed: int, engine_url: str, more: list[NodeSpec]) 
         control = await check_honest(stage)
     cases = [f"{case.verdict} ({', '.join(sorted(case.votes.values()))})" for case in books.cases()]
     fooled = sum(log_e >= FOOLED for log_e in audits)
+    convicted = sum(case.startswith("mismatch") for case in cases)
     # Whoever is accused here is a victim: what it lost is the result, and no failure of the run.
     victims = control["lost"]
     return {
@@ -242,8 +243,8 @@ async def collude(home: Path, seed: int, engine_url: str, more: list[NodeSpec]) 
         "outcome": f"{fooled} of {len(audits)} honest audits looked like fraud to the verifier; cases: "
         + ("; ".join(cases) or "none")
         + (
-            f"; **honest parties: {'; '.join(victims)}; the verifier lost {verifier_lost / DOLLARS:,.2f}**"
-            if victims
+            f"; **honest owners convicted: {convicted}; the verifier lost {verifier_lost / DOLLARS:,.2f}**"
+            if cases
             else ""
         ),
     }
