@@ -1,0 +1,81 @@
+"""The real router that says of every node but its own that it may collect no more: `cheating_router.py --own NODE`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import uvicorn
+from redis.asyncio import Redis
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from retally.chain.connection import Chain
+from retally.chain.deployment import Deployment
+from retally.keystore import service_key
+from retally.protocol.encoding import Address
+from retally_router.bootstrap import Outside, RedisConnection, build_router
+from retally_router.chain_view import OnChainView
+from retally_router.front import Front
+from retally_router.logs import configure_logs
+from retally_router.node_api import AiohttpNodeApi
+from retally_router.ports import ChainView, RegisteredNode, Standing
+from retally_router.settings import RouterSettings
+
+
+class SelfishView:
+    """The chain as it is, but for the others' free exposure."""
+
+    def __init__(self, true: ChainView, own: Address) -> None:
+        self._true = true
+        self._own = own
+
+    async def standing(self, payer: Address, signer: Address) -> Standing:
+        return await self._true.standing(payer, signer)
+
+    async def nodes(self) -> Sequence[RegisteredNode]:
+        found = await self._true.nodes()
+        return [each if each.node == self._own else replace(each, free_exposure=0) for each in found]
+
+
+def build(settings: RouterSettings, own: Address) -> Front:
+    """The router as its own bootstrap builds it, over the false view."""
+    deployment = Deployment.load(settings.deployment)
+    chain = Chain(settings.rpc_url, deployment)
+    redis = Redis.from_url(settings.redis_url)
+    nodes = AiohttpNodeApi(
+        connect_seconds=settings.connect_seconds,
+        first_byte_seconds=settings.first_byte_seconds,
+        idle_seconds=settings.idle_seconds,
+    )
+    view = SelfishView(OnChainView(chain), own)
+    key = service_key(settings, deployment.chain_id)
+    outside = Outside(view, chain.clock, deployment.domain, redis, nodes, key)
+    return build_router(settings, outside, (RedisConnection(redis), chain)).app
+
+
+def main() -> None:
+    """Route and lie."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--own", type=Address, required=True, help="the node that gets everything")
+    options = parser.parse_args()
+    settings = RouterSettings.load(options.config)
+    configure_logs(settings.log_level)
+    uvicorn.run(
+        build(settings, options.own),
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

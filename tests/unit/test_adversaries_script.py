@@ -1,0 +1,75 @@
+"""The script that plays the adversaries: who plays together, what counts as known, what the table says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.adversaries.registry import ADVERSARIES, Act
+from tests.contracts.court.proofs import ids_leaves, sealed, top_of
+
+from adversaries import AT_ONCE, main, waves
+from adversaries_claims import top_of_ids
+from adversaries_results import Results, markdown, profit_of, rows, summary
+from retally.protocol.merkle import ids_root
+
+
+def test_who_plays_together_shares_an_act_and_few_engines() -> None:
+    played = list(waves(ADVERSARIES))
+    assert all(len({each.act for each in wave}) == 1 for wave in played)
+    assert all(len({each.weights for each in wave} - {""}) <= 2 for wave in played)
+    assert all(len(wave) <= AT_ONCE for wave in played)
+    assert [each.name for wave in played for each in wave if each.act == Act.COURT] == [
+        each.name for each in ADVERSARIES if each.act == Act.COURT
+    ]
+
+
+def test_a_result_is_known_until_the_lie_changes(tmp_path: Path) -> None:
+    results, first = Results(tmp_path), ADVERSARIES[0]
+    assert results.read(first) is None
+    results.write(first, {"convicted": False, "points": 3})
+    assert results.read(replace(first, note="another remark")) == {"convicted": False, "points": 3}
+    assert results.read(replace(first, one_in=5)) is None
+
+
+def test_the_table_has_every_adversary_once_and_says_what_was_not_run(tmp_path: Path) -> None:
+    text = markdown(rows(Results(tmp_path), {}))
+    assert all(text.count(f"| {each.name} |") == 1 for each in ADVERSARIES)
+    assert "not run live" in text
+
+
+def test_who_is_not_convicted_stands_out() -> None:
+    said = summary({"convicted": False, "points": 10, "logE": [-0.4, -1.0]})
+    assert said == "**not convicted** after 10 audits, largest log e -0.4"
+
+
+def test_a_profit_is_that_of_the_rate_at_which_somebody_cheats() -> None:
+    cells = [
+        {"cheat": "wrong seed", "stake": 1_000.0, "is_new": False, "rate": rate, "profit": profit}
+        for rate, profit in ((1.0, -480.0), (0.2, -500.0))
+    ]
+    by_name = {each.name: each for each in ADVERSARIES}
+    said = {"cells": cells, "others": []}
+    assert profit_of(by_name["wrong-seed"], said) == {"dollars": -480.0, "round": "a year"}
+    assert profit_of(by_name["one-in-5"], said) == {"dollars": -500.0, "round": "a year"}
+    assert profit_of(by_name["one-in-20"], said) is None
+
+
+@pytest.mark.parametrize("count", [1, 32, 33, 100])
+def test_the_top_that_a_claim_shows_seals_to_the_root(count: int) -> None:
+    ids = tuple(range(count))
+    assert sealed(count, top_of_ids(ids)) == ids_root(ids)
+    assert top_of_ids(ids) == top_of(ids_leaves(ids))
+
+
+def test_half_a_table_is_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--write", "--only", "4-bit"])
+    assert "--only" in capsys.readouterr().err
+
+
+def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--only", "nobody"])
+    assert "--list" in capsys.readouterr().err
