@@ -244,8 +244,13 @@ class RedisConnection:
 def run(settings: RouterSettings) -> None:
     """Serves until a signal comes."""
     configure_logs(settings.log_level)
+    serve(build_app(settings), settings)
+
+
+def serve(app: Front, settings: RouterSettings) -> None:
+    """Serves an app until a signal comes."""
     uvicorn.run(
-        build_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
