@@ -8,13 +8,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from redis.asyncio import Redis
-
 from bench_router_market import DOMAIN, FixedChain, FixedClock
 from retally.protocol.eip712 import SigningKey
 from retally_router import bootstrap
+from retally_router.joined_redis import open_store
 from retally_router.logs import configure_logs
-from retally_router.node_api import AiohttpNodeApi
+from retally_router.node_api import HttpNodeApi
 from retally_router.settings import RouterSettings
 
 
@@ -34,8 +33,8 @@ def main() -> None:
         }
     )
     configure_logs(settings.log_level)
-    redis = Redis.from_url(redis_url)
-    nodes = AiohttpNodeApi(
+    redis = open_store(redis_url, bootstrap.STORE_SECONDS)
+    nodes = HttpNodeApi(
         connect_seconds=settings.connect_seconds,
         first_byte_seconds=settings.first_byte_seconds,
         idle_seconds=settings.idle_seconds,

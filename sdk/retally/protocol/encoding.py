@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NewType
 
-from eth_hash.auto import keccak as _keccak
-
 from retally.errors import BadRequest
+from retally.protocol.sponge import keccak256 as _keccak
 
 Address = NewType("Address", str)
 Bytes32 = NewType("Bytes32", bytes)
