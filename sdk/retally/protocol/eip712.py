@@ -6,7 +6,8 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
+from operator import attrgetter
 from typing import Any, ClassVar, Self
 
 import coincurve
@@ -100,30 +101,59 @@ class _Field:
     @property
     def encode(self) -> Callable[[Any], bytes]:
         if self.type == "address":
-            return lambda value: bytes(12) + address_bytes(value)
+            return _address_word
         if self.type == "bytes32":
             return bytes
-        if self.signed:
-            return lambda value: (value % _MODULUS).to_bytes(32, "big")
-        return lambda value: int(value).to_bytes(32, "big")
+        return _signed_word if self.signed else _word
 
-    def to_wire(self, value: Any) -> Any:
+    @property
+    def to_wire(self) -> Callable[[Any], Any]:
         if self.type in ("address", "bool"):
-            return value
+            return _same
         if self.type == "bytes32":
-            return to_hex(value)
-        return str(int(value)) if self.bits > SAFE_INTEGER_BITS else int(value)
+            return to_hex
+        return _decimal if self.bits > SAFE_INTEGER_BITS else int
 
-    def from_wire(self, value: object) -> Any:
+    @property
+    def from_wire(self) -> Callable[[object], Any]:
         if self.type == "bool":
-            if not isinstance(value, bool):
-                raise BadRequest(f"{self.wire} must be true or false", param=self.wire)
-            return value
+            return partial(_parse_bool, self.wire)
         if self.type == "address":
-            return parse_address(self.wire, value)
+            return partial(parse_address, self.wire)
         if self.type == "bytes32":
-            return parse_bytes32(self.wire, value)
-        return parse_integer(self.wire, value, self.bits, signed=self.signed)
+            return partial(parse_bytes32, self.wire)
+        return partial(_parse_integer, self.wire, self.bits, self.signed)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _decimal(value: int) -> str:
+    return str(int(value))
+
+
+def _word(value: int) -> bytes:
+    return int(value).to_bytes(32, "big")
+
+
+def _signed_word(value: int) -> bytes:
+    return (value % _MODULUS).to_bytes(32, "big")
+
+
+@lru_cache(maxsize=65536)
+def _address_word(value: str) -> bytes:
+    return bytes(12) + address_bytes(value)
+
+
+def _parse_bool(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise BadRequest(f"{name} must be true or false", param=name)
+    return value
+
+
+def _parse_integer(name: str, bits: int, signed: bool, value: object) -> int:
+    return parse_integer(name, value, bits, signed=signed)
 
 
 def _snake(name: str) -> str:
@@ -147,27 +177,42 @@ class TypedMessage:
     __slots__ = ()
     TYPE: ClassVar[str]
     _FIELDS: ClassVar[tuple[_Field, ...]]
-    _ENCODERS: ClassVar[tuple[tuple[str, Callable[[Any], bytes]], ...]]
+    _NAMES: ClassVar[tuple[str, ...]]
+    _VALUES: ClassVar[Callable[[Any], tuple[Any, ...]]]
+    _ENCODERS: ClassVar[tuple[Callable[[Any], bytes], ...]]
+    _WIRES: ClassVar[tuple[tuple[str, Callable[[Any], Any]], ...]]
+    _PARSERS: ClassVar[tuple[tuple[str, str, Callable[[object], Any]], ...]]
     _TYPE_HASH: ClassVar[bytes]
     _WIRE_NAMES: ClassVar[frozenset[str]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._FIELDS = _fields_of(cls.TYPE)
+        cls._FIELDS = fields = _fields_of(cls.TYPE)
         names = [name for name in cls.__annotations__ if name != "TYPE"]
-        if names != [field.name for field in cls._FIELDS]:
+        if names != [field.name for field in fields]:
             raise TypeError(f"{cls.__name__}: fields {names} are not those of {cls.TYPE}")
-        cls._ENCODERS = tuple((field.name, field.encode) for field in cls._FIELDS)
+        cls._NAMES = tuple(names)
+        cls._VALUES = attrgetter(*names)
+        # Which operation a field takes is decided once, here: messages are made and read on every request.
+        cls._ENCODERS = tuple(field.encode for field in fields)
+        cls._WIRES = tuple((field.wire, field.to_wire) for field in fields)
+        cls._PARSERS = tuple((field.name, field.wire, field.from_wire) for field in fields)
         cls._TYPE_HASH = keccak(cls.TYPE.encode())
-        cls._WIRE_NAMES = frozenset(field.wire for field in cls._FIELDS)
+        cls._WIRE_NAMES = frozenset(field.wire for field in fields)
 
     def __post_init__(self) -> None:
         for field in self._FIELDS:
             field.check(getattr(self, field.name))
+        self._check_whole()
+
+    def _check_whole(self) -> None:
+        """What holds between fields; each field alone was checked before."""
 
     def struct_hash(self) -> Bytes32:
         """EIP-712 hashStruct."""
-        return keccak(self._TYPE_HASH + b"".join([encode(getattr(self, name)) for name, encode in self._ENCODERS]))
+        values = type(self)._VALUES(self)
+        words = [encode(value) for encode, value in zip(self._ENCODERS, values, strict=True)]
+        return keccak(self._TYPE_HASH + b"".join(words))
 
     def digest(self, domain: Domain) -> Bytes32:
         """What is signed, and the id of the message."""
@@ -175,15 +220,22 @@ class TypedMessage:
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON object of R-4."""
-        return {field.wire: field.to_wire(getattr(self, field.name)) for field in self._FIELDS}
+        values = type(self)._VALUES(self)
+        return {name: shape(value) for (name, shape), value in zip(self._WIRES, values, strict=True)}
 
     @classmethod
     def from_wire(cls, value: object) -> Self:
         """The message of a JSON object; strict about fields, types and ranges."""
         name = cls.__name__
         wire: Mapping[str, Any] = parse_object(name, value)
-        check_fields(name, wire, cls._WIRE_NAMES)
-        return cls(*[field.from_wire(wire[field.wire]) for field in cls._FIELDS])
+        if wire.keys() != cls._WIRE_NAMES:
+            check_fields(name, wire, cls._WIRE_NAMES)
+        # Parsing checks what __post_init__ would check again.
+        message = object.__new__(cls)
+        for field, key, parse in cls._PARSERS:
+            object.__setattr__(message, field, parse(wire[key]))
+        message._check_whole()
+        return message
 
     def to_abi(self) -> tuple[Any, ...]:
         """The tuple that a contract call takes for the struct."""
@@ -226,7 +278,12 @@ class SigningKey:
 
 
 def _address_of(public_key: coincurve.PublicKey) -> Address:
-    return address_from_bytes(keccak(public_key.format(compressed=False)[1:])[12:])
+    return _address_of_point(public_key.format(compressed=False))
+
+
+@lru_cache(maxsize=65536)
+def _address_of_point(point: bytes) -> Address:
+    return address_from_bytes(keccak(point[1:])[12:])
 
 
 def recover(digest: bytes, signature: bytes) -> Address:
