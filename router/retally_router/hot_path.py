@@ -113,14 +113,14 @@ class HotPath:
     async def _stream(self, job: ServeJob, answer: Answer, extra: Headers) -> None:
         await answer.head(200, [*_STREAM, *extra])
         while frames := await job.next():
-            await answer.body(b"".join([frame.raw for frame in frames]))
+            await answer.body(frames[0].raw if len(frames) == 1 else b"".join([frame.raw for frame in frames]))
         await answer.end(DONE)
 
     async def _whole(self, job: ServeJob, answer: Answer, extra: Headers) -> None:
         assembly = Assembly(job.job.ask.endpoint)
         while frames := await job.next():
             for frame in frames:
-                assembly.add(frame.value)
+                assembly.add(frame)
         body = assembly.body(
             {
                 "jobId": to_hex(job.job.job_id),

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-import msgspec
-
-from retally.errors import NodeUnavailable, error_of_envelope
+from retally.errors import NodeUnavailable
 from retally.protocol.eip712 import Bytes32
 from retally.protocol.job import JobRequest
 from retally_router.authorize import SignedJob
 from retally_router.channel_state import ChannelAccount
 from retally_router.check_frames import FrameChecker, Placed
+from retally_router.frames import Frame
 from retally_router.job_log import JobRecord
 from retally_router.keys import Session
 from retally_router.make_request import Ask
@@ -36,14 +34,6 @@ class Job:
 
 
 @dataclass(slots=True)
-class Frame:
-    """One frame as bytes and as what they say."""
-
-    raw: bytes
-    value: dict[str, Any]
-
-
-@dataclass(slots=True)
 class Placement:
     """A job on one node, with its open connection."""
 
@@ -52,6 +42,7 @@ class Placement:
     record: JobRecord
     checker: FrameChecker
     stream: NodeStream
+    whole: bool = False
     done: bool = False
     cutter: FrameCutter = field(default_factory=FrameCutter)
     held: list[Frame] = field(default_factory=list)
@@ -93,17 +84,5 @@ class Placement:
             if payload == DONE:
                 self.done = True
                 break
-            frames.append(Frame(raw, _read(payload)))
+            frames.append(Frame(raw, payload, whole=self.whole))
         return frames
-
-
-def _read(payload: bytes) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(payload)
-    except msgspec.DecodeError as error:
-        raise NodeUnavailable("the node sent a frame that is no JSON") from error
-    if not isinstance(value, dict):
-        raise NodeUnavailable("the node sent a frame that is no object")
-    if value.get("error"):
-        raise error_of_envelope(503, value)
-    return value

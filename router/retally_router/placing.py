@@ -147,7 +147,8 @@ class Placer:
             raise await _refused(stream)
         if account is not None:
             account.delivered = max(account.delivered, voucher[0].cumulative)
-        placement = Placement(placed, account, order.record, FrameChecker(placed, order.choices), stream)
+        checker = FrameChecker(placed, order.choices)
+        placement = Placement(placed, account, order.record, checker, stream, whole=not job.ask.stream)
         try:
             async with asyncio.timeout(self._first_seconds):
                 await placement.wait_first()
