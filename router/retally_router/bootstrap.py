@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -47,6 +48,7 @@ from retally_router.vouchers import VoucherSender
 
 DEVNET_CHAIN_ID = 31337
 STORE_SECONDS = 5.0
+GARBAGE_OBJECTS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +253,10 @@ def run(settings: RouterSettings) -> None:
 
 def serve(app: Front, settings: RouterSettings) -> None:
     """Serves an app until a signal comes."""
+    # What was made so far stays: the collector need not look through it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_OBJECTS, 20, 50)
     if settings.server == "native":
         listener = bound(settings.host, settings.port, shared=settings.share_port)
         uvloop.run(serve_until_signal(native_server(app, settings), listener))

@@ -14,7 +14,7 @@ Quantised = Annotated[int, msgspec.Meta(ge=0, le=MAX_Q)]
 NOTHING = msgspec.Raw()
 
 
-class Extra(msgspec.Struct, rename="camel"):
+class Extra(msgspec.Struct, rename="camel", gc=False):
     """The `retally` part of a frame."""
 
     choice: int | None = None
@@ -28,7 +28,7 @@ class Extra(msgspec.Struct, rename="camel"):
     receipt_signature: str | None = None
 
 
-class View(msgspec.Struct):
+class View(msgspec.Struct, gc=False):
     """A frame whose answer is forwarded as bytes."""
 
     retally: Extra | None = None
@@ -36,13 +36,13 @@ class View(msgspec.Struct):
     usage: msgspec.Raw = NOTHING
 
 
-class Delta(msgspec.Struct):
+class Delta(msgspec.Struct, gc=False):
     """The text of a chat frame."""
 
     content: str | None = None
 
 
-class ChoiceView(msgspec.Struct):
+class ChoiceView(msgspec.Struct, gc=False):
     """One choice of a frame."""
 
     index: int
@@ -52,7 +52,7 @@ class ChoiceView(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class WholeView(View):
+class WholeView(View, gc=False):
     """A frame that is to be put together with others."""
 
     id: str | None = None
