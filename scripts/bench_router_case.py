@@ -29,7 +29,7 @@ PEERS = ("nginx", "sglang-router", "vllm-router", "litellm")
 NAMES = (*OURS, *PEERS)
 PLAIN = Work("plain", 16, stream=False, connections=32)
 FAST = Work("fast", 64, stream=True, connections=32)
-PACED = Work("paced", 64, stream=True, connections=100, pace_us=20_000)
+PACED = Work("paced", 200, stream=True, connections=100, pace_us=20_000)
 QUIET = Work("quiet", 16, stream=True, connections=16, pace_us=5_000, rate=20)
 HELD = Work("held", 100, stream=True, connections=1000, pace_us=100_000)
 SIGNED_AT_ONCE = 20_000

@@ -80,8 +80,8 @@ class Frame:
             self._refuse_errors()
             return
         self.extra = view.retally
-        self.has_usage = len(bytes(view.usage)) > len(b"null")
-        if bytes(view.error) not in (b"", b"null"):
+        self.has_usage = view.usage is not NOTHING and bytes(view.usage) != b"null"
+        if view.error is not NOTHING and bytes(view.error) != b"null":
             self._refuse_errors()
 
     @property

@@ -14,10 +14,9 @@ from retally.errors import RemoteError, RetallyError, UpstreamTimeout, error_of_
 from retally.protocol.eip712 import Domain, SigningKey
 from retally.protocol.job import Assignment
 from retally.protocol.merkle import ids_root
-from retally.protocol.voucher import Voucher
 from retally.protocol.wire import JobSubmission, SubmittedAssignment
 from retally_router.authorize import SignedJob
-from retally_router.channel_state import ChannelAccount
+from retally_router.channel_state import ChannelAccount, SignedVoucher
 from retally_router.channels import Channels, segments_of
 from retally_router.check_frames import ChoiceState, FrameChecker, Placed
 from retally_router.directory import Listed
@@ -27,7 +26,6 @@ from retally_router.lanes import Lanes
 from retally_router.placement import Job, Placement
 from retally_router.ports import NodeApi, NodeStream
 
-SignedVoucher = tuple[Voucher, bytes]
 Lost = Callable[[Placed, ChannelAccount, JobRecord], None]
 
 
@@ -114,9 +112,7 @@ class Placer:
         segments = segments_of(order.placed, order.record.segments)
         try:
             await self._log.begin(order.record)
-            async with account.lock:
-                total = account.admit(segments)
-                voucher = await account.voucher(total)
+            voucher = await account.voucher(account.admit(segments))
             return await self._submit_paid(order, account, voucher)
         except NodeRefused:
             for key in segments:
@@ -135,8 +131,7 @@ class Placer:
             required = required_of(error, most=account.limit)
             if required is None:
                 raise
-        async with account.lock:
-            voucher = await account.voucher(required)
+        voucher = await account.voucher(required)
         return await self._submit(order, account, voucher)
 
     async def _submit(self, order: _Order, account: ChannelAccount | None, voucher: SignedVoucher) -> Placement:
