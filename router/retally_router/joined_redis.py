@@ -130,30 +130,23 @@ class JoinedRedis(Commands):
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
+        line: _Line | None = None
         try:
             async with asyncio.timeout(self._seconds):
-                await loop.create_connection(lambda: _Line(self), self._host, self._port)
-        except (OSError, TimeoutError) as error:
+                _, line = await loop.create_connection(lambda: _Line(self), self._host, self._port)
+                # Nothing may run before it: without its SELECT a command would go to another database.
+                for greeting in self._hello:
+                    await line.greet(greeting)
+        except (OSError, TimeoutError, RedisError) as error:
+            if line is not None:
+                line.abort()
             self._fail(StoreUnreachable(f"Redis at {self._host}:{self._port} can't be reached: {error}"))
+        else:
+            self._line = line
+            if self._out:
+                self._flush()
         finally:
             self._connecting = None
-
-    def opened(self, line: _Line) -> None:
-        """Greets, then sends what waits."""
-        self._line = line
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + self._seconds
-        for _ in self._hello:
-            greeting: Waiter = loop.create_future()
-            greeting.add_done_callback(self._greeted)
-            self._waiting.appendleft((ends, greeting))
-        line.write(b"".join([*self._hello, *self._out]))
-        self._out = []
-
-    def _greeted(self, greeting: Waiter) -> None:
-        error = None if greeting.cancelled() else greeting.exception()
-        if isinstance(error, RedisError):
-            self._break(error)
 
     def lost(self, line: _Line, error: Exception | None) -> None:
         """Whatever was asked there has no answer."""
@@ -205,21 +198,41 @@ class _Line(asyncio.Protocol):
     def __init__(self, store: JoinedRedis) -> None:
         self._store = store
         self._replies = Replies()
+        self._greeting: Waiter | None = None
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._store.opened(self)
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self._greeting is not None and not self._greeting.done():
+            self._greeting.set_exception(StoreUnreachable("it closed the connection"))
         self._store.lost(self, error)
 
     def data_received(self, data: bytes) -> None:
         try:
-            self._store.take(self, self._replies.feed(data))
+            replies = self._replies.feed(data)
         except ValueError as error:
             self._transport.abort()
             self._store.lost(self, error)
+            return
+        if self._greeting is None:
+            self._store.take(self, replies)
+            return
+        for reply in replies[:1] if not self._greeting.done() else ():
+            if isinstance(reply, RedisError):
+                self._greeting.set_exception(reply)
+            else:
+                self._greeting.set_result(reply)
+
+    async def greet(self, command: bytes) -> None:
+        """Sends one command ahead of all others; raises what Redis says against it."""
+        self._greeting = asyncio.get_running_loop().create_future()
+        self._transport.write(command)
+        try:
+            await self._greeting
+        finally:
+            self._greeting = None
 
     def write(self, data: bytes) -> None:
         self._transport.write(data)

@@ -111,8 +111,9 @@ class Placer:
     async def _place_paid(self, order: _Order, account: ChannelAccount) -> Placement:
         segments = segments_of(order.placed, order.record.segments)
         try:
-            await self._log.begin(order.record)
-            voucher = await account.voucher(account.admit(segments))
+            total = account.admit(segments)
+            # Both are on record before the voucher leaves; they need not wait for one another.
+            _, voucher = await asyncio.gather(self._log.begin(order.record), account.voucher(total))
             return await self._submit_paid(order, account, voucher)
         except NodeRefused:
             for key in segments:
