@@ -11,9 +11,6 @@ import structlog
 from redis.exceptions import RedisError
 
 from retally.errors import (
-    BadRequest,
-    InvalidReceipt,
-    InvalidSignature,
     NodeUnavailable,
     RetallyError,
     UpstreamTimeout,
@@ -31,15 +28,11 @@ from retally_router.metrics import Metrics
 from retally_router.observed import Watch
 from retally_router.placement import Job, Placement
 from retally_router.placing import Placer
+from retally_router.refusals import CHEATS, is_final
 from retally_router.settle_jobs import SettleJobs
 from retally_router.vouchers import VoucherSender
 
 log = structlog.get_logger(__name__)
-
-CHEATS = (InvalidReceipt, InvalidSignature, BadRequest)
-# Said by a node about the request itself: another node would say the same.
-FINAL = frozenset({400, 401, 404, 413, 422})
-NOT_FINAL_CODES = frozenset({"offer_expired", "price_above_max", "remote_error"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,8 +292,3 @@ class ServeJob:
                 await self.means.sender.once_paid(account, partial(self.means.log.forget, placement.record))
         elif account is not None:
             self.means.settle.later(placement.placed, account, placement.record)
-
-
-def is_final(error: RetallyError) -> bool:
-    """Whether every other node would refuse the same."""
-    return error.status in FINAL and error.code not in NOT_FINAL_CODES and not isinstance(error, CHEATS)

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import Any, ClassVar, Self
 
 import coincurve
 
-from retally.errors import BadRequest, InvalidSignature
+from retally.errors import InvalidSignature
 from retally.protocol.encoding import (
-    SAFE_INTEGER_BITS,
     Address,
     Bytes32,
     address_bytes,
     address_from_bytes,
     check_fields,
-    check_integer,
-    checksum_address,
     keccak,
-    parse_address,
-    parse_bytes32,
-    parse_integer,
     parse_object,
-    to_hex,
     u256,
 )
+from retally.protocol.typed_fields import TypedField, fields_of
 
 __all__ = [
     "Address",
@@ -49,7 +42,6 @@ SIGNATURE_BYTES = 64
 
 _HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 _HIGH_BIT = 1 << 255
-_MODULUS = 1 << 256
 
 
 @dataclass(frozen=True)
@@ -77,107 +69,13 @@ class Domain:
         return b"\x19\x01" + self.separator
 
 
-@dataclass(frozen=True)
-class _Field:
-    name: str
-    wire: str
-    type: str
-    bits: int
-    signed: bool
-
-    def check(self, value: Any) -> None:
-        if self.type == "bool":
-            if not isinstance(value, bool):
-                raise BadRequest(f"{self.wire} must be true or false", param=self.wire)
-        elif self.type == "address":
-            if not isinstance(value, str) or checksum_address(value) != value:
-                raise BadRequest(f"{self.wire} must be an EIP-55 address", param=self.wire)
-        elif self.type == "bytes32":
-            if not isinstance(value, bytes) or len(value) != 32:
-                raise BadRequest(f"{self.wire} must have 32 bytes", param=self.wire)
-        else:
-            check_integer(self.wire, value, self.bits, signed=self.signed)
-
-    @property
-    def encode(self) -> Callable[[Any], bytes]:
-        if self.type == "address":
-            return _address_word
-        if self.type == "bytes32":
-            return bytes
-        return _signed_word if self.signed else _word
-
-    @property
-    def to_wire(self) -> Callable[[Any], Any]:
-        if self.type in ("address", "bool"):
-            return _same
-        if self.type == "bytes32":
-            return to_hex
-        return _decimal if self.bits > SAFE_INTEGER_BITS else int
-
-    @property
-    def from_wire(self) -> Callable[[object], Any]:
-        if self.type == "bool":
-            return partial(_parse_bool, self.wire)
-        if self.type == "address":
-            return partial(parse_address, self.wire)
-        if self.type == "bytes32":
-            return partial(parse_bytes32, self.wire)
-        return partial(_parse_integer, self.wire, self.bits, self.signed)
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def _decimal(value: int) -> str:
-    return str(int(value))
-
-
-def _word(value: int) -> bytes:
-    return int(value).to_bytes(32, "big")
-
-
-def _signed_word(value: int) -> bytes:
-    return (value % _MODULUS).to_bytes(32, "big")
-
-
-@lru_cache(maxsize=65536)
-def _address_word(value: str) -> bytes:
-    return bytes(12) + address_bytes(value)
-
-
-def _parse_bool(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise BadRequest(f"{name} must be true or false", param=name)
-    return value
-
-
-def _parse_integer(name: str, bits: int, signed: bool, value: object) -> int:
-    return parse_integer(name, value, bits, signed=signed)
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"([A-Z])", lambda match: "_" + match.group(1).lower(), name)
-
-
-def _fields_of(type_string: str) -> tuple[_Field, ...]:
-    inner = type_string[type_string.index("(") + 1 : -1]
-    fields = []
-    for part in inner.split(","):
-        kind, wire = part.split(" ")
-        match = re.fullmatch(r"(u?)int(\d+)", kind)
-        bits = int(match.group(2)) if match else 0
-        fields.append(_Field(_snake(wire), wire, kind, bits, match is not None and match.group(1) == ""))
-    return tuple(fields)
-
-
 class TypedMessage:
     """Base of the signed messages: subclasses are frozen dataclasses whose fields follow TYPE."""
 
     __slots__ = ()
     TYPE: ClassVar[str]
-    _FIELDS: ClassVar[tuple[_Field, ...]]
-    _NAMES: ClassVar[tuple[str, ...]]
+    _FIELDS: ClassVar[tuple[TypedField, ...]]
+    _CHECKS: ClassVar[tuple[Callable[[Any], object], ...]]
     _VALUES: ClassVar[Callable[[Any], tuple[Any, ...]]]
     _ENCODERS: ClassVar[tuple[Callable[[Any], bytes], ...]]
     _WIRES: ClassVar[tuple[tuple[str, Callable[[Any], Any]], ...]]
@@ -187,11 +85,11 @@ class TypedMessage:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._FIELDS = fields = _fields_of(cls.TYPE)
+        cls._FIELDS = fields = fields_of(cls.TYPE)
         names = [name for name in cls.__annotations__ if name != "TYPE"]
         if names != [field.name for field in fields]:
             raise TypeError(f"{cls.__name__}: fields {names} are not those of {cls.TYPE}")
-        cls._NAMES = tuple(names)
+        cls._CHECKS = tuple(field.check for field in fields)
         cls._VALUES = attrgetter(*names)
         # Which operation a field takes is decided once, here: messages are made and read on every request.
         cls._ENCODERS = tuple(field.encode for field in fields)
@@ -201,8 +99,8 @@ class TypedMessage:
         cls._WIRE_NAMES = frozenset(field.wire for field in fields)
 
     def __post_init__(self) -> None:
-        for field in self._FIELDS:
-            field.check(getattr(self, field.name))
+        for check, value in zip(self._CHECKS, type(self)._VALUES(self), strict=True):
+            check(value)
         self._check_whole()
 
     def _check_whole(self) -> None:
