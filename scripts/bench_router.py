@@ -63,11 +63,11 @@ def main() -> int:
 
 
 def measure(bench: Bench, names: list[str], works: tuple[Work, ...], rounds: int) -> Rounds:
-    """All routers, round by round; each round begins with another one."""
+    """All routers, round by round; each round begins with another one. Streams are held in the first round only."""
     found: Rounds = {name: [] for name in names}
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            found[name].append(bench.run(name, works))
+            found[name].append(bench.run(name, works if number == 0 else tuple(w for w in works if w is not HELD)))
     return found
 
 
@@ -77,7 +77,7 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     if "checked" in results[0]:
         merged["checked"] = {key: sum(one["checked"][key] for one in results) for key in results[0]["checked"]}
     for name in (name for name in WORKS if name in results[0]):
-        runs = [one[name] for one in results]
+        runs = [one[name] for one in results if name in one]
         numbers = {key for key, value in runs[0].items() if isinstance(value, int | float)}
         merged[name] = {key: statistics.median(run[key] for run in runs) for key in sorted(numbers)}
         merged[name]["errors"] = sum(run["errors"] for run in runs)

@@ -168,7 +168,14 @@ class ServeJob:
         assert placement is not None
         found = await placement.next()
         for frame in found:
-            await self._take(placement, frame)
+            try:
+                taken = placement.checker.take(frame)
+                self._count(placement, taken)
+                if taken.chunk is not None or taken.receipt is not None:
+                    await self._note(placement, taken)
+            except CHEATS as error:
+                await self.means.log.add_fault(placement.placed, error.message, frame.value)
+                raise
             if self.continuations:
                 if failover.is_repeated_opening(frame):
                     continue
@@ -180,16 +187,6 @@ class ServeJob:
             if failover.unfinished(self.choices):
                 raise NodeUnavailable("the node ended without a receipt")
             self.over = True
-
-    async def _take(self, placement: Placement, frame: Frame) -> None:
-        try:
-            taken = placement.checker.take(frame)
-            self._count(placement, taken)
-            if taken.chunk is not None or taken.receipt is not None:
-                await self._note(placement, taken)
-        except CHEATS as error:
-            await self.means.log.add_fault(placement.placed, error.message, frame.value)
-            raise
 
     async def _mend(self, error: RetallyError) -> list[Frame]:
         """Goes on elsewhere, or closes an answer that lacks nothing but its end."""

@@ -11,9 +11,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from retally.errors import NodeUnavailable, UpstreamTimeout
+from retally.errors import NodeUnavailable, RemoteError, UpstreamTimeout
 from retally_router.node_api import HttpNodeApi
 from retally_router.node_pool import NodePool
+from retally_router.placement import Placement
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-type: text/event-stream\r\n\r\n"
 FRAMES = [b"data: %d\n\n" % number for number in range(40)]
@@ -170,3 +171,27 @@ async def node_that_sends(
         for writer in writers:
             writer.close()
         server.close()
+
+
+class Read:
+    """A node's stream of one read."""
+
+    status = 200
+
+    def __init__(self, *frames: bytes) -> None:
+        self._data = b"\n\n".join([*frames, b""])
+
+    async def next(self) -> bytes:
+        data, self._data = self._data, b""
+        return data
+
+    def close(self) -> None:
+        pass
+
+
+async def test_frames_ahead_of_an_error_in_the_same_read_are_handed_out_first() -> None:
+    read = Read(b'data: {"id":"1"}', b'data: {"error":{"message":"gone","code":"x"}}', b'data: {"id":"2"}')
+    placement = Placement(None, None, None, None, read)  # type: ignore[arg-type]  # only its stream is asked
+    assert [frame.value for frame in await placement.next()] == [{"id": "1"}]
+    with pytest.raises(RemoteError, match="gone"):
+        await placement.next()
