@@ -53,6 +53,7 @@ class Owner(Protocol):
     date: bytes
     stopping: bool
     lines: set[NativeLine]
+    tasks: set[asyncio.Task[None]]
 
     def respond(self, request: Request, sink: NativeSink, request_id: str) -> Awaitable[None]:
         """Answers a request in full."""
@@ -199,6 +200,8 @@ class NativeLine(asyncio.Protocol):
     def _take(self, request: Request) -> None:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._serve(request))
+            self._owner.tasks.add(self._task)
+            self._task.add_done_callback(self._owner.tasks.discard)
             return
         self._waiting.append(request)
         if len(self._waiting) >= AHEAD and not self._paused:

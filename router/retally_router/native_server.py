@@ -42,6 +42,7 @@ class NativeServer:
         self.date = b""
         self.stopping = False
         self.lines: set[NativeLine] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def running(self, listener: socket.socket) -> AsyncIterator[None]:
@@ -90,14 +91,15 @@ class NativeServer:
 
     async def _finish(self) -> None:
         ends = time.monotonic() + GRACE_SECONDS
-        while self.lines and time.monotonic() < ends:
+        # Also what is still being tidied up for clients that left: it needs the store, which closes next.
+        while (self.lines or self.tasks) and time.monotonic() < ends:
             for line in list(self.lines):
                 line.close_idle()
             await asyncio.sleep(0.02)
         for line in list(self.lines):
             line.abort()
-        # What was aborted hears of it in the next turn, and ends what was done for it.
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0)
+        await end_tasks(self.tasks)
 
 
 @asynccontextmanager

@@ -90,6 +90,8 @@ class NodePool:
             raise UpstreamTimeout(f"{origin.authority} took no connection within {seconds:g} s") from error
         except OSError as error:
             raise NodeUnavailable(f"{origin.authority} can't be reached: {error}") from error
+        if not upstream.is_open:
+            raise NodeUnavailable(f"{origin.authority} closed the connection at once")
         self._open[upstream] = origin
         return upstream
 
