@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -46,6 +47,7 @@ def main() -> int:
         parser.error(f"--only {asked.only} names no router; there are {', '.join(NAMES)}")
     if len(os.sched_getaffinity(0)) < 2:
         parser.error("two cores are needed: one for the router, one for the load")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     try:
         with tempfile.TemporaryDirectory(prefix="router-bench-") as folder:
             bench = Bench(ROOT / ".cache" / "bench_router", Path(folder), asked.seconds)

@@ -33,7 +33,7 @@ PACED = Work("paced", 200, stream=True, connections=100, pace_us=20_000)
 QUIET = Work("quiet", 16, stream=True, connections=16, pace_us=5_000, rate=20)
 HELD = Work("held", 100, stream=True, connections=1000, pace_us=100_000)
 FIRST_WAVE = Work("wave", 10, stream=True, connections=1000, pace_us=100_000)
-SIGNED_AT_ONCE = 8_000
+SIGNED_A_SECOND = 1500
 RUNS = ("plain", "fast", "paced", "quiet", "held")
 
 
@@ -178,7 +178,7 @@ class Bench:
 
     def _signed_requests(self, url: str, work: Work) -> Path:
         self.lanes += 1
-        count = SIGNED_AT_ONCE if work is PLAIN else 2000
+        count = int(self.seconds * SIGNED_A_SECOND) if work is PLAIN else 1000
         return write_requests(self.folder / "requests", signed_requests(url, work, count, 1000 + self.lanes))
 
 

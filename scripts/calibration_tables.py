@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
 
+import calibration_largest
+from calibration_largest import largest_bins, upper_share
 from retally.protocol.calibration import PROBABILITY, MarginTable
 from retally.protocol.evidence import margin_log_e
 
@@ -52,7 +53,7 @@ def upper_bounds(jobs: Sequence[Margins], miss: float, edges: Sequence[int] = ED
     bounds = np.ones(counts.shape[1])
     for index in range(1, counts.shape[1]):
         hit = int((counts[:, index] > 0).sum())
-        share = 1.0 if hit == len(jobs) else float(beta.ppf(1 - miss, hit + 1, len(jobs) - hit))
+        share = upper_share(hit, len(jobs), miss)
         inside = counts[counts[:, index] > 0, index]
         hits = 0.0 if hit == 0 else float(inside.mean() + 2 * inside.std() / math.sqrt(hit))
         hits = hits if hit >= MANY else max(UNSEEN_HITS, hits)
@@ -60,9 +61,14 @@ def upper_bounds(jobs: Sequence[Margins], miss: float, edges: Sequence[int] = ED
     return bounds
 
 
+def miss_of(set_ups: int, trials: int = 1, edges: Sequence[int] = EDGES) -> float:
+    """The chance to lie below the truth that each of all bounds may have."""
+    return CONFIDENCE_MISS / ((len(edges) * trials + len(calibration_largest.EDGES)) * set_ups)
+
+
 def envelope(honest: Mapping[str, Sequence[Margins]]) -> NDArray[np.float64]:
     """Bin by bin the largest bound of any set-up; deliberately not renormalised."""
-    miss = CONFIDENCE_MISS / (len(EDGES) * len(honest))
+    miss = miss_of(len(honest))
     bounds: NDArray[np.float64] = np.max([upper_bounds(jobs, miss) for jobs in honest.values()], axis=0)
     return bounds
 
@@ -78,18 +84,27 @@ def alternative(cheats: Mapping[str, Sequence[Margins]]) -> NDArray[np.float64]:
     return mixed
 
 
-def make_table(honest: Mapping[str, Sequence[Margins]], cheats: Mapping[str, Sequence[Margins]]) -> MarginTable:
-    """The table as integers: honest bounds rounded up, the alternative rounded down."""
+def make_table(
+    honest: Mapping[str, Sequence[Margins]], cheats: Mapping[str, Sequence[Margins]], noise: float | None = None
+) -> MarginTable:
+    """The table as integers: honest bounds rounded up, the alternative rounded down.
+
+    `noise` is the largest difference of log-probabilities between set-ups, nats; unknown, large margins are taken to
+    be as likely as where set-ups differ much.
+    """
     bounds, shares = envelope(honest), alternative(cheats)
     return MarginTable(
         edges=EDGES,
         honest=tuple(max(1, math.ceil(value * PROBABILITY)) for value in bounds),
         cheat=tuple(math.floor(value * PROBABILITY) for value in shares),
+        largest=largest_bins(honest, math.inf if noise is None else noise, miss_of(len(honest))),
     )
 
 
-def hold_out(honest: Mapping[str, Sequence[Margins]], cheats: Mapping[str, Sequence[Margins]]) -> HeldOut:
+def hold_out(
+    honest: Mapping[str, Sequence[Margins]], cheats: Mapping[str, Sequence[Margins]], noise: float | None = None
+) -> HeldOut:
     """Tables from every other job, evidence of the jobs between them: honest ones must stay poor."""
-    table = make_table({name: jobs[::2] for name, jobs in honest.items()}, cheats)
+    table = make_table({name: jobs[::2] for name, jobs in honest.items()}, cheats, noise)
     log_es = [margin_log_e(job, table) for jobs in honest.values() for job in jobs[1::2]]
     return HeldOut(len(log_es), max(log_es), float(np.mean(np.exp(log_es))))

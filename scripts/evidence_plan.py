@@ -46,9 +46,11 @@ REFERENCE_NARROW = SetUp("reference-bfloat16", HF16, 16)
 
 #: Chunks of honest jobs by the node that answers them. Most are those of the profile that the cheats claim: how
 #: little noise a table allows depends on how many honest jobs it was made from.
-NODES = {BATCHED: 26, FEW: 4, REFERENCE: 5, REFERENCE_NARROW: 5, NARROW: 4}
+NODES = {BATCHED: 100, FEW: 4, REFERENCE: 20, REFERENCE_NARROW: 8, NARROW: 4}
 #: Of each node's chunks, those that a small batch replays too.
 FEW_REPLAYS = 6
+#: The same for bfloat16, which takes twenty times as long.
+NARROW_REPLAYS = 40
 VERIFIERS = (BATCHED, FEW, REFERENCE, REFERENCE_NARROW)
 #: Cheats have big batches and are replayed by one verifier of each kind of kernels and precision.
 CHEAT_AT_ONCE = 32
@@ -115,7 +117,8 @@ class Plan:
             return CHEAT_VERIFIERS
         # A small batch differs from a big one by less than from another library: it replays its own kernels only.
         few = is_same(batch.node, FEW) and batch.chunk < FEW_REPLAYS
-        return [each for each in VERIFIERS if each != FEW or few]
+        narrow = batch.chunk < NARROW_REPLAYS
+        return [each for each in VERIFIERS if (each != FEW or few) and (each != REFERENCE_NARROW or narrow)]
 
     def jobs(self, batch: Batch) -> list[Job]:
         """What was asked for."""

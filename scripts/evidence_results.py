@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -10,7 +12,18 @@ import numpy as np
 import evidence_tables
 from evidence_bootstrap import RATES, conviction, honest_owners
 from evidence_jobs import CHEATS, UNSEEN
-from evidence_plan import BATCHED, CHEAT_VERIFIERS, FEW, NODES, REFERENCE, REFERENCE_NARROW, Batch, Plan, SetUp
+from evidence_plan import (
+    BATCHED,
+    CHEAT_VERIFIERS,
+    FEW,
+    NODES,
+    REFERENCE,
+    REFERENCE_NARROW,
+    VERIFIERS,
+    Batch,
+    Plan,
+    SetUp,
+)
 from evidence_shards import Floats, Replay
 from evidence_tables import Fitted
 from retally.protocol.evidence import JOB_MISMATCH
@@ -54,11 +67,16 @@ def honest_pairs(plan: Plan) -> list[Pair]:
                 continue
             key = (batch.node, verifier)
             pair = found.setdefault(key, Pair(*key, kind_of(batch.node, verifier), [], []))
-            jobs = plan.jobs(batch)
-            middle = sorted(job.seed for job in jobs)[len(jobs) // 2]
-            for job, row in zip(jobs, rows, strict=True):
-                (pair.calibration if job.seed < middle else pair.held_out).append(row)
+            for is_calibrating, row in zip(halves(plan, batch), rows, strict=True):
+                (pair.calibration if is_calibrating else pair.held_out).append(row)
     return list(found.values())
+
+
+def halves(plan: Plan, batch: Batch) -> list[bool]:
+    """Which jobs of an honest batch make tables."""
+    seeds = [job.seed for job in plan.jobs(batch)]
+    middle = sorted(seeds)[len(seeds) // 2]
+    return [seed < middle for seed in seeds]
 
 
 def replays(plan: Plan, batch: Batch, verifier: SetUp) -> list[Replay]:
@@ -99,7 +117,30 @@ def fitted(plan: Plan, pairs: Sequence[Pair], kind: str) -> Fitted:
         for cheat in CHEATS
         if cheat not in UNSEEN
     }
-    return evidence_tables.fit(honest, {cheat: jobs for cheat, jobs in alternatives.items() if jobs})
+    is_narrow = kind == PRECISION
+    return evidence_tables.fit(
+        honest, {cheat: jobs for cheat, jobs in alternatives.items() if jobs}, largest_noise(plan, is_narrow=is_narrow)
+    )
+
+
+def largest_noise(plan: Plan, *, is_narrow: bool) -> float:
+    """The largest difference of a claimed token's logprob between two set-ups' replays, nats; of a narrow one, or none.
+
+    From the halves that calibrate. A set-up's second replay of its own would differ by less than two libraries do.
+    """
+    gaps = [0.0]
+    for one, two in itertools.combinations(VERIFIERS, 2):
+        if is_narrow == any(each.engine.dtype != "float32" for each in (one, two)):
+            gaps += [largest_gap(plan, batch, one, two) for batch in plan.batches() if not batch.cheat]
+    # Nothing to compare: set-ups may be any distance apart.
+    return max(gaps) or math.inf
+
+
+def largest_gap(plan: Plan, batch: Batch, one: SetUp, two: SetUp) -> float:
+    """The same for one batch and two set-ups; 0 where one of them did not replay it."""
+    pairs = zip(replays(plan, batch, one), replays(plan, batch, two), halves(plan, batch), strict=False)
+    rows = [np.abs(left.logprobs - right.logprobs) for left, right, is_calibrating in pairs if is_calibrating]
+    return float(np.concatenate(rows).max()) if rows else 0.0
 
 
 @dataclass(slots=True)
@@ -153,6 +194,11 @@ def claimed_table(found: Results, kind: str) -> Fitted:
 def judged(rows: Sequence[Replay], table: Fitted) -> Floats:
     """log e of each job."""
     return evidence_tables.log_es([row.margins for row in rows], table.table)
+
+
+def without_laws(rows: Sequence[Replay], table: Fitted) -> Floats:
+    """The same, if nothing is said about margins farther out than those that were seen."""
+    return evidence_tables.log_es([row.margins for row in rows], table.without_laws)
 
 
 def pair_rows(found: Results) -> Iterator[dict[str, object]]:
@@ -224,6 +270,7 @@ def cheat_rows(found: Results) -> Iterator[dict[str, object]]:
                 "power": round(float((log_es >= JOB_MISMATCH).mean()), 4),
                 "powerUnderEnvelope": round(float((judged(rows, found.envelopes[kind]) >= JOB_MISMATCH).mean()), 4),
                 "medianLogE": round(float(np.median(log_es)), 2),
+                "medianLogEWithoutLaws": round(float(np.median(without_laws(rows, claimed_table(found, kind)))), 2),
                 "convicted": [asdict(conviction(log_es, rate, CHEATING_OWNERS, seed=2)) for rate in RATES],
             }
 

@@ -11,14 +11,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration_tables import CONFIDENCE_MISS, FLAT, Margins, histograms, upper_bounds
-from retally.protocol.calibration import PROBABILITY, MarginTable
-from retally.protocol.evidence import JOB_MISMATCH, TOKEN_CLIP, WEIGHTS, margin_log_e
+from calibration_largest import largest_bins, seen_bins
+from calibration_tables import CONFIDENCE_MISS, FLAT, Margins, histograms, miss_of, upper_bounds
+from retally.protocol.calibration import PROBABILITY, Bins, MarginTable
+from retally.protocol.evidence import JOB_MISMATCH, TOKEN_CLIP, WEIGHTS, largest_log_e, margin_log_e
 
 Floats = NDArray[np.float64]
 
@@ -45,13 +46,15 @@ class Fitted:
     #: The cheats that its alternative is made of.
     alternative: str
     sparsity: float
+    #: The same table, but with nothing said about margins farther out than those that were seen.
+    without_laws: MarginTable
     #: The chance that any bin of any pair and any trial lies above its bound, if jobs are drawn alike.
     miss: float = CONFIDENCE_MISS
 
 
 def bounds(honest: Mapping[str, Sequence[Margins]], edges: Sequence[int], trials: int) -> Floats:
     """Bin by bin the largest upper bound of any pair; shares a token, deliberately not renormalised."""
-    miss = CONFIDENCE_MISS / (len(edges) * len(honest) * trials)
+    miss = miss_of(len(honest), trials, edges)
     found: Floats = np.max([upper_bounds(jobs, miss, edges) for jobs in honest.values()], axis=0)
     return found
 
@@ -68,26 +71,34 @@ def mixed(cheats: Mapping[str, Sequence[Margins]], edges: Sequence[int], sparsit
     return alternative
 
 
-def table_of(honest: Floats, alternative: Floats, edges: Sequence[int]) -> MarginTable:
+def table_of(honest: Floats, alternative: Floats, edges: Sequence[int], largest: Bins) -> MarginTable:
     """The table as integers: honest bounds rounded up, the alternative rounded down."""
     return MarginTable(
         edges=tuple(edges),
         honest=tuple(max(1, math.ceil(value * PROBABILITY)) for value in honest),
         cheat=tuple(math.floor(value * PROBABILITY) for value in alternative),
+        largest=largest,
     )
 
 
-def fit(honest: Mapping[str, Sequence[Margins]], cheats: Mapping[str, Sequence[Margins]]) -> Fitted:
-    """The table under which these cheats lose most; neither the judged jobs nor the unseen cheats are looked at."""
+def fit(
+    honest: Mapping[str, Sequence[Margins]], cheats: Mapping[str, Sequence[Margins]], noise: float = math.inf
+) -> Fitted:
+    """The table under which these cheats lose most; neither the judged jobs nor the unseen cheats are looked at.
+
+    `noise` is the largest difference of log-probabilities that the pairs showed, nats.
+    """
     best: tuple[float, Fitted] | None = None
     for edges in EDGE_SETS:
         honest_bounds = bounds(honest, edges, len(EDGE_SETS))
-        counts = [histograms(jobs, edges) for jobs in cheats.values()]
+        miss = miss_of(len(honest), len(EDGE_SETS), edges)
+        largest, seen = largest_bins(honest, noise, miss), seen_bins(honest, miss)
+        counts = [(histograms(jobs, edges), peaks(jobs)) for jobs in cheats.values()]
         for name, chosen, sparsity in alternatives(cheats):
-            table = table_of(honest_bounds, mixed(chosen, edges, sparsity), edges)
-            gain = float(np.mean([growth(each, table) for each in counts]))
+            table = table_of(honest_bounds, mixed(chosen, edges, sparsity), edges, largest)
+            gain = float(np.mean([growth(*each, table) for each in counts]))
             if best is None or gain > best[0]:
-                best = gain, Fitted(table, name, sparsity)
+                best = gain, Fitted(table, name, sparsity, replace(table, largest=seen))
     if best is None:
         raise ValueError("no table was tried")
     return best[1]
@@ -105,7 +116,12 @@ def alternatives(
         yield name, chosen, sparsity
 
 
-def growth(counts: Floats, table: MarginTable) -> float:
+def peaks(jobs: Sequence[Margins]) -> Floats:
+    """Each job's largest margin."""
+    return np.array([job.max(initial=0.0) for job in jobs])
+
+
+def growth(counts: Floats, largest: Floats, table: MarginTable) -> float:
     """What an owner's bet of a half gains a job, nats; what is a mismatch by itself need not become more of one.
 
     From the jobs' counts by bin, since a fit tries hundreds of tables; jobs are judged by `log_es`.
@@ -113,6 +129,9 @@ def growth(counts: Floats, table: MarginTable) -> float:
     ratios = table.ratios()
     sums = np.array([counts @ np.minimum(TOKEN_CLIP, np.log(1 - w + w * ratios)) for w in WEIGHTS])
     values = np.logaddexp.reduce(sums, axis=0) - math.log(len(WEIGHTS))
+    if table.largest is not None:
+        alone = np.array([largest_log_e(value, table.largest) for value in largest])
+        values = np.logaddexp(values, alone) - math.log(2)
     return float(np.log(0.5 + 0.5 * np.exp(np.minimum(JOB_MISMATCH, values))).mean())
 
 

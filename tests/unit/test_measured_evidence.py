@@ -205,7 +205,9 @@ class TestTables:
         table = evidence_tables.fit(self.HONEST, self.SEEN).table
         for each in self.SEEN.values():
             log_es = np.minimum(evidence_tables.JOB_MISMATCH, evidence_tables.log_es(each, table))
-            gain = evidence_tables.growth(evidence_tables.histograms(each, table.edges), table)
+            gain = evidence_tables.growth(
+                evidence_tables.histograms(each, table.edges), evidence_tables.peaks(each), table
+            )
             assert gain == pytest.approx(np.log(0.5 + 0.5 * np.exp(log_es)).mean())
 
     def test_sparse_alternatives_weigh_one(self) -> None:

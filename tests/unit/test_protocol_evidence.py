@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,14 +12,16 @@ import pytest
 from numpy.typing import NDArray
 
 from retally.errors import BadRequest
-from retally.protocol.calibration import PROBABILITY, Calibration, MarginTable
+from retally.protocol.calibration import PROBABILITY, Bins, Calibration, MarginTable
 from retally.protocol.case import VerdictKind
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import keccak
 from retally.protocol.evidence import (
     JOB_CLIP,
+    LARGEST_CLIP,
     JobEvidence,
     combine,
+    largest_log_e,
     margin_log_e,
     on_chain,
     owner_verdict,
@@ -38,6 +41,10 @@ TABLE = MarginTable(
     honest=(PROBABILITY, 10_000_000, 1_000_000, 100_000),
     cheat=(700_000_000, 100_000_000, 100_000_000, 100_000_000),
 )
+LARGEST = Bins(
+    edges=(300_000, 2_000_000), honest=(PROBABILITY, 10_000_000, 10_000), cheat=(0, 250_000_000, 750_000_000)
+)
+WITH_LARGEST = replace(TABLE, largest=LARGEST)
 CALIBRATION = Calibration(
     model_id=keccak(b"model"),
     node_profile=keccak(b"node"),
@@ -150,6 +157,41 @@ class TestJobEvidence:
         mean = sum(s * math.exp(margin_log_e(np.array([p]), TABLE)) for s, p in zip(shares, points, strict=True))
         assert mean <= 1
 
+    def test_a_table_for_the_largest_margin_sees_one_token(self) -> None:
+        # one token of 256 says little among all of them and much by itself.
+        spliced = np.zeros(256)
+        spliced[100] = 5.0
+        assert margin_log_e(spliced, TABLE) < 5
+        assert margin_log_e(spliced, WITH_LARGEST) == pytest.approx(LARGEST_CLIP - math.log(2), abs=0.01)
+        assert verdict_of(margin_log_e(spliced, WITH_LARGEST)) == VerdictKind.MISMATCH
+
+    def test_what_the_largest_margin_says_is_clipped_and_halves_the_rest(self) -> None:
+        assert largest_log_e(10.0, LARGEST) == LARGEST_CLIP
+        assert largest_log_e(0.4, LARGEST) == pytest.approx(math.log(25))
+        assert largest_log_e(0.1, LARGEST) == -math.inf
+        clean = np.zeros(64)
+        assert margin_log_e(clean, WITH_LARGEST) == pytest.approx(margin_log_e(clean, TABLE) - math.log(2))
+
+    def test_two_jobs_of_one_odd_token_each_do_not_slash(self) -> None:
+        log_e = margin_log_e(np.array([5.0]), WITH_LARGEST)
+        jobs = [JobEvidence(payer, log_e) for payer in PAYERS[:3]]
+        assert owner_verdict(owner_wealth_log(jobs[:2], 0)) == VerdictKind.INCONCLUSIVE
+        assert owner_verdict(owner_wealth_log(jobs, 0)) == VerdictKind.MISMATCH
+
+    @pytest.mark.parametrize("tokens", [1, 2, 3])
+    def test_expectation_with_the_largest_margin_is_at_most_one(self, tokens: int) -> None:
+        # As unlucky as both bounds allow: a token's shares, and the chance that a job reaches a bin of the largest.
+        points = [0.0, 0.1, 0.5, 3.0]
+        reach = np.array(LARGEST.honest[1:], dtype=float) / PROBABILITY
+        token = np.array(TABLE.honest[1:], dtype=float) / PROBABILITY
+        chances = [0.0, token[0], min(token[1], reach[0] / tokens), min(token[2], reach[1] / tokens)]
+        chances[0] = 1 - sum(chances)
+        mean = 0.0
+        for job in itertools.product(range(len(points)), repeat=tokens):
+            share = math.prod(chances[index] for index in job)
+            mean += share * math.exp(margin_log_e(np.array([points[index] for index in job]), WITH_LARGEST))
+        assert 0.3 < mean <= 1
+
     def test_re_executors_must_agree(self) -> None:
         assert combine([12.0, -0.5]) == -0.5
         assert combine([]) == 0.0
@@ -207,9 +249,11 @@ class TestOwnerWealth:
 
 class TestCalibration:
     def test_survives_the_round_trip(self) -> None:
-        again = Calibration.from_json(CALIBRATION.to_json())
-        assert again.to_json() == CALIBRATION.to_json()
-        assert again.hash == CALIBRATION.hash
+        for table in (TABLE, WITH_LARGEST):
+            one = replace(CALIBRATION, tables={"seeded": table})
+            again = Calibration.from_json(one.to_json())
+            assert (again, again.hash) == (one, one.hash)
+        assert "largest" not in TABLE.to_json()
 
     @pytest.mark.parametrize(
         "change",

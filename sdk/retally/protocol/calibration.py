@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -23,11 +23,12 @@ from retally.protocol.params import ONE, JobParams
 
 PROBABILITY = 1_000_000_000
 MODES = ("seeded", "greedy")
+_BINS = ("edges", "honest", "cheat")
 
 
 @dataclass(frozen=True, slots=True)
-class MarginTable:
-    """Bins of margins: `honest` are upper confidence bounds, never renormalised; `cheat` sums to one."""
+class Bins:
+    """Bins of margins: `honest` are upper confidence bounds, never renormalised; `cheat` sums to at most one."""
 
     edges: tuple[int, ...]
     honest: tuple[int, ...]
@@ -49,16 +50,41 @@ class MarginTable:
         """The bin of each margin: the first holds exactly zero to below the first edge."""
         return np.searchsorted(np.asarray(self.edges) / ONE, margins, side="right")
 
-    def to_json(self) -> dict[str, list[int]]:
+    def to_json(self) -> dict[str, Any]:
         """The JSON object."""
         return {"edges": list(self.edges), "honest": list(self.honest), "cheat": list(self.cheat)}
 
     @classmethod
-    def from_json(cls, value: object) -> MarginTable:
+    def from_json(cls, value: object) -> Self:
+        """The bins of a JSON object."""
+        wire = parse_object("bins", value)
+        check_fields("bins", wire, set(_BINS))
+        edges, honest, cheat = (_integers(name, wire[name]) for name in _BINS)
+        return cls(edges, honest, cheat)
+
+
+@dataclass(frozen=True, slots=True)
+class MarginTable(Bins):
+    """What judges a job: shares of tokens by margin and, if it was calibrated, of jobs by their largest margin.
+
+    `largest.honest` holds for jobs of any length that the calibration covers: each is a bound of the chance that the
+    largest margin reaches the bin at all, so that a shorter job's lies below it too.
+    """
+
+    largest: Bins | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object."""
+        wire = Bins.to_json(self)
+        return wire if self.largest is None else {**wire, "largest": self.largest.to_json()}
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
         """The table of a JSON object."""
         wire = parse_object("table", value)
-        check_fields("table", wire, {"edges", "honest", "cheat"})
-        return cls(*[_integers(name, wire[name]) for name in ("edges", "honest", "cheat")])
+        check_fields("table", wire, set(_BINS), frozenset({"largest"}))
+        edges, honest, cheat = (_integers(name, wire[name]) for name in _BINS)
+        return cls(edges, honest, cheat, Bins.from_json(wire["largest"]) if "largest" in wire else None)
 
 
 def _integers(name: str, value: object) -> tuple[int, ...]:

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from retally.protocol.calibration import Calibration, MarginTable
+from retally.protocol.calibration import Bins, Calibration, MarginTable
 from retally.protocol.case import VerdictKind
 from retally.protocol.encoding import Address
 from retally.protocol.margins import Floats, Replayed, ReplayScores, robust_margins
 
 TOKEN_CLIP = 9.5
+#: What a job's largest margin may say by itself; two such jobs are no owner's mismatch yet.
+LARGEST_CLIP = 11.0
 JOB_CLIP = 18.0
 PAYER_CLIP = 25.0
 WEIGHTS = (0.5, 0.05, 0.005)
@@ -41,12 +43,21 @@ class JobEvidence:
 
 
 def margin_log_e(margins: Floats, table: MarginTable) -> float:
-    """log e of a job's margins: clipped likelihood ratios, mixed over weights, clipped as a whole."""
+    """log e of a job's margins, clipped: the mean of what all of them and what the largest alone says."""
     if len(margins) == 0:
         return 0.0
     ratios = table.ratios()[table.bins(margins)]
     sums = [float(np.minimum(TOKEN_CLIP, np.log(1 - w + w * ratios)).sum()) for w in WEIGHTS]
-    return min(JOB_CLIP, _log_mean_exp(sums))
+    said = [_log_mean_exp(sums)]
+    if table.largest is not None:
+        said.append(largest_log_e(float(margins.max()), table.largest))
+    return min(JOB_CLIP, _log_mean_exp(said))
+
+
+def largest_log_e(largest: float, bins: Bins) -> float:
+    """What the largest margin of a job says: one token may be all that a cheat changed; -inf where it is small."""
+    ratio = float(bins.ratios()[int(bins.bins(np.array([largest]))[0])])
+    return min(LARGEST_CLIP, math.log(ratio)) if ratio > 0 else -math.inf
 
 
 def running_log_e(margins: Floats, table: MarginTable) -> list[float]:
