@@ -93,7 +93,7 @@ static void ask(Conn *c) {
 }
 
 static void fail(Conn *c, const char *why) {
-    if (!errors) snprintf(first_error, sizeof first_error, "%s (status %d): %.300s", why, c->status, c->body_used ? c->body : "");
+    if (!errors) snprintf(first_error, sizeof first_error, "%s (status %d): %.300s", why, c->status, c->body_used ? c->body + (c->body_used > 300 ? c->body_used - 300 : 0) : "");
     errors++;
     in_flight--;
     c->busy = 0;
