@@ -16,13 +16,16 @@ import signal
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from bench_router_case import FAST, HELD, NAMES, PACED, PLAIN, QUIET, RUNS, Bench
 from bench_router_jobs import Work
+from bench_router_market import payer_key
 from bench_router_process import Failed
 from bench_router_report import table_of, write_report
+from retally.protocol.eip712 import keccak, recover
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKS = {work.name: work for work in (PLAIN, FAST, PACED, QUIET, HELD)}
@@ -60,7 +63,8 @@ def main() -> int:
     if asked.write:
         write_report(ROOT / "docs", found, asked.rounds)
     if asked.json:
-        print(json.dumps({"rounds": asked.rounds, "seconds": asked.seconds, "routers": found}))
+        shown = {"rounds": asked.rounds, "seconds": asked.seconds, "curve": curve_us(), "routers": found}
+        print(json.dumps(shown))
     return 0
 
 
@@ -71,6 +75,19 @@ def measure(bench: Bench, names: list[str], works: tuple[Work, ...], rounds: int
         for name in names[number % len(names) :] + names[: number % len(names)]:
             found[name].append(bench.run(name, works if number == 0 else tuple(w for w in works if w is not HELD)))
     return found
+
+
+def curve_us(count: int = 2000) -> dict[str, float]:
+    """Processor time of one signature and of one check on this machine."""
+    key, digest = payer_key(), keccak(b"bench")
+    signature = key.sign(digest)
+    took = {}
+    for name, work in (("sign", lambda: key.sign(digest)), ("recover", lambda: recover(digest, signature))):
+        began = time.process_time()
+        for _ in range(count):
+            work()
+        took[name] = round(1e6 * (time.process_time() - began) / count, 1)
+    return took
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
