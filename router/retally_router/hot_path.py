@@ -77,6 +77,7 @@ class HotPath:
         except RetallyError as error:
             await answer.fail(error)
         except RedisError as error:
+            log.warning("store_failed", error=str(error))
             await answer.fail(Unavailable(f"the router's store does not answer: {error}"))
         except ClientGone:
             log.info("client_does_not_read")
