@@ -126,7 +126,7 @@ def _parts(settings: RouterSettings, outside: Outside) -> _Parts:
     lease = settings.lane_lease_seconds
     lanes = Lanes(redis, count=settings.lanes, holder=process_name(boot), lease_seconds=lease)
     credit = Credit(redis, standings.standing)
-    channels, directory = Channels(api, log, credit, domain), _directory(settings, outside)
+    channels, directory = Channels(api, log, credit, domain), _directory(settings, outside, watch)
     settle = SettleJobs(
         api, log, channels, credit, sender, lanes, clock, domain, find=directory.find, recover_seconds=lease
     )
@@ -138,7 +138,7 @@ def _parts(settings: RouterSettings, outside: Outside) -> _Parts:
         quotes=Quotes(redis),
         watch=watch,
         directory=directory,
-        selection=Selection(watch, value_of_second=settings.value_of_second, random=SystemRandom()),
+        selection=_selection(settings, watch),
         lanes=lanes,
         credit=credit,
         sender=sender,
@@ -259,7 +259,17 @@ def run(settings: RouterSettings) -> None:
     )
 
 
-def _directory(settings: RouterSettings, outside: Outside) -> Directory:
+def _selection(settings: RouterSettings, watch: Watch) -> Selection:
+    return Selection(
+        watch,
+        value_of_second=settings.value_of_second,
+        random=SystemRandom(),
+        trial_share=settings.trial_share,
+        trial_loss_cap=settings.trial_loss_cap,
+    )
+
+
+def _directory(settings: RouterSettings, outside: Outside, watch: Watch) -> Directory:
     return Directory(
         outside.chain,
         outside.nodes,
@@ -269,4 +279,5 @@ def _directory(settings: RouterSettings, outside: Outside) -> Directory:
         stale_seconds=max(settings.node_stale_seconds, 3 * settings.poll_seconds),
         audited_owners=settings.audited_owners,
         require_calibration=settings.require_calibration,
+        watch=watch,
     )

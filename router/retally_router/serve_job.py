@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
 from redis.exceptions import RedisError
 
-from retally.errors import (
-    BadRequest,
-    InvalidReceipt,
-    InvalidSignature,
-    NodeUnavailable,
-    RetallyError,
-    UpstreamTimeout,
-)
+from retally.errors import NodeUnavailable, RetallyError, UpstreamTimeout
 from retally.protocol.receipt import ReceiptLeaf
 from retally_router import failover
 from retally_router.channels import Channels
@@ -27,18 +21,14 @@ from retally_router.directory import Directory, Listed
 from retally_router.job_log import JobLog
 from retally_router.keys import Session
 from retally_router.metrics import Metrics
-from retally_router.observed import Watch
+from retally_router.observed import Expectation, Visit, Watch
 from retally_router.placement import Frame, Job, Placement
 from retally_router.placing import Placer
+from retally_router.refusals import CHEATS, is_failure, is_final
 from retally_router.settle_jobs import SettleJobs
 from retally_router.vouchers import VoucherSender
 
 log = structlog.get_logger(__name__)
-
-CHEATS = (InvalidReceipt, InvalidSignature, BadRequest)
-# Said by a node about the request itself: another node would say the same.
-FINAL = frozenset({400, 401, 404, 413, 422})
-NOT_FINAL_CODES = frozenset({"offer_expired", "price_above_max", "remote_error"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +56,8 @@ class ServeJob:
     means: Means
     job: Job
     candidates: list[Listed]
+    expected: Mapping[str, Expectation] = field(default_factory=dict)
+    visit: Visit | None = None
     choices: list[ChoiceState] = field(default_factory=list)
     placement: Placement | None = None
     continuations: int = 0
@@ -125,7 +117,6 @@ class ServeJob:
         try:
             if placement is not None:
                 placement.stream.close()
-                self.means.watch.ended(placement.placed.node.node)
                 await self._end_placement(placement)
             if isinstance(self.job.caller, Session):
                 await self.means.credit.release(self.job.request.payer, self.job.job_id.hex())
@@ -136,6 +127,9 @@ class ServeJob:
                 self.means.settle.later(placement.placed, placement.account, placement.record)
             if isinstance(self.job.caller, Session):
                 self.means.settle.release_later(self.job.request.payer, self.job.job_id.hex())
+        finally:
+            if self.visit is not None:
+                self.visit.end()
 
     @property
     def receipts(self) -> list[ReceiptLeaf]:
@@ -160,14 +154,9 @@ class ServeJob:
     async def _place(self, node: Listed, remaining_fee: int) -> None:
         self.began_at, self.first_at = time.monotonic(), None
         self.node = node.node
-        self.means.watch.began(node.node)
-        try:
-            self.placement = await self.means.placer.place(
-                self.job, node, failover.unfinished(self.choices), remaining_fee
-            )
-        except BaseException:
-            self.means.watch.ended(node.node)
-            raise
+        unfinished = failover.unfinished(self.choices)
+        self.visit = self.means.watch.visit(node.node, self.expected.get(node.node), streams=len(unfinished))
+        self.placement = await self.means.placer.place(self.job, node, unfinished, remaining_fee)
 
     async def _read(self, frames: list[Frame]) -> None:
         placement = self.placement
@@ -214,7 +203,8 @@ class ServeJob:
             self.prompt_tokens = taken.prompt_tokens
         if taken.tokens and self.first_at is None:
             self.first_at = time.monotonic()
-            self.means.watch.first_token(placement.placed.node.node, self.first_at - self.began_at)
+            if self.visit is not None:
+                self.visit.first_token()
         account = placement.account
         if account is None:
             if taken.receipt is not None:
@@ -237,9 +227,7 @@ class ServeJob:
     def _leave(self, error: RetallyError) -> None:
         placement, self.placement = self.placement, None
         assert placement is not None
-        node = placement.placed.node.node
         placement.stream.close()
-        self.means.watch.ended(node)
         self._note_refusal(placement.placed.node, error)
         account, record = placement.account, placement.record
         if account is not None:
@@ -275,24 +263,24 @@ class ServeJob:
         log.info("node_failed", node=node.node, job=self.job.job_id.hex(), code=error.code, error=error.message)
         self.means.metrics.node_failures.labels(node=node.node, code=error.code).inc()
         if isinstance(error, CHEATS):
-            self.means.watch.cheated(node.node, error.message)
             log.error("node_cheated", node=node.node, job=self.job.job_id.hex(), what=error.message)
-        elif not is_final(error) and error.status not in (402, 409):
-            self.means.watch.failed(node.node)
+        visit, self.visit = self.visit, None
+        if visit is not None:
+            if isinstance(error, CHEATS):
+                visit.cheated(error.message)
+            elif is_failure(error):
+                visit.failed()
+            visit.end()
 
     async def _end_placement(self, placement: Placement) -> None:
-        node, account = placement.placed.node.node, placement.account
+        account = placement.account
         if not failover.unfinished(self.choices) and not placement.is_open:
-            tokens = sum(len(choice.ids) for choice in self.choices)
-            seconds = time.monotonic() - (self.first_at or self.began_at)
-            self.means.watch.succeeded(node, tokens // len(self.choices), seconds)
+            if self.visit is not None:
+                tokens = sum(len(choice.ids) for choice in self.choices) // len(self.choices)
+                cached = next((leaf.receipt.cached_tokens for leaf in self.receipts), None)
+                self.visit.succeeded(tokens, self.prompt_tokens, cached)
             if account is not None:
                 # Not before: a router that dies before its last voucher is out leaves it to the next.
                 await self.means.sender.once_paid(account, partial(self.means.log.forget, placement.record))
         elif account is not None:
             self.means.settle.later(placement.placed, account, placement.record)
-
-
-def is_final(error: RetallyError) -> bool:
-    """Whether every other node would refuse the same."""
-    return error.status in FINAL and error.code not in NOT_FINAL_CODES and not isinstance(error, CHEATS)
