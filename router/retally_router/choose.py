@@ -15,7 +15,7 @@ LOST_SECONDS = 5.0
 LEAST_P_OK = 0.05
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Estimate:
     """What a job would cost and take on one node."""
 

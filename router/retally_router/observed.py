@@ -9,7 +9,7 @@ from math import exp, log
 from random import Random, SystemRandom
 
 from retally_router.breaker import Breaker
-from retally_router.predict import Backlog, Capacity, Prediction
+from retally_router.predict import Capacity, Prediction
 from retally_router.prefix_map import PrefixMap
 
 DAY_SECONDS = 86_400.0
@@ -24,7 +24,7 @@ FIRST_PROMPT_SHARE = 0.3
 FIRST_OUTPUT_SHARE = 0.5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Expectation:
     """What a job is expected to be on one node."""
 
@@ -73,10 +73,17 @@ class Observed:
             self.lost_since, self.lost = now, 0
         return self.lost
 
-    def backlog(self, now: float, capacity: Capacity) -> Backlog:
-        """What the node has to do: others' work as last reported, less what it did since, and ours as it is."""
-        done = max(0.0, now - self.reported_at) * capacity.prefill / self.slow_prefill
-        return Backlog(max(0.0, self.others_prefill - done) + self.prefilling, self.others_streams + self.in_flight)
+    @property
+    def streams(self) -> int:
+        """Streams there: others' as last reported, ours as they are."""
+        return self.others_streams + self.in_flight
+
+    def queued_tokens(self, now: float, capacity: Capacity) -> float:
+        """Prompt tokens that wait there: others' as last reported, less what was done since, and ours as they are."""
+        if not self.others_prefill:
+            return self.prefilling
+        done = (now - self.reported_at) * capacity.prefill / self.slow_prefill
+        return max(0.0, self.others_prefill - done) + self.prefilling
 
 
 @dataclass(slots=True)

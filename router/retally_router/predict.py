@@ -24,27 +24,7 @@ class Capacity:
 UNKNOWN = Capacity()
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """What a node has to do already."""
-
-    #: Prompt tokens that wait for their prefill.
-    prefill_tokens: float = 0.0
-    #: Streams being decoded or waiting for it.
-    streams: int = 0
-
-
-def prefill_seconds(capacity: Capacity, backlog: Backlog, new_tokens: float) -> float:
-    """Time until the prompt is computed, by the node's own word."""
-    return (backlog.prefill_tokens + max(LEAST_PREFILL_TOKENS, new_tokens)) / capacity.prefill
-
-
-def token_seconds(capacity: Capacity, backlog: Backlog) -> float:
-    """Time per output token with one more stream, by the node's own word."""
-    return max(1.0 / capacity.decode, (backlog.streams + 1) / capacity.batch)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prediction:
     """What a job is expected to take on one node."""
 
@@ -57,26 +37,18 @@ class Prediction:
     ttft_seconds: float
     tpot_seconds: float
 
-    def total_seconds(self, output_tokens: float) -> float:
-        """Time to the last token."""
-        return self.ttft_seconds + output_tokens * self.tpot_seconds
-
 
 def predict(
     capacity: Capacity,
-    backlog: Backlog,
     *,
+    queued_tokens: float,
+    streams: int,
     new_tokens: float,
     rtt_seconds: float,
     slow_prefill: float,
     slow_decode: float,
 ) -> Prediction:
     """TTFT = rtt + slow * (queued + new) / prefill; TPOT = slow * max(1 / decode, (streams + 1) / batch)."""
-    prefill, token = prefill_seconds(capacity, backlog, new_tokens), token_seconds(capacity, backlog)
-    return Prediction(
-        new_tokens=new_tokens,
-        declared_prefill_seconds=prefill,
-        declared_token_seconds=token,
-        ttft_seconds=rtt_seconds + slow_prefill * prefill,
-        tpot_seconds=slow_decode * token,
-    )
+    prefill = (queued_tokens + max(LEAST_PREFILL_TOKENS, new_tokens)) / capacity.prefill
+    token = max(1.0 / capacity.decode, (streams + 1) / capacity.batch)
+    return Prediction(new_tokens, prefill, token, rtt_seconds + slow_prefill * prefill, slow_decode * token)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TypeVar
 
 from retally_router.observed import Observed
 
@@ -14,8 +12,6 @@ KNOWN_AFTER = 8
 FIRST_AT_ONCE = 4
 #: A node not seen for so long may have changed.
 UNSEEN_SECONDS = 300.0
-
-N = TypeVar("N")
 
 
 def is_known(seen: Observed) -> bool:
@@ -42,11 +38,9 @@ class Trials:
     loss_cap: int
     random: Random
 
-    def draw(self, nodes: Sequence[N]) -> N | None:
-        """One of the nodes, for a small share of the calls."""
-        if not nodes or self.random.random() >= self.share:
-            return None
-        return self.random.choice(nodes)
+    def is_due(self) -> bool:
+        """Whether this job is one of the small share."""
+        return self.random.random() < self.share
 
     def has_room(self, seen: Observed, price: int, now: float) -> bool:
         """Whether losing one more job of that price would stay below the cap."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 
 from retally.errors import ContextExceeded, NodeUnavailable, PriceAboveMax, RetallyError, UnknownModel
 from retally.protocol.pricing import PER
 from retally_router.choose import Aim, Estimate, order
 from retally_router.directory import Listed
-from retally_router.observed import Expectation, Watch
-from retally_router.predict import predict
-from retally_router.probation import Trials, has_slow_start_room, wants_trial
-from retally_router.wishes import Wishes
+from retally_router.observed import Expectation, Observed, Watch
+from retally_router.predict import Prediction, predict
+from retally_router.probation import Trials, has_slow_start_room, is_known, wants_trial
+from retally_router.wishes import Pace, Wishes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,10 @@ def fits_prices(node: Listed, need: Need) -> bool:
 
 def is_wanted(node: Listed, need: Need) -> bool:
     """Neither tried before nor ruled out by the client."""
-    name, wishes = node.node.lower(), need.wishes
+    wishes = need.wishes
+    if not (need.exclude or wishes.ignore or wishes.only or wishes.order):
+        return True
+    name = node.node.lower()
     if name in need.exclude or name in wishes.ignore:
         return False
     allowed = wishes.only or (() if wishes.allow_fallbacks else wishes.order)
@@ -91,8 +94,9 @@ FILTERS: tuple[tuple[str, Filter], ...] = (
 
 def price_of(node: Listed, need: Need) -> int:
     """What the job costs there at most: no answer outgrows the context."""
-    prices, output = node.offer.prices, min(need.output_tokens, node.offer.max_context)
-    return (need.prompt_tokens * prices.price_in + need.n * output * prices.price_out) // PER
+    offer = node.offer
+    output = min(need.output_tokens, offer.max_context)
+    return (need.prompt_tokens * offer.price_in + need.n * output * offer.price_out) // PER
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ class Plan:
     """The candidates in order, and what is expected of the job on each."""
 
     candidates: list[Listed]
-    expected: dict[str, Expectation] = field(default_factory=dict)
+    expected: Mapping[str, Expectation]
 
 
 class Selection:
@@ -126,100 +130,109 @@ class Selection:
 
     def plan(self, nodes: Iterable[Listed], need: Need) -> Plan:
         """The candidates in order with what is expected of each; raises with the filter that left none."""
-        left = _filtered(nodes, need)
-        ready = [node for node in left if node.alive and self._watch.is_open(node.node)]
-        ordinary = [node for node in ready if not node.on_probation or need.wishes.allow_unaudited]
-        if not ordinary:
-            hint = "retry in a few seconds; GET /retally/v1/nodes shows the nodes"
-            raise NodeUnavailable(f"none of {len(left)} nodes that serve {need.model} is alive", hint=hint)
-        expected: dict[str, Expectation] = {node.node: self._expect(node, need) for node in ready}
-        ordered = self._order(ordinary, expected, need)
-        trial = self._trial(ready, expected, need)
+        nodes = list(nodes)
+        fit = [node for node in nodes if need.model in (node.model, node.model_hex) and passes(node, need)]
+        ready = [node for node in fit if node.alive and self._watch.is_open(node.node)]
+        mine = ready if need.wishes.allow_unaudited else [node for node in ready if not node.on_probation]
+        if not mine:
+            raise why_none(nodes, need)
+        now = self._watch.clock()
+        expected: dict[str, Expectation] = {node.node: self._expect(node, need, now) for node in ready}
+        ordered = self._order(mine, expected, need)
+        trial = self._trial(ready, expected, need, now)
         if trial is not None:
             ordered = [trial, *(node for node in ordered if node is not trial)]
         return Plan(_as_wished(ordered, need.wishes.order), expected)
 
-    def _order(self, ready: Sequence[Listed], expected: dict[str, Expectation], need: Need) -> list[Listed]:
-        wishes = need.wishes
-        value = self._value_of_second * wishes.pace.worth
-        aim = Aim(wishes.pace, value, self._output_tokens(need), wishes.sort)
-        estimates = [self._estimate(node, expected[node.node], need) for node in ready]
-        by_name: dict[str, Listed] = {node.node: node for node in ready}
+    def _order(self, nodes: Sequence[Listed], expected: Mapping[str, Expectation], need: Need) -> list[Listed]:
+        wishes, output = need.wishes, self._output_tokens(need)
+        aim = Aim(wishes.pace, self._value_of_second * wishes.pace.worth, output, wishes.sort)
+        by_name: dict[str, Listed] = {node.node: node for node in nodes}
+        estimates = [self._estimate(node, expected[node.node], need.n * output) for node in nodes]
         ordered = [by_name[estimate.node] for estimate in order(estimates, aim, self._random)]
         # What is new here gets few jobs at once; sorted is stable, so the order stays within both parts.
         return sorted(ordered, key=lambda node: not has_slow_start_room(self._watch.of(node.node)))
 
-    def _expect(self, node: Listed, need: Need) -> Expectation:
-        seen, watch = self._watch.of(node.node), self._watch
+    def _expect(self, node: Listed, need: Need, now: float) -> Expectation:
+        seen, watch, capacity = self._watch.of(node.node), self._watch, node.capacity
         prompt = float(need.prompt_tokens) if need.is_exact else need.prompt_tokens * watch.prompt_share
         prompt = min(max(1.0, prompt), node.offer.max_context)
-        cached = seen.cache_trust * watch.prefixes.cached_tokens(node.node, need.links, prompt, need.session)
+        cached = 0.0
+        if need.links:
+            cached = seen.cache_trust * watch.prefixes.cached_tokens(node.node, need.links, prompt, need.session)
         prediction = predict(
-            node.capacity,
-            seen.backlog(watch.clock(), node.capacity),
+            capacity,
+            queued_tokens=seen.queued_tokens(now, capacity),
+            streams=seen.streams,
             new_tokens=prompt - cached,
             rtt_seconds=seen.rtt_seconds,
             slow_prefill=seen.slow_prefill,
             slow_decode=seen.slow_decode,
         )
+        bound = 0 if need.is_exact else need.prompt_tokens
         return Expectation(
-            prediction,
-            price=price_of(node, need),
-            prompt_tokens=prompt,
-            cached_tokens=cached,
-            prompt_bound=0 if need.is_exact else need.prompt_tokens,
-            output_bound=need.output_tokens,
-            links=need.links,
-            session=need.session,
+            prediction, price_of(node, need), prompt, cached, bound, need.output_tokens, need.links, need.session
         )
 
-    def _estimate(self, node: Listed, expected: Expectation, need: Need) -> Estimate:
-        seen, prices = self._watch.of(node.node), node.offer.prices
-        cached = expected.cached_tokens
-        money = (expected.prompt_tokens - cached) * prices.price_in + cached * prices.price_cached
-        money += need.n * self._output_tokens(need) * prices.price_out
+    def _estimate(self, node: Listed, expected: Expectation, output_tokens: float) -> Estimate:
+        seen, offer, cached = self._watch.of(node.node), node.offer, expected.cached_tokens
+        money = (expected.prompt_tokens - cached) * offer.price_in + cached * offer.price_cached
+        money = (money + output_tokens * offer.price_out) / PER
         prediction = expected.prediction
         return Estimate(
-            node=node.node,
-            money=money / PER,
-            ttft_seconds=prediction.ttft_seconds,
-            tpot_seconds=prediction.tpot_seconds,
-            p_ok=seen.p_ok,
-            stake=node.stake,
-            in_flight=seen.in_flight,
+            node.node, money, prediction.ttft_seconds, prediction.tpot_seconds, seen.p_ok, node.stake, seen.in_flight
         )
 
     def _output_tokens(self, need: Need) -> float:
         return max(1.0, need.output_tokens * self._watch.output_share)
 
-    def _trial(self, ready: Sequence[Listed], expected: dict[str, Expectation], need: Need) -> Listed | None:
+    def _trial(
+        self, ready: Sequence[Listed], expected: Mapping[str, Expectation], need: Need, now: float
+    ) -> Listed | None:
         wishes = need.wishes
-        if wishes.order or wishes.only or wishes.sort or not wishes.allow_fallbacks:
+        if not self._trials.is_due() or wishes.order or wishes.only or wishes.sort or not wishes.allow_fallbacks:
             return None
-        now = self._watch.clock()
         fit = []
         for node in ready:
             seen = self._watch.of(node.node)
             if node.on_probation and wishes.only_audited:
                 continue
-            has_room = has_slow_start_room(seen) and self._trials.has_room(seen, expected[node.node].price, now)
-            if has_room and wants_trial(seen, now, calibrated=not node.on_probation):
+            there = expected[node.node]
+            has_room = has_slow_start_room(seen) and self._trials.has_room(seen, there.price, now)
+            # Nobody shall wait longer for a trial than for another job. What was learned long ago may be wrong by now.
+            is_quick = meets(wishes.pace, there.prediction, seen, by_word=is_known(seen))
+            if has_room and is_quick and wants_trial(seen, now, calibrated=not node.on_probation):
                 fit.append(node)
-        return self._trials.draw(fit)
+        return self._random.choice(fit) if fit else None
 
 
-def _filtered(nodes: Iterable[Listed], need: Need) -> list[Listed]:
+def meets(pace: Pace, prediction: Prediction, seen: Observed, *, by_word: bool) -> bool:
+    """Whether the job is expected to be quick enough, as learned or by the node's own word."""
+    if by_word:
+        ttft = seen.rtt_seconds + prediction.declared_prefill_seconds
+        return ttft <= pace.ttft_seconds and prediction.declared_token_seconds <= pace.tpot_seconds
+    return prediction.ttft_seconds <= pace.ttft_seconds and prediction.tpot_seconds <= pace.tpot_seconds
+
+
+def passes(node: Listed, need: Need) -> bool:
+    """Whether the node passes every filter."""
+    return all(keeps(node, need) for _, keeps in FILTERS)
+
+
+def why_none(nodes: Sequence[Listed], need: Need) -> RetallyError:
+    """The first filter that leaves no node."""
     left = [node for node in nodes if need.model in (node.model, node.model_hex)]
     if not left:
-        raise UnknownModel(need.model)
+        return UnknownModel(need.model)
     for name, keeps in FILTERS:
         kept = [node for node in left if keeps(node, need)]
         if not kept:
-            raise _refusal(name, left, need)
+            return _refusal(name, left, need)
         left = kept
     if all(node.on_probation for node in left) and not need.wishes.allow_unaudited:
-        raise _refusal("audited", left, need)
-    return left
+        return _refusal("audited", left, need)
+    hint = "retry in a few seconds; GET /retally/v1/nodes shows the nodes"
+    return NodeUnavailable(f"none of {len(left)} nodes that serve {need.model} is alive", hint=hint)
 
 
 def _as_wished(ordered: list[Listed], wished: Sequence[str]) -> list[Listed]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from retally_router.breaker import Breaker
 from retally_router.choose import NEAR, Aim, Estimate, order
 from retally_router.observed import Expectation, Watch
-from retally_router.predict import Backlog, Capacity, predict
+from retally_router.predict import Capacity, predict
 from retally_router.prefix_map import BLOCK_BYTES, PrefixMap, chain, chain_of_bytes
 from retally_router.wishes import ORDINARY, PRESETS
 
@@ -140,7 +140,8 @@ def run_jobs(watch: Watch, clock: list[float], lie: float, jobs: int) -> list[fl
         seen = watch.of("node")
         prediction = predict(
             declared,
-            Backlog(),
+            queued_tokens=0.0,
+            streams=0,
             new_tokens=1000.0,
             rtt_seconds=0.0,
             slow_prefill=seen.slow_prefill,
@@ -173,7 +174,13 @@ def test_what_is_under_way_counts_at_once_and_is_gone_afterwards(jobs: list[tupl
     visits, streams = [], 0
     for count, tokens, starts, fails in jobs:
         prediction = predict(
-            Capacity(), Backlog(), new_tokens=tokens, rtt_seconds=0.0, slow_prefill=1.0, slow_decode=1.0
+            Capacity(),
+            queued_tokens=0.0,
+            streams=0,
+            new_tokens=tokens,
+            rtt_seconds=0.0,
+            slow_prefill=1.0,
+            slow_decode=1.0,
         )
         visits.append((watch.visit("node", Expectation(prediction, price=5), streams=count), starts, fails))
         streams += count

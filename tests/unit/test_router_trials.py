@@ -192,12 +192,12 @@ class TestReports:
         visits = [watch.visit(node.node, plan.expected[node.node]) for _ in range(3)]
         watch.reported(node.node, streams=5, prefill_tokens=1000.0, rtt_seconds=0.05)
         seen = watch.of(node.node)
-        assert seen.backlog(clock.time, node.capacity).streams == 5
+        assert seen.streams == 5
         for visit in visits:
             visit.end()
-        assert seen.backlog(clock.time, node.capacity).streams == 2
-        assert 900 < seen.backlog(clock.time, node.capacity).prefill_tokens <= 1000
-        assert seen.backlog(clock.time + 10, node.capacity).prefill_tokens == 0
+        assert seen.streams == 2
+        assert 900 < seen.queued_tokens(clock.time, node.capacity) <= 1000
+        assert seen.queued_tokens(clock.time + 10, node.capacity) == 0
 
     def test_failures_cost_a_node_its_place(self, selection: Selection, watch: Watch) -> None:
         good, bad = listed("a"), listed("b", price=1_900_000)

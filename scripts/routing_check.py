@@ -1,0 +1,5 @@
+"""placeholder"""
+
+
+def main(*, as_json: bool) -> int:
+    return 0
