@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from random import Random
 
 from retally.errors import NodeUnavailable
 from retally.protocol.eip712 import Bytes32, SigningKey, keccak
 from retally.protocol.offer import Offer
 from retally_router.directory import Listed
-from retally_router.observed import Visit, Watch
+from retally_router.observed import Expectation, Visit, Watch
 from retally_router.predict import Capacity
 from retally_router.prefix_map import PrefixMap
 from retally_router.selection import Need, Selection
@@ -64,6 +65,8 @@ class Ours:
             trial_loss_cap=_DEFAULTS["trial_loss_cap"],
         )
         self._listed = [listed(make) for make in makes]
+        self._dead = [replace(node, alive=False) for node in self._listed]
+        self._expected: Expectation | None = None
         self._number = {node.node: number for number, node in enumerate(self._listed)}
         pace = PRESETS[preset] if preset is not None else Pace()
         if without == "no targets":
@@ -85,9 +88,9 @@ class Ours:
             links=() if self._without == "no cache" else turn.links,
             session=None if self._without == "no session" else turn.session,
         )
-        alive = [node for number, node in enumerate(self._listed) if self._views[number].alive]
+        pairs = zip(self._views, self._listed, self._dead, strict=True)
         try:
-            plan = self._selection.plan(alive, need)
+            plan = self._selection.plan([node if view.alive else dead for view, node, dead in pairs], need)
         except NodeUnavailable:
             left = [number for number in range(len(self._listed)) if number not in tried]
             self._expected = None
