@@ -9,10 +9,11 @@ from random import Random
 
 import pytest
 
+from routing_check import check, text_of, trace_of
 from routing_nodes import Cache, Fate, Job, Make, SimNode, market
 from routing_ours import ABLATIONS
 from routing_report import Row, Target, bootstrap, figures, ratio, table, targets
-from routing_trace import Turn, load, synthetic
+from routing_trace import BLOCK_TOKENS, Turn, load, synthetic
 from routing_world import RULES, Setup, simulate
 from simulate_routing import PAGE, filled
 
@@ -207,3 +208,20 @@ class TestReport:
         assert filled(written, {"usual": "x"}) == filled(page, {"usual": "x"})
         with pytest.raises(SystemExit, match="marks"):
             filled(page, {"unheard of": ""})
+
+
+class TestAgainstTheRealRouter:
+    def test_an_answers_length_is_known_beforehand_and_texts_share_what_blocks_share(self) -> None:
+        trace = trace_of(60, 4.0)
+        first = trace.turns[0]
+        later = next(turn for turn in trace.turns[1:] if turn.session == first.session)
+        assert text_of(first)[:3] == text_of(later)[:3]
+        shared = len(first.blocks) * BLOCK_TOKENS
+        assert text_of(later).split()[:shared] == text_of(first).split()[:shared]
+        assert [len(text_of(turn).split()) for turn in trace.turns] == [turn.prompt_tokens for turn in trace.turns]
+
+    async def test_the_real_router_serves_the_trace_that_is_simulated(self) -> None:
+        found = await check(requests=12, per_second=6.0)
+        assert found.requests == 12
+        assert 0.0 < found.simulated < 2.0
+        assert found.overhead < found.real
