@@ -12,6 +12,7 @@ import msgspec
 from retally.errors import BadRequest, NodeUnavailable, SignerExpired, Unauthorized, UnsupportedParameter
 from retally.protocol.eip712 import Address, Domain
 from retally.protocol.pricing import Prices
+from retally_router.attempts import Attempts
 from retally_router.authorize import SignedJob, authorize
 from retally_router.credit import Credit
 from retally_router.directory import Directory, Listed
@@ -128,7 +129,7 @@ class AcceptJob:
         expected: Mapping[str, Expectation] | None = None,
     ) -> ServeJob:
         job = Job(ask, signed.request, signed.signature, signed.job_id, caller, request_id, tokens)
-        return ServeJob(self.means, job, candidates, expected or {})
+        return ServeJob(self.means, job, candidates, Attempts(self.means, job, expected or {}))
 
 
 def need_of(ask: Ask, talk: Hashable) -> Need:

@@ -25,6 +25,7 @@ from retally_router.channels import Channels
 from retally_router.credit import Credit
 from retally_router.directory import Directory
 from retally_router.front import Front
+from retally_router.hedge import HedgeBudget
 from retally_router.hot_path import HotPath
 from retally_router.job_log import JobLog
 from retally_router.keys import Keys
@@ -188,6 +189,7 @@ def _means(settings: RouterSettings, outside: Outside, parts: _Parts) -> Means:
         settings.max_attempts,
         settings.max_continuations,
         settings.first_byte_seconds,
+        HedgeBudget(settings.hedge_share),
     )
 
 

@@ -18,3 +18,8 @@ def is_final(error: RetallyError) -> bool:
 def is_failure(error: RetallyError) -> bool:
     """Whether the error speaks against the node."""
     return not is_final(error) and error.status not in (402, 409)
+
+
+def pause_seconds(tries: int, draw: float) -> float:
+    """How long to wait before the next node, `draw` in [0, 1): longer each time, so that routers don't move in step."""
+    return draw * min(0.25, 0.01 * 2 ** (tries - 1))

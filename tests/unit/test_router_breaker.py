@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from retally_router.breaker import Breaker
+from retally_router.refusals import pause_seconds
 
 
 def opened(times: int = 1) -> tuple[Breaker, float]:
@@ -69,3 +70,9 @@ def test_jitter_only_lengthens_the_wait() -> None:
     breaker = Breaker(failures_to_open=1, open_seconds=10.0)
     breaker.failed(0.0, 0.99)
     assert 10.0 < breaker.open_until <= 11.0
+
+
+def test_pauses_before_another_node_grow_up_to_a_bound_and_scatter() -> None:
+    assert [pause_seconds(tries, 1.0) for tries in (1, 2, 3, 9)] == [0.01, 0.02, 0.04, 0.25]
+    assert pause_seconds(3, 0.0) == 0.0
+    assert pause_seconds(3, 0.25) == 0.01
