@@ -22,4 +22,4 @@ def is_failure(error: RetallyError) -> bool:
 
 def pause_seconds(tries: int, draw: float) -> float:
     """How long to wait before the next node, `draw` in [0, 1): longer each time, so that routers don't move in step."""
-    return draw * min(0.25, 0.01 * 2 ** (tries - 1))
+    return draw * min(0.25, 0.01 * (1 << (tries - 1)))
