@@ -166,7 +166,7 @@ async def measure_overhead(world: RealWorld, nodes: Sequence[PacedNode]) -> floa
     """What router and HTTP add to a lone request, in seconds: the median of some."""
     extra = []
     for number in range(8):
-        turn = Turn(0.0, -1 - number, BLOCK_TOKENS, 8, MAX_TOKENS)
+        turn = Turn(0.0, -1 - number, BLOCK_TOKENS, 1, 1)
         for node in nodes:
             node.took = 0.0
         seen = await ask(world, turn, number)
@@ -189,7 +189,7 @@ async def replay(world: RealWorld, trace: Trace) -> list[float]:
 async def ask(world: RealWorld, turn: Turn, seed: int) -> float:
     """One streamed completion; seconds to its first token."""
     loop = asyncio.get_running_loop()
-    body = {"model": "retally/fake", "prompt": text_of(turn), "max_tokens": MAX_TOKENS, "seed": seed, "stream": True}
+    body = {"model": "retally/fake", "prompt": text_of(turn), "max_tokens": turn.max_tokens, "seed": seed, "stream": True}
     headers = {**world.auth, "x-session-id": str(turn.session)}
     began, first = loop.time(), None
     async with world.http.stream("POST", "/v1/completions", json=body, headers=headers) as answer:
