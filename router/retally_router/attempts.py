@@ -16,7 +16,7 @@ from retally_router.directory import Listed
 from retally_router.hedge import Race, late_after
 from retally_router.observed import Expectation, Visit
 from retally_router.placement import Job, Placement
-from retally_router.refusals import CHEATS, is_failure
+from retally_router.refusals import CHEATS, is_final
 
 if TYPE_CHECKING:
     from retally_router.serve_job import Means
@@ -137,3 +137,13 @@ class Attempts:
         """Nothing of the job runs any more."""
         for visit in self.visits.values():
             visit.end()
+
+
+def is_failure(error: RetallyError) -> bool:
+    """Whether the error speaks against the node."""
+    return not is_final(error) and error.status not in (402, 409)
+
+
+def pause_seconds(tries: int, draw: float) -> float:
+    """How long to wait before the next node, `draw` in [0, 1): longer each time, so that routers don't move in step."""
+    return draw * min(0.25, 0.01 * (1 << (tries - 1)))

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from retally.errors import NodeUnavailable, RetallyError
 from retally.protocol.receipt import ReceiptLeaf
 from retally_router import failover
-from retally_router.attempts import Attempts, Begun
+from retally_router.attempts import Attempts, Begun, pause_seconds
 from retally_router.channels import Channels
 from retally_router.check_frames import ChoiceState, Taken
 from retally_router.credit import Credit
@@ -25,7 +25,7 @@ from retally_router.metrics import Metrics
 from retally_router.observed import Watch
 from retally_router.placement import Frame, Job, Placement
 from retally_router.placing import Placer
-from retally_router.refusals import CHEATS, is_final, pause_seconds
+from retally_router.refusals import CHEATS, is_final
 from retally_router.settle_jobs import SettleJobs
 from retally_router.vouchers import VoucherSender
 

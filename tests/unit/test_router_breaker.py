@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from retally_router.attempts import pause_seconds
 from retally_router.breaker import Breaker
-from retally_router.refusals import pause_seconds
 
 
 def opened(times: int = 1) -> tuple[Breaker, float]:
