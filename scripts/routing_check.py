@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from tests.fakes_world import STOP_ID, VOCABULARY
+from tests.fakes_world import MODEL, STOP_ID, VOCABULARY
 from tests.router_world import World as RealWorld
 from tests.router_world import router_world
 
@@ -189,7 +189,7 @@ async def replay(world: RealWorld, trace: Trace) -> list[float]:
 async def ask(world: RealWorld, turn: Turn, seed: int) -> float:
     """One streamed completion; seconds to its first token."""
     loop = asyncio.get_running_loop()
-    body = {"model": "retally/fake", "prompt": text_of(turn), "max_tokens": turn.max_tokens, "seed": seed, "stream": True}
+    body = {"model": MODEL, "prompt": text_of(turn), "max_tokens": turn.max_tokens, "seed": seed, "stream": True}
     headers = {**world.auth, "x-session-id": str(turn.session)}
     began, first = loop.time(), None
     async with world.http.stream("POST", "/v1/completions", json=body, headers=headers) as answer:
