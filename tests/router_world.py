@@ -14,8 +14,10 @@ from redis.asyncio import Redis
 from retally.protocol.eip712 import Domain, SigningKey, keccak
 from retally.protocol.encoding import to_hex
 from retally.protocol.key_text import create_key_text, personal_digest
-from retally_router.bootstrap import Outside, Router, build_router
-from retally_router.node_api import AiohttpNodeApi
+from retally_router.bootstrap import Outside, Router, build_router, native_server
+from retally_router.joined_redis import open_store
+from retally_router.native_server import bound
+from retally_router.node_api import HttpNodeApi
 from retally_router.ports import RegisteredNode
 from retally_router.settings import RouterSettings
 from tests.fakes_router import FakeNode
@@ -127,6 +129,18 @@ def database_url(redis_url: str, number: int) -> str:
 
 
 @asynccontextmanager
+async def serving(router: Router, settings: RouterSettings) -> AsyncIterator[str]:
+    """The router behind the server that its settings name, on a free port."""
+    if settings.server == "asgi":
+        async with served(router.app, lifespan="on") as url:
+            yield url
+        return
+    listener = bound("127.0.0.1", 0, shared=False)
+    async with native_server(router.app, settings).running(listener):
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@asynccontextmanager
 async def running_router(
     redis_url: str, nodes: Sequence[AnyNode], *, domain: Domain = DOMAIN, now: int = NOW, **changes: Any
 ) -> AsyncIterator[World]:
@@ -137,14 +151,16 @@ async def running_router(
         chain, clock = FakeChainView([node.registered() for node in nodes]), FakeClock()
         clock.time = now
         settings = settings_of(redis_url, **changes)
-        api = AiohttpNodeApi(
+        api = HttpNodeApi(
             connect_seconds=settings.connect_seconds,
             first_byte_seconds=settings.first_byte_seconds,
             idle_seconds=settings.idle_seconds,
         )
-        outside = Outside(chain, clock, domain, redis, api, SigningKey.from_hex("11" * 32))
+        store = open_store(redis_url, 5.0)
+        stack.push_async_callback(store.aclose)
+        outside = Outside(chain, clock, domain, store, api, SigningKey.from_hex("11" * 32))
         router = build_router(settings, outside)
-        url = await stack.enter_async_context(served(router.app, lifespan="on"))
+        url = await stack.enter_async_context(serving(router, settings))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20, trust_env=False))
         yield World(router, chain, clock, list(nodes), redis, http, url, SigningKey(keccak(b"payer")), domain)
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
+
+from retally.errors import NodeUnavailable
+from retally_router.frames import ChoiceView, Frame, WholeView
+
 Json = dict[str, Any]
 
 
@@ -18,18 +23,21 @@ class Assembly:
         self._logprobs: dict[int, Json] = {}
         self._finishes: dict[int, str | None] = {}
         self._quantised: dict[int, list[int]] = {}
-        self._usage: Json | None = None
+        self._usage: msgspec.Raw | None = None
 
-    def add(self, frame: Mapping[str, Any]) -> None:
-        """Takes one frame in."""
+    def add(self, frame: Frame) -> None:
+        """Takes one frame in; raises NodeUnavailable when it is none of OpenAI's."""
+        view = frame.view
+        if not isinstance(view, WholeView):
+            raise NodeUnavailable("the node sent a frame that is none of OpenAI's")
         if not self._base:
-            self._base = {name: frame.get(name) for name in ("id", "created", "model")}
-        if frame.get("usage"):
-            self._usage = frame["usage"]
-        extra = frame.get("retally") or {}
-        if extra.get("ids"):
-            self._quantised.setdefault(extra["choice"], []).extend(extra["q"])
-        for choice in frame.get("choices") or ():
+            self._base = {"id": view.id, "created": view.created, "model": view.model}
+        if frame.has_usage:
+            self._usage = view.usage
+        extra = frame.extra
+        if extra is not None and extra.ids and extra.choice is not None:
+            self._quantised.setdefault(extra.choice, []).extend(extra.q)
+        for choice in view.choices:
             self._add_choice(choice)
 
     def body(self, retally: Mapping[str, Any]) -> Json:
@@ -39,16 +47,15 @@ class Assembly:
         q = {str(index): values for index, values in sorted(self._quantised.items())}
         return {**self._base, "object": name, "choices": choices, "usage": self._usage, "retally": {**retally, "q": q}}
 
-    def _add_choice(self, choice: Mapping[str, Any]) -> None:
-        index = choice["index"]
-        texts = self._texts.setdefault(index, [])
-        text = (choice.get("delta") or {}).get("content") if self._chat else choice.get("text")
+    def _add_choice(self, choice: ChoiceView) -> None:
+        texts = self._texts.setdefault(choice.index, [])
+        text = (choice.delta.content if choice.delta is not None else None) if self._chat else choice.text
         if text:
             texts.append(text)
-        if choice.get("logprobs"):
-            _join(self._logprobs.setdefault(index, {}), choice["logprobs"])
-        if choice.get("finish_reason") is not None:
-            self._finishes[index] = choice["finish_reason"]
+        if choice.logprobs:
+            _join(self._logprobs.setdefault(choice.index, {}), choice.logprobs)
+        if choice.finish_reason is not None:
+            self._finishes[choice.index] = choice.finish_reason
 
     def _choice(self, index: int) -> Json:
         text = "".join(self._texts[index])

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from random import SystemRandom
 from typing import Any
 
 import uvicorn
-from redis.asyncio import Redis
+import uvloop
 
 from retally.chain.connection import Chain
 from retally.chain.deployment import Deployment
@@ -28,12 +28,14 @@ from retally_router.front import Front
 from retally_router.hedge import HedgeBudget
 from retally_router.hot_path import HotPath
 from retally_router.job_log import JobLog
+from retally_router.joined_redis import open_store
 from retally_router.keys import Keys
 from retally_router.lanes import Lanes, process_name
 from retally_router.logs import configure_logs
 from retally_router.market_api import MarketApi
 from retally_router.metrics import Metrics
-from retally_router.node_api import AiohttpNodeApi
+from retally_router.native_server import NativeServer, bound, serve_until_signal
+from retally_router.node_api import HttpNodeApi
 from retally_router.observed import Watch
 from retally_router.placing import Assigner, Placer
 from retally_router.ports import ChainView, Clock
@@ -46,6 +48,7 @@ from retally_router.vouchers import VoucherSender
 
 DEVNET_CHAIN_ID = 31337
 STORE_SECONDS = 5.0
+GARBAGE_OBJECTS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class Outside:
     clock: Clock
     domain: Domain
     redis: Any
-    nodes: AiohttpNodeApi
+    nodes: HttpNodeApi
     key: SigningKey
 
 
@@ -139,7 +142,7 @@ def _parts(settings: RouterSettings, outside: Outside) -> _Parts:
         quotes=Quotes(redis),
         watch=watch,
         directory=directory,
-        selection=_selection(settings, watch),
+        selection=Selection.of(settings, watch),
         lanes=lanes,
         credit=credit,
         sender=sender,
@@ -217,8 +220,8 @@ def build_app(settings: RouterSettings) -> Front:
     """The router over a real chain, a real Redis and real nodes."""
     deployment = Deployment.load(settings.deployment)
     chain = Chain(settings.rpc_url, deployment)
-    redis = Redis.from_url(settings.redis_url, socket_timeout=STORE_SECONDS, socket_connect_timeout=STORE_SECONDS)
-    nodes = AiohttpNodeApi(
+    redis = open_store(settings.redis_url, STORE_SECONDS)
+    nodes = HttpNodeApi(
         connect_seconds=settings.connect_seconds,
         first_byte_seconds=settings.first_byte_seconds,
         idle_seconds=settings.idle_seconds,
@@ -246,8 +249,21 @@ class RedisConnection:
 def run(settings: RouterSettings) -> None:
     """Serves until a signal comes."""
     configure_logs(settings.log_level)
+    serve(build_app(settings), settings)
+
+
+def serve(app: Front, settings: RouterSettings) -> None:
+    """Serves an app until a signal comes."""
+    # What was made so far stays: the collector need not look through it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_OBJECTS, 20, 50)
+    if settings.server == "native":
+        listener = bound(settings.host, settings.port, shared=settings.share_port)
+        uvloop.run(serve_until_signal(native_server(app, settings), listener))
+        return
     uvicorn.run(
-        build_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
@@ -261,14 +277,10 @@ def run(settings: RouterSettings) -> None:
     )
 
 
-def _selection(settings: RouterSettings, watch: Watch) -> Selection:
-    return Selection(
-        watch,
-        value_of_second=settings.value_of_second,
-        random=SystemRandom(),
-        trial_share=settings.trial_share,
-        trial_loss_cap=settings.trial_loss_cap,
-    )
+def native_server(app: Front, settings: RouterSettings) -> NativeServer:
+    """The native server over an app."""
+    limits = {"max_body_bytes": settings.max_body_bytes}
+    return NativeServer(app.hot, app.rest, **limits, client_seconds=settings.client_seconds)
 
 
 def _directory(settings: RouterSettings, outside: Outside, watch: Watch) -> Directory:

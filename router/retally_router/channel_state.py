@@ -18,6 +18,7 @@ UNSEEN_TOKENS = 64
 
 SegmentKey = tuple[bytes, int, int]
 Act = Callable[[], Awaitable[None]]
+SignedVoucher = tuple[Voucher, bytes]
 
 
 @dataclass(slots=True)
@@ -64,6 +65,9 @@ class ChannelAccount:
     reopened: set[SegmentKey] = field(default_factory=set)
     once_paid: deque[tuple[int, Act]] = field(default_factory=deque)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    asked: int = 0
+    signed: SignedVoucher | None = None
+    signing: asyncio.Task[None] | None = None
 
     @property
     def own_due(self) -> int:
@@ -127,9 +131,29 @@ class ChannelAccount:
         while self.closed in self.pending:
             self.closed = self.pending.pop(self.closed)
 
-    async def voucher(self, cumulative: int) -> tuple[Voucher, bytes]:
-        """Signs a total, which is on record before it is signed; never less than promised before."""
-        self.promised = max(self.promised, await self.promise(self.channel, cumulative))
-        channel = self.channel
-        voucher = Voucher(channel.payer, channel.signer, channel.node, channel.lane, self.promised)
-        return voucher, self.key.sign(voucher.digest(self.domain))
+    async def voucher(self, cumulative: int) -> SignedVoucher:
+        """A voucher over that total or more; all who ask in the meantime share one promise and one signature."""
+        self.asked = max(self.asked, cumulative)
+        while self.signed is None or self.signed[0].cumulative < cumulative:
+            if self.signing is None:
+                # It begins in the loop's next turn: whoever asks in this one is in it.
+                self.signing = asyncio.create_task(self._sign())
+                self.signing.add_done_callback(_look_at)
+            await asyncio.shield(self.signing)
+        return self.signed
+
+    async def _sign(self) -> None:
+        # The total is on record before it is signed; never less than promised before.
+        try:
+            self.promised = max(self.promised, await self.promise(self.channel, self.asked))
+            channel = self.channel
+            voucher = Voucher(channel.payer, channel.signer, channel.node, channel.lane, self.promised)
+            self.signed = voucher, self.key.sign(voucher.digest(self.domain))
+        finally:
+            self.signing = None
+
+
+def _look_at(signing: asyncio.Task[None]) -> None:
+    """Whoever still waits hears of a failure; nobody may be left to."""
+    if not signing.cancelled():
+        signing.exception()

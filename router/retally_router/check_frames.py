@@ -6,14 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from retally.errors import BadRequest, InvalidReceipt, InvalidSignature, RetallyError
 from retally.protocol.eip712 import Address, Domain, check_signed_by
-from retally.protocol.encoding import ZERO_BYTES32, parse_ids, parse_signature
+from retally.protocol.encoding import ZERO_BYTES32, Bytes32, parse_ids, parse_signature
 from retally.protocol.job import JobRequest, job_seed
 from retally.protocol.merkle import MAX_Q, OutputTree, ids_root
 from retally.protocol.pricing import fee_round_down
 from retally.protocol.receipt import Chunk, FinishReason, JobReceipt, ReceiptLeaf
 from retally_router.directory import Listed
+from retally_router.frames import Extra, Frame
 
 ENDED = frozenset({FinishReason.STOP, FinishReason.LENGTH, FinishReason.TOOL})
 
@@ -31,6 +34,12 @@ class ChoiceState:
     receipts: list[ReceiptLeaf] = field(default_factory=list)
     ended: bool = False
 
+    def root(self) -> Bytes32:
+        """The root of the segment so far; the tree grows only when somebody asks."""
+        done = self.output_from + self.tree.count
+        self.tree.append(self.ids[done:], self.quantised[done:])
+        return self.tree.root()
+
     def next_segment(self) -> None:
         """Another node goes on where this one broke off."""
         self.segment += 1
@@ -42,7 +51,6 @@ class ChoiceState:
         kept = len(self.ids) - tokens
         del self.ids[kept:], self.quantised[kept:]
         self.tree = OutputTree(self.output_from)
-        self.tree.append(self.ids[self.output_from :], self.quantised[self.output_from :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +65,7 @@ class Placed:
     prompt_tokens_at_most: int
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(msgspec.Struct):
     """What one frame brought."""
 
     choice: int | None = None
@@ -75,70 +82,95 @@ class FrameChecker:
         self._placed = placed
         self._choices = {choice.index: choice for choice in choices}
 
-    def take(self, frame: Mapping[str, Any]) -> Taken:
+    def take(self, frame: Frame) -> Taken:
         """Checks one frame; nothing is counted when it raises."""
-        extra = frame.get("retally")
-        if not isinstance(extra, dict):
+        extra = frame.extra if frame.view is not None else extra_of(frame.value)
+        if extra is None:
             return Taken()
-        prompt_tokens = extra.get("promptTokens")
-        if extra.get("choice") is None:
-            return Taken(prompt_tokens=prompt_tokens)
-        choice = self._choices.get(extra["choice"])
+        if extra.choice is None:
+            return Taken(prompt_tokens=extra.prompt_tokens)
+        choice = self._choices.get(extra.choice)
         if choice is None:
-            raise InvalidReceipt("choice", sorted(self._choices), extra["choice"])
-        tokens = self._take_ids(choice, extra)
-        try:
-            chunk = self._take_chunk(choice, extra)
-            receipt = self._take_receipt(choice, extra)
-        except RetallyError:
-            choice.forget(tokens)
-            raise
-        return Taken(choice.index, tokens, chunk, receipt, prompt_tokens)
+            raise InvalidReceipt("choice", sorted(self._choices), extra.choice)
+        if extra.ids:
+            self._take_ids(choice, extra)
+        taken = Taken(choice.index, len(extra.ids), prompt_tokens=extra.prompt_tokens)
+        if extra.chunk is not None or extra.receipt is not None:
+            try:
+                # A receipt that ends the choice says what the chunk beside it says, and is what the voucher answers.
+                if not _ends(extra.receipt):
+                    taken.chunk = self._take_chunk(choice, extra)
+                taken.receipt = self._take_receipt(choice, extra)
+            except RetallyError:
+                choice.forget(taken.tokens)
+                raise
+        return taken
 
-    def _take_ids(self, choice: ChoiceState, extra: Mapping[str, Any]) -> int:
-        ids = parse_ids("ids", extra.get("ids", []))
-        if not ids:
-            return 0
-        quantised = parse_ids("q", extra.get("q"))
-        if choice.ended or len(quantised) != len(ids) or max(quantised) > MAX_Q:
-            raise InvalidReceipt("R-17 output", len(ids), len(quantised))
-        if extra.get("outputFrom") != len(choice.ids):
-            raise InvalidReceipt("outputFrom", len(choice.ids), extra.get("outputFrom"))
-        choice.ids.extend(ids)
-        choice.quantised.extend(quantised)
-        choice.tree.append(ids, quantised)
-        return len(ids)
+    def _take_ids(self, choice: ChoiceState, extra: Extra) -> None:
+        if choice.ended or len(extra.q) != len(extra.ids):
+            raise InvalidReceipt("R-17 output", len(extra.ids), len(extra.q))
+        if extra.output_from != len(choice.ids):
+            raise InvalidReceipt("outputFrom", len(choice.ids), extra.output_from)
+        choice.ids += extra.ids
+        choice.quantised += extra.q
 
-    def _take_chunk(self, choice: ChoiceState, extra: Mapping[str, Any]) -> Chunk | None:
-        if extra.get("chunk") is None:
+    def _take_chunk(self, choice: ChoiceState, extra: Extra) -> Chunk | None:
+        if extra.chunk is None:
             return None
-        chunk = Chunk.from_wire(extra["chunk"])
+        chunk = Chunk.from_wire(extra.chunk)
         placed = self._placed
-        _check_signed(chunk.digest(placed.domain), extra.get("chunkSignature"), placed.node.node)
+        _check_signed(chunk.digest(placed.domain), extra.chunk_signature, placed.node.node)
         _same("jobId", placed.job_id, chunk.job_id)
         _same("choice", (choice.index, choice.segment), (chunk.choice, chunk.segment))
         _same("outputFrom", choice.output_from, chunk.output_from)
         _same("outputTo", len(choice.ids), chunk.output_to)
-        _same("outputRoot", choice.tree.root(), chunk.output_root)
+        _same("outputRoot", choice.root(), chunk.output_root)
         return chunk
 
-    def _take_receipt(self, choice: ChoiceState, extra: Mapping[str, Any]) -> ReceiptLeaf | None:
-        if extra.get("receipt") is None:
+    def _take_receipt(self, choice: ChoiceState, extra: Extra) -> ReceiptLeaf | None:
+        if extra.receipt is None:
             return None
-        receipt = JobReceipt.from_wire(extra["receipt"])
+        receipt = JobReceipt.from_wire(extra.receipt)
         digest = receipt.digest(self._placed.domain)
-        leaf = ReceiptLeaf(receipt, _check_signed(digest, extra.get("receiptSignature"), self._placed.node.node))
+        leaf = ReceiptLeaf(receipt, _check_signed(digest, extra.receipt_signature, self._placed.node.node))
         check_receipt(receipt, self._placed, choice.output_from)
         _same("prefixRoot", ids_root(choice.ids[: choice.output_from]), receipt.prefix_root)
         if receipt.finish_reason in ENDED:
             _same("outputTo", len(choice.ids), receipt.output_to)
-            _same("outputRoot", choice.tree.root(), receipt.output_root)
+            _same("outputRoot", choice.root(), receipt.output_root)
             choice.ended = True
         else:
             # A segment that was cut off closes at its last paid chunk, which may lie before what was sent.
             _at_most("outputTo", len(choice.ids), receipt.output_to)
         choice.receipts.append(leaf)
         return leaf
+
+
+def _ends(receipt: Mapping[str, Any] | None) -> bool:
+    reason = None if receipt is None else receipt.get("finishReason")
+    return isinstance(reason, int) and reason in ENDED
+
+
+def extra_of(frame: Mapping[str, Any]) -> Extra | None:
+    """The same of a frame that is not quite what it should be; raises with what is wrong."""
+    extra = frame.get("retally")
+    if not isinstance(extra, dict):
+        return None
+    ids = parse_ids("ids", extra.get("ids", []))
+    quantised = parse_ids("q", extra.get("q")) if ids else ()
+    if ids and max(quantised, default=0) > MAX_Q:
+        raise InvalidReceipt("R-17 output", MAX_Q, max(quantised))
+    return Extra(
+        choice=extra.get("choice"),
+        prompt_tokens=extra.get("promptTokens"),
+        output_from=extra.get("outputFrom"),
+        ids=list(ids),
+        q=list(quantised),
+        chunk=extra.get("chunk"),
+        chunk_signature=extra.get("chunkSignature"),
+        receipt=extra.get("receipt"),
+        receipt_signature=extra.get("receiptSignature"),
+    )
 
 
 def check_receipt(receipt: JobReceipt, placed: Placed, output_from: int) -> None:

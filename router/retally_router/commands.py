@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,13 +18,24 @@ app = typer.Typer(cls=JsonGroup, name="router", help="Run a router, or look at o
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 
+class Server(StrEnum):
+    """The HTTP servers that a router can run on."""
+
+    ASGI = "asgi"
+    NATIVE = "native"
+
+
 @app.command()
-def serve(config: Annotated[Path, typer.Option(help="TOML file with the router's settings.")]) -> None:
+def serve(
+    config: Annotated[Path, typer.Option(help="TOML file with the router's settings.")],
+    server: Annotated[Server | None, typer.Option(help="HTTP server, instead of the one in the settings.")] = None,
+) -> None:
     """Serves until Ctrl-C."""
     from retally_router.bootstrap import run
     from retally_router.settings import RouterSettings
 
-    run(RouterSettings.load(config))
+    settings = RouterSettings.load(config)
+    run(settings if server is None else settings.model_copy(update={"server": server.value}))
 
 
 @app.command()

@@ -7,8 +7,7 @@ from typing import Any
 
 from retally.errors import NodeUnavailable, RetallyError, UpstreamTimeout
 from retally_router.check_frames import ChoiceState
-from retally_router.placement import Frame
-from retally_router.sse import frame_of
+from retally_router.frames import Frame, WholeView, made_frame
 
 
 def unfinished(choices: Iterable[ChoiceState]) -> list[ChoiceState]:
@@ -38,9 +37,10 @@ def is_repeated_opening(frame: Frame) -> bool:
     return isinstance(delta, dict) and "role" in delta and not delta.get("content")
 
 
-def whole_usage(value: dict[str, Any], choices: Iterable[ChoiceState], prompt_tokens: int) -> Frame:
+def whole_usage(frame: Frame, choices: Iterable[ChoiceState], prompt_tokens: int) -> Frame:
     """The usage frame of the last node, with the tokens of all segments."""
     output = sum(len(choice.ids) for choice in choices)
+    value = frame.value
     details = (value.get("usage") or {}).get("prompt_tokens_details")
     usage = {
         "prompt_tokens": prompt_tokens,
@@ -48,8 +48,7 @@ def whole_usage(value: dict[str, Any], choices: Iterable[ChoiceState], prompt_to
         "total_tokens": prompt_tokens + output,
         "prompt_tokens_details": details,
     }
-    merged = {**value, "usage": usage}
-    return Frame(frame_of(merged), merged)
+    return made_frame({**value, "usage": usage}, whole=isinstance(frame.view, WholeView))
 
 
 def close_full(choices: Iterable[ChoiceState], max_output: int, last: Frame | None) -> list[Frame]:
@@ -65,8 +64,7 @@ def close_full(choices: Iterable[ChoiceState], max_output: int, last: Frame | No
         else:
             shape["text"] = ""
         base = {name: last.value[name] for name in ("id", "object", "created", "model")}
-        value = {**base, "choices": [shape]}
-        frames.append(Frame(frame_of(value), value))
+        frames.append(made_frame({**base, "choices": [shape]}, whole=isinstance(last.view, WholeView)))
     return frames
 
 

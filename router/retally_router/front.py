@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import secrets
-
 import structlog
 
-from retally_router.hot_path import ENDPOINTS, HotPath, Message, Receive, Scope, Send
-
-REQUEST_ID = b"x-request-id"
-MAX_REQUEST_ID = 128
+from retally_router.hot_path import ENDPOINTS, HotPath
+from retally_router.request_id import REQUEST_ID, request_id_of
+from retally_router.sink import Message, Receive, Scope, Send
 
 
 class Front:
     """A pure ASGI callable in front of the FastAPI app; lifespan goes to FastAPI."""
 
     def __init__(self, hot: HotPath, rest: object) -> None:
-        self._hot = hot
-        self._rest = rest
+        self.hot = hot
+        self.rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes one request, or the server's lifespan, on."""
         if scope["type"] != "http":
-            await self._rest(scope, receive, send)  # type: ignore[operator]  # any ASGI app
+            await self.rest(scope, receive, send)  # type: ignore[operator]  # any ASGI app
             return
-        request_id = request_id_of(scope)
+        request_id = request_id_of(dict(scope["headers"]))
+        if scope["method"] == "POST" and scope["path"] in ENDPOINTS:
+            await self.hot(scope, receive, send, request_id)
+            return
         header = (REQUEST_ID, request_id.encode())
 
         async def send_named(message: Message) -> None:
@@ -33,15 +33,4 @@ class Front:
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            if scope["method"] == "POST" and scope["path"] in ENDPOINTS:
-                await self._hot(scope, receive, send_named, request_id)
-            else:
-                await self._rest(scope, receive, send_named)  # type: ignore[operator]  # any ASGI app
-
-
-def request_id_of(scope: Scope) -> str:
-    """The client's id if it is fit for a header and a log line, else a new one."""
-    given: bytes = dict(scope["headers"]).get(REQUEST_ID, b"")
-    if 0 < len(given) <= MAX_REQUEST_ID and all(33 <= byte <= 126 for byte in given):
-        return given.decode()
-    return "req_" + secrets.token_hex(12)
+            await self.rest(scope, receive, send_named)  # type: ignore[operator]  # any ASGI app

@@ -1,4 +1,4 @@
-"""The completions path: a pure ASGI callable; the node's frames go to the client as the bytes they are."""
+"""The completions path: the node's frames go to the client as the bytes they are, over whatever server there is."""
 
 from __future__ import annotations
 
@@ -6,26 +6,21 @@ import asyncio
 import contextlib
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Mapping
 
 import msgspec
 import structlog
 from redis.exceptions import RedisError
 
-from retally.errors import BadRequest, PayloadTooLarge, RateLimited, RetallyError, Unavailable, openai_envelope
+from retally.errors import BadRequest, RateLimited, RetallyError, Unavailable, openai_envelope
 from retally.protocol.encoding import to_hex
 from retally_router.accept_job import AcceptJob
+from retally_router.asgi_sink import AsgiSink, read_body, wait_gone
 from retally_router.assemble import Assembly, receipts_of
 from retally_router.metrics import Metrics
 from retally_router.serve_job import ServeJob
+from retally_router.sink import ClientGone, Headers, Receive, Scope, Send, Sink
 from retally_router.sse import DONE, frame_of
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
 
 ENDPOINTS = {"/v1/chat/completions": "chat", "/v1/completions": "text"}
 _JSON = (b"content-type", b"application/json")
@@ -44,22 +39,23 @@ class HotPath:
         self._client_seconds = client_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
-        """One request; a client that leaves cancels it, down to the node."""
-        answer = Answer(send, request_id, self._client_seconds)
+        """One request over ASGI; a client that leaves cancels it, down to the node."""
+        sink = AsgiSink(send, request_id.encode(), self._client_seconds)
         try:
             async with asyncio.timeout(self._client_seconds):
                 raw = await read_body(receive, scope, self._max_body_bytes)
         except RetallyError as error:
-            await answer.fail(error)
+            await Answer(sink).fail(error)
             return
         except TimeoutError:
             late = f"the request's body did not come within {self._client_seconds:g} s"
-            await answer.fail(BadRequest(late, code="body_too_slow", hint="send the request again"))
+            await Answer(sink).fail(BadRequest(late, code="body_too_slow", hint="send the request again"))
             return
         except ClientGone:
             return
-        work = asyncio.create_task(self._serve(scope, raw, answer))
-        gone = asyncio.create_task(_wait_gone(receive))
+        endpoint = ENDPOINTS[scope["path"]]
+        work = asyncio.create_task(self.serve(endpoint, dict(scope["headers"]), raw, sink, request_id))
+        gone = asyncio.create_task(wait_gone(receive))
         try:
             await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -69,11 +65,15 @@ class HotPath:
             with contextlib.suppress(asyncio.CancelledError):
                 await work
 
-    async def _serve(self, scope: Scope, raw: bytes, answer: Answer) -> None:
-        endpoint, began = ENDPOINTS[scope["path"]], time.monotonic()
+    async def serve(
+        self, endpoint: str, headers: Mapping[bytes, bytes], raw: bytes, sink: Sink, request_id: str
+    ) -> None:
+        """One request whose body is whole; in a task of its own, to be cancelled when the client leaves."""
+        answer, began = Answer(sink), time.monotonic()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
         self._metrics.in_flight.inc()
         try:
-            await self._run(endpoint, dict(scope["headers"]), raw, answer)
+            await self._run(endpoint, headers, raw, answer, request_id)
         except RetallyError as error:
             await answer.fail(error)
         except RedisError as error:
@@ -88,12 +88,14 @@ class HotPath:
             await answer.fail(RetallyError("the router failed", hint="report this with the x-request-id"))
         finally:
             self._metrics.in_flight.dec()
-            self._metrics.requests.labels(endpoint=endpoint, status=str(answer.status)).inc()
+            self._metrics.served(endpoint, answer.status)
             log.info("request", endpoint=endpoint, status=answer.status, seconds=round(time.monotonic() - began, 4))
 
-    async def _run(self, endpoint: str, headers: Mapping[bytes, bytes], raw: bytes, answer: Answer) -> None:
+    async def _run(
+        self, endpoint: str, headers: Mapping[bytes, bytes], raw: bytes, answer: Answer, request_id: str
+    ) -> None:
         began = time.monotonic()
-        job = await self._accept.accept(endpoint, headers, raw, answer.request_id)
+        job = await self._accept.accept(endpoint, headers, raw, request_id)
         structlog.contextvars.bind_contextvars(job=job.job.job_id.hex())
         try:
             await job.start()
@@ -111,14 +113,14 @@ class HotPath:
     async def _stream(self, job: ServeJob, answer: Answer, extra: Headers) -> None:
         await answer.head(200, [*_STREAM, *extra])
         while frames := await job.next():
-            await answer.body(b"".join([frame.raw for frame in frames]))
+            await answer.body(frames[0].raw if len(frames) == 1 else b"".join([frame.raw for frame in frames]))
         await answer.end(DONE)
 
     async def _whole(self, job: ServeJob, answer: Answer, extra: Headers) -> None:
         assembly = Assembly(job.job.ask.endpoint)
         while frames := await job.next():
             for frame in frames:
-                assembly.add(frame.value)
+                assembly.add(frame)
         body = assembly.body(
             {
                 "jobId": to_hex(job.job.job_id),
@@ -133,42 +135,31 @@ class HotPath:
         await answer.whole(200, [_JSON, *extra, cost], msgspec.json.encode(body))
 
 
-class ClientGone(Exception):
-    """The client left, or takes nothing any more."""
-
-
 class Answer:
     """The response: one place that knows what was sent already."""
 
-    def __init__(self, send: Send, request_id: str, client_seconds: float) -> None:
-        self._raw_send = send
-        self._client_seconds = client_seconds
-        self.request_id = request_id
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
         self.status = 0
         self.ended = False
 
-    async def _send(self, message: Message) -> None:
-        # The server waits while the client's side is full; a node must not be held up for ever.
-        try:
-            async with asyncio.timeout(self._client_seconds):
-                await self._raw_send(message)
-        except TimeoutError as error:
-            self.ended = True
-            raise ClientGone from error
-
     async def head(self, status: int, headers: Headers) -> None:
-        """Status and headers; the server sends them with the first bytes."""
+        """Status and headers."""
         self.status = status
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._sink.head(status, headers)
 
     async def body(self, data: bytes) -> None:
         """More bytes."""
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        try:
+            await self._sink.body(data)
+        except ClientGone:
+            self.ended = True
+            raise
 
     async def end(self, data: bytes) -> None:
         """The last bytes."""
         self.ended = True
-        await self._send({"type": "http.response.body", "body": data})
+        await self._sink.end(data)
 
     async def whole(self, status: int, headers: Headers, data: bytes) -> None:
         """A complete response."""
@@ -193,30 +184,6 @@ def error_headers(error: RetallyError) -> Headers:
     if error.status == 503:
         return [(b"retry-after", b"1")]
     return []
-
-
-async def read_body(receive: Receive, scope: Scope, limit: int) -> bytes:
-    """The request's body; refuses one that is or says it is too large."""
-    declared = dict(scope["headers"]).get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > limit:
-        raise PayloadTooLarge(limit)
-    parts, size, more = [], 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise PayloadTooLarge(limit)
-        parts.append(part)
-        more = message.get("more_body", False)
-    return b"".join(parts)
-
-
-async def _wait_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _headers_of(job: ServeJob, *, with_proof: bool) -> Headers:

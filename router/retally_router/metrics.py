@@ -12,6 +12,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._served: dict[tuple[str, int], Counter] = {}
         self.requests = Counter(
             "retally_router_requests",
             "Completions by endpoint and status",
@@ -31,6 +32,13 @@ class Metrics:
             "retally_router_continuations", "Streams continued on another node", registry=self.registry
         )
         self.nodes_alive = Gauge("retally_router_nodes_alive", "Nodes that answered lately", registry=self.registry)
+
+    def served(self, endpoint: str, status: int) -> None:
+        """Counts a completion."""
+        counter = self._served.get((endpoint, status))
+        if counter is None:
+            counter = self._served[endpoint, status] = self.requests.labels(endpoint=endpoint, status=str(status))
+        counter.inc()
 
     def text(self) -> bytes:
         """The exposition format."""

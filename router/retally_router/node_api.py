@@ -1,122 +1,120 @@
-"""The node's HTTP interface over aiohttp."""
+"""The node's HTTP interface over the pool of connections."""
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import aiohttp
 import msgspec
 
 from retally.crash_points import crash_point
-from retally.errors import NodeUnavailable, UpstreamTimeout, error_of_envelope
-from retally.keep_alive import CLIENT_SECONDS
+from retally.errors import NodeUnavailable, error_of_envelope
+from retally_router.node_pool import NodePool
+from retally_router.sse import DONE
+from retally_router.upstream import Upstream
 
-_JSON = {"content-type": "application/json"}
-_BROKEN = (aiohttp.ClientError, ConnectionError, asyncio.IncompleteReadError)
+MOST_JSON_BYTES = 16 * 1024 * 1024
+LINGER_SECONDS = 1.0
 
 
-class AiohttpStream:
-    """A node's answer over one aiohttp response."""
+class HttpStream:
+    """A node's answer to a job."""
 
-    def __init__(self, response: aiohttp.ClientResponse, idle_seconds: float) -> None:
-        self.status = response.status
-        self._response = response
+    def __init__(self, upstream: Upstream, status: int, idle_seconds: float) -> None:
+        self.status = status
+        self._upstream = upstream
         self._idle_seconds = idle_seconds
+        self._late = f"the node sent nothing for {idle_seconds:g} s"
+        self._closed = self._whole = False
 
     async def next(self) -> bytes:
-        """The next bytes of the body; raises NodeUnavailable when the node breaks off."""
-        try:
-            async with asyncio.timeout(self._idle_seconds):
-                return await self._response.content.readany()
-        except TimeoutError as error:
-            raise UpstreamTimeout(f"the node sent nothing for {self._idle_seconds:g} s") from error
-        except _BROKEN as error:
-            # aiohttp raises the break before it hands out what came ahead of it. Those tokens were sent and may be
-            # billed, so they are forwarded: whoever goes on from before them would bill them again.
-            rest = self._response.content._read_nowait(-1)
-            if rest:
-                return rest
-            raise NodeUnavailable(f"the node broke off: {error}") from error
+        """The next bytes of the body; raises NodeUnavailable when the node breaks off, after all that came before."""
+        if self._closed:
+            return b""
+        data = await self._upstream.next(time.monotonic() + self._idle_seconds, self._late)
+        self._closed = not data
+        self._whole = data.endswith(DONE)
+        return data
 
     def close(self) -> None:
-        """Breaks the connection."""
-        self._response.close()
+        """Gives the connection back if the answer came whole, else breaks it."""
+        if not self._closed:
+            self._closed = True
+            if self._whole:
+                self._upstream.linger(time.monotonic() + LINGER_SECONDS)
+            else:
+                self._upstream.done()
 
 
-class AiohttpNodeApi:
-    """NodeApi over a keep-alive pool."""
+class HttpNodeApi:
+    """NodeApi over keep-alive connections."""
 
     def __init__(self, *, connect_seconds: float, first_byte_seconds: float, idle_seconds: float) -> None:
         self._idle_seconds = idle_seconds
         self._first_byte_seconds = first_byte_seconds
-        self._short = aiohttp.ClientTimeout(total=max(2.0, connect_seconds))
-        self._long = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds)
-        self._session: aiohttp.ClientSession | None = None
+        self._short_seconds = max(2.0, connect_seconds)
+        shortest = min(connect_seconds, first_byte_seconds, idle_seconds)
+        self.pool = NodePool(connect_seconds=connect_seconds, shortest_seconds=shortest)
 
     async def start(self) -> None:
         """Opens the pool; needs a running loop."""
-        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=CLIENT_SECONDS)
-        self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
+        await self.pool.start()
 
     async def close(self) -> None:
         """Closes the pool."""
-        if self._session is not None:
-            await self._session.close()
+        await self.pool.close()
 
     async def info(self, endpoint: str) -> Mapping[str, Any]:
         """What the node says about itself."""
-        return await self._json("GET", f"{endpoint}/retally/v1/info")
+        return await self._json("GET", endpoint, "/retally/v1/info")
 
-    async def start_job(self, endpoint: str, submission: bytes, request_id: str) -> AiohttpStream:
+    async def start_job(self, endpoint: str, submission: bytes, request_id: str) -> HttpStream:
         """Hands the job over; the body comes as a stream."""
-        headers = {**_JSON, "x-request-id": request_id}
-        url = f"{endpoint}/retally/v1/jobs"
         crash_point("before:send:submission")
-        try:
-            async with asyncio.timeout(self._first_byte_seconds):
-                response = await self._pool.post(url, data=submission, headers=headers, timeout=self._long)
-        except TimeoutError as error:
-            raise UpstreamTimeout(f"the node did not answer within {self._first_byte_seconds:g} s") from error
-        except _BROKEN as error:
-            raise NodeUnavailable(f"the node can't be reached: {error}") from error
+        upstream, status = await self.pool.ask(
+            "POST",
+            endpoint,
+            "/retally/v1/jobs",
+            submission,
+            request_id=request_id,
+            seconds=self._first_byte_seconds,
+        )
         crash_point("after:send:submission")
-        return AiohttpStream(response, self._idle_seconds)
+        return HttpStream(upstream, status, self._idle_seconds)
 
     async def send_vouchers(self, endpoint: str, vouchers: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Pays."""
         body = msgspec.json.encode({"vouchers": vouchers})
         crash_point("before:send:voucher")
-        shown = await self._json("POST", f"{endpoint}/retally/v1/vouchers", body)
+        shown = await self._json("POST", endpoint, "/retally/v1/vouchers", body)
         crash_point("after:send:voucher")
         return shown
 
     async def channel(self, endpoint: str, payer: str, signer: str, lane: int) -> Mapping[str, Any]:
         """The node's view of a channel."""
-        return await self._json("GET", f"{endpoint}/retally/v1/channels/{payer}/{signer}/{lane}")
+        return await self._json("GET", endpoint, f"/retally/v1/channels/{payer}/{signer}/{lane}")
 
     async def receipts(self, endpoint: str, job_id: str) -> Mapping[str, Any]:
         """The receipts of a job so far."""
-        return await self._json("GET", f"{endpoint}/retally/v1/receipts/{job_id}")
+        return await self._json("GET", endpoint, f"/retally/v1/receipts/{job_id}")
 
-    @property
-    def _pool(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise RuntimeError("the pool is not open")
-        return self._session
-
-    async def _json(self, method: str, url: str, body: bytes | None = None) -> Mapping[str, Any]:
+    async def _json(self, method: str, endpoint: str, path: str, body: bytes = b"") -> Mapping[str, Any]:
+        url, ends = f"{endpoint}{path}", time.monotonic() + self._short_seconds
+        upstream, status = await self.pool.ask(
+            method, endpoint, path, body, request_id=None, seconds=self._short_seconds
+        )
+        raw = b""
         try:
-            async with self._pool.request(method, url, data=body, headers=_JSON, timeout=self._short) as response:
-                status, raw = response.status, await response.read()
-        except TimeoutError as error:
-            raise UpstreamTimeout(f"{url} did not answer in time") from error
-        except _BROKEN as error:
-            raise NodeUnavailable(f"{url} can't be reached: {error}") from error
+            while part := await upstream.next(ends, f"{url} did not answer in time"):
+                raw += part
+                if len(raw) > MOST_JSON_BYTES:
+                    raise NodeUnavailable(f"{url} answers more than {MOST_JSON_BYTES} bytes")
+        finally:
+            upstream.done()
         try:
             value = msgspec.json.decode(raw)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise NodeUnavailable(f"{url} answered {status} without JSON") from error
         if status >= 400:
             raise error_of_envelope(status, value)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-import msgspec
-
-from retally.errors import NodeUnavailable, error_of_envelope
+from retally.errors import NodeUnavailable, RetallyError
 from retally.protocol.eip712 import Bytes32
 from retally.protocol.job import JobRequest
 from retally_router.authorize import SignedJob
 from retally_router.channel_state import ChannelAccount
 from retally_router.check_frames import FrameChecker, Placed
+from retally_router.frames import Frame
 from retally_router.job_log import JobRecord
 from retally_router.keys import Session
 from retally_router.make_request import Ask
@@ -36,14 +34,6 @@ class Job:
 
 
 @dataclass(slots=True)
-class Frame:
-    """One frame as bytes and as what they say."""
-
-    raw: bytes
-    value: dict[str, Any]
-
-
-@dataclass(slots=True)
 class Placement:
     """A job on one node, with its open connection."""
 
@@ -52,7 +42,9 @@ class Placement:
     record: JobRecord
     checker: FrameChecker
     stream: NodeStream
+    whole: bool = False
     done: bool = False
+    failure: RetallyError | None = None
     cutter: FrameCutter = field(default_factory=FrameCutter)
     held: list[Frame] = field(default_factory=list)
 
@@ -63,29 +55,23 @@ class Placement:
         return self.account is not None and any(key in self.account.open for key in segments)
 
     async def next(self) -> list[Frame]:
-        """The node's next frames; none after its [DONE]. Raises what the node says went wrong."""
-        if self.held:
-            frames, self.held = self.held, []
-            return frames
-        while not self.done:
-            frames = await self._read()
-            if frames:
-                return frames
-        return []
+        """The node's next frames; none after its [DONE]. Raises what went wrong, after what came first."""
+        frames, self.held = self.held, []
+        while not frames and not self.done:
+            if self.failure is not None:
+                raise self.failure
+            data = await self.stream.next()
+            if not data:
+                raise NodeUnavailable("the node's answer broke off")
+            frames = self._cut(data)
+        return frames
 
     async def wait_first(self) -> None:
         """Holds the first frames back, so that a node that fails at once can still be replaced."""
-        while not self.held and not self.done:
-            self.held = await self._read()
-
-    async def _read(self) -> list[Frame]:
-        data = await self.stream.next()
-        if not data:
-            raise NodeUnavailable("the node's answer broke off")
-        return self._cut(data)
+        self.held = await self.next()
 
     def _cut(self, data: bytes) -> list[Frame]:
-        frames = []
+        frames: list[Frame] = []
         for raw in self.cutter.feed(data):
             payload = payload_of(raw)
             if payload is None:
@@ -93,17 +79,10 @@ class Placement:
             if payload == DONE:
                 self.done = True
                 break
-            frames.append(Frame(raw, _read(payload)))
+            try:
+                frames.append(Frame(raw, payload, whole=self.whole))
+            except RetallyError as error:
+                # The tokens of the frames before it were sent, and may be billed.
+                self.failure = error
+                break
         return frames
-
-
-def _read(payload: bytes) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(payload)
-    except msgspec.DecodeError as error:
-        raise NodeUnavailable("the node sent a frame that is no JSON") from error
-    if not isinstance(value, dict):
-        raise NodeUnavailable("the node sent a frame that is no object")
-    if value.get("error"):
-        raise error_of_envelope(503, value)
-    return value

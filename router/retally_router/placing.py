@@ -14,10 +14,9 @@ from retally.errors import RemoteError, RetallyError, UpstreamTimeout, error_of_
 from retally.protocol.eip712 import Domain, SigningKey
 from retally.protocol.job import Assignment
 from retally.protocol.merkle import ids_root
-from retally.protocol.voucher import Voucher
 from retally.protocol.wire import JobSubmission, SubmittedAssignment
 from retally_router.authorize import SignedJob
-from retally_router.channel_state import ChannelAccount
+from retally_router.channel_state import ChannelAccount, SignedVoucher
 from retally_router.channels import Channels, segments_of
 from retally_router.check_frames import ChoiceState, FrameChecker, Placed
 from retally_router.directory import Listed
@@ -27,7 +26,6 @@ from retally_router.lanes import Lanes
 from retally_router.placement import Job, Placement
 from retally_router.ports import NodeApi, NodeStream
 
-SignedVoucher = tuple[Voucher, bytes]
 Lost = Callable[[Placed, ChannelAccount, JobRecord], None]
 
 
@@ -113,10 +111,9 @@ class Placer:
     async def _place_paid(self, order: _Order, account: ChannelAccount) -> Placement:
         segments = segments_of(order.placed, order.record.segments)
         try:
-            await self._log.begin(order.record)
-            async with account.lock:
-                total = account.admit(segments)
-                voucher = await account.voucher(total)
+            total = account.admit(segments)
+            # Both are on record before the voucher leaves; they need not wait for one another.
+            _, voucher = await asyncio.gather(self._log.begin(order.record), account.voucher(total))
             return await self._submit_paid(order, account, voucher)
         except NodeRefused:
             for key in segments:
@@ -135,8 +132,7 @@ class Placer:
             required = required_of(error, most=account.limit)
             if required is None:
                 raise
-        async with account.lock:
-            voucher = await account.voucher(required)
+        voucher = await account.voucher(required)
         return await self._submit(order, account, voucher)
 
     async def _submit(self, order: _Order, account: ChannelAccount | None, voucher: SignedVoucher) -> Placement:
@@ -147,7 +143,8 @@ class Placer:
             raise await _refused(stream)
         if account is not None:
             account.delivered = max(account.delivered, voucher[0].cumulative)
-        placement = Placement(placed, account, order.record, FrameChecker(placed, order.choices), stream)
+        checker = FrameChecker(placed, order.choices)
+        placement = Placement(placed, account, order.record, checker, stream, whole=not job.ask.stream)
         try:
             async with asyncio.timeout(self._first_seconds):
                 await placement.wait_first()

@@ -18,12 +18,13 @@ from retally_router.channels import Channels
 from retally_router.check_frames import ChoiceState, Taken
 from retally_router.credit import Credit
 from retally_router.directory import Directory, Listed
+from retally_router.frames import Frame
 from retally_router.hedge import HedgeBudget
 from retally_router.job_log import JobLog
 from retally_router.keys import Session
 from retally_router.metrics import Metrics
 from retally_router.observed import Watch
-from retally_router.placement import Frame, Job, Placement
+from retally_router.placement import Job, Placement
 from retally_router.placing import Placer
 from retally_router.refusals import CHEATS, is_final
 from retally_router.settle_jobs import SettleJobs
@@ -165,24 +166,25 @@ class ServeJob:
         assert placement is not None
         found = await placement.next()
         for frame in found:
-            await self._take(placement, frame)
-            if self.continuations and failover.is_repeated_opening(frame):
-                continue
-            if self.continuations and frame.value.get("usage"):
-                frame = failover.whole_usage(frame.value, self.choices, self.prompt_tokens)
+            try:
+                taken = placement.checker.take(frame)
+                self._count(placement, taken)
+                if taken.chunk is not None or taken.receipt is not None:
+                    await self._note(placement, taken)
+            except CHEATS as error:
+                await self.means.log.add_fault(placement.placed, error.message, frame.value)
+                raise
+            if self.continuations:
+                if failover.is_repeated_opening(frame):
+                    continue
+                if frame.value.get("usage"):
+                    frame = failover.whole_usage(frame, self.choices, self.prompt_tokens)
             self.last = frame
             frames.append(frame)
         if not found:
             if failover.unfinished(self.choices):
                 raise NodeUnavailable("the node ended without a receipt")
             self.over = True
-
-    async def _take(self, placement: Placement, frame: Frame) -> None:
-        try:
-            await self._note(placement, placement.checker.take(frame.value))
-        except CHEATS as error:
-            await self.means.log.add_fault(placement.placed, error.message, frame.value)
-            raise
 
     async def _mend(self, error: RetallyError) -> list[Frame]:
         """Goes on elsewhere, or closes an answer that lacks nothing but its end."""
@@ -200,31 +202,34 @@ class ServeJob:
             self.over = True
         return closing
 
-    async def _note(self, placement: Placement, taken: Taken) -> None:
+    def _count(self, placement: Placement, taken: Taken) -> None:
         if taken.prompt_tokens is not None and not self.prompt_tokens:
             self.prompt_tokens = taken.prompt_tokens
-        if taken.tokens and self.first_at is None:
+        if not taken.tokens or taken.choice is None:
+            return
+        if self.first_at is None:
             self.first_at = time.monotonic()
             if self.node in self.attempts.visits:
                 self.attempts.visits[self.node].first_token()
+        if placement.account is not None:
+            choice = self.choices[taken.choice]
+            segment = placement.account.open.get((self.job.job_id, choice.index, choice.segment))
+            if segment is not None:
+                segment.output += taken.tokens
+
+    async def _note(self, placement: Placement, taken: Taken) -> None:
         account = placement.account
         if account is None:
             if taken.receipt is not None:
                 await self.means.log.add_receipt(taken.receipt, None)
             return
-        if taken.tokens and taken.choice is not None:
-            choice = self.choices[taken.choice]
-            segment = account.open.get((self.job.job_id, choice.index, choice.segment))
-            if segment is not None:
-                segment.output += taken.tokens
         if taken.chunk is not None and not account.note_due(taken.chunk.due):
             # Not yet borne out by what was read of the channel's other streams; it is asked again with each chunk.
             log.info("due_not_borne_out", node=account.channel.node, due=taken.chunk.due, own=account.own_due)
         if taken.receipt is not None:
             segment_number = self.choices[taken.receipt.receipt.choice].segment
             await self.means.channels.close_segment(account, taken.receipt, segment_number)
-        if taken.chunk is not None or taken.receipt is not None:
-            self.means.sender.pay(account)
+        self.means.sender.pay(account)
 
     def _leave(self, error: RetallyError) -> None:
         placement, self.placement = self.placement, None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
@@ -16,6 +18,8 @@ class RouterSettings(ServiceSettings):
     redis_url: str = "redis://127.0.0.1:6379/0"
 
     port: Port = 8080
+    server: Literal["asgi", "native"] = Field(default="asgi", description="uvicorn, or the router's own server")
+    share_port: bool = Field(default=False, description="native: several processes may listen on the port")
     replica: int = Field(default=0, ge=0, lt=2**32)
     lanes: int = Field(default=64, ge=1, le=2**16, description="lanes that the replicas share out among themselves")
     lane_lease_seconds: Seconds = 10.0

@@ -97,8 +97,7 @@ class VoucherSender:
         signed: list[dict[str, Any]] = []
         totals: list[int] = []
         for account in batch:
-            async with account.lock:
-                voucher, signature = await account.voucher(max(account.wanted, account.promised))
+            voucher, signature = await account.voucher(max(account.wanted, account.promised))
             signed.append({"voucher": voucher.to_wire(), "signature": to_hex(signature)})
             totals.append(voucher.cumulative)
         # Where the node is now: it may have moved since the job began.

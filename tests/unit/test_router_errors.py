@@ -193,6 +193,35 @@ class TestNodes:
             check_error(await world.ask(), 504, "upstream_timeout")
 
 
+class TestOnTheNativeServer:
+    """What reaches the app through the bridge, and bodies that its own parser limits."""
+
+    @pytest.fixture
+    async def native(self, redis_url: str) -> AsyncIterator[World]:
+        async with router_world(redis_url, max_body_bytes=50_000, server="native") as built:
+            yield built
+
+    async def test_bodies(self, native: World) -> None:
+        for content in (b"", b"{", b"[]", b"\xff\xfe", b"null"):
+            check_error(await post(native, content), 400, "invalid_json")
+        check_error(await post(native, b" " * 60_000), 413, "payload_too_large")
+
+        async def parts() -> AsyncIterator[bytes]:
+            for _ in range(60):
+                yield b" " * 1000
+
+        answer = await native.http.post("/v1/chat/completions", content=parts(), headers=native.auth)
+        check_error(answer, 413, "payload_too_large")
+
+    async def test_routes_of_the_app(self, native: World) -> None:
+        check_error(await native.http.get("/v1/nothing"), 404, "not_found")
+        check_error(await native.http.get("/v1/chat/completions"), 405, "method_not_allowed")
+        check_error(await native.http.post("/v1/chat/completions", json=chat()), 401, "missing_api_key")
+        assert (await native.http.get("/healthz", headers={"x-request-id": "mine"})).headers["x-request-id"] == "mine"
+        assert (await native.http.get("/metrics")).text.startswith("# HELP")
+        assert MODEL in (await native.http.get("/v1/models")).text
+
+
 class TestRest:
     async def test_unknown_path(self, world: World) -> None:
         check_error(await world.http.get("/v1/nothing"), 404, "not_found")

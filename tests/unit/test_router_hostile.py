@@ -19,8 +19,10 @@ from tests.router_world import World, chat, check_error, router_world
 
 from retally.devnet.redis_server import RedisServer
 from retally.protocol.encoding import to_hex
-from retally_router.hot_path import Answer, ClientGone, Message
+from retally_router.asgi_sink import AsgiSink
+from retally_router.hot_path import Answer
 from retally_router.ports import Standing
+from retally_router.sink import ClientGone, Message
 
 DEEP = b"[" * 100_000
 MANY_DIGITS = "9" * 400
@@ -136,13 +138,14 @@ class TestSlowClients:
         async def full(message: Message) -> None:
             await asyncio.Event().wait()
 
-        answer = Answer(full, "req", 0.05)
+        answer = Answer(AsgiSink(full, b"req", 0.05))
         with pytest.raises(ClientGone):
             await answer.body(b"data")
         assert answer.ended
 
-    async def test_one_that_never_reads_holds_up_nobody(self, redis_url: str) -> None:
-        async with router_world(redis_url, client_seconds=0.3) as world:
+    @pytest.mark.parametrize("server", ["asgi", "native"])
+    async def test_one_that_never_reads_holds_up_nobody(self, redis_url: str, server: str) -> None:
+        async with router_world(redis_url, client_seconds=0.3, server=server) as world:
             reader = unread(world, json.dumps(chat(stream=True, n=16, max_tokens=900)).encode())
             try:
                 began = time.monotonic()
@@ -152,8 +155,9 @@ class TestSlowClients:
             finally:
                 reader.close()
 
-    async def test_one_that_never_finishes_its_request_is_answered(self, redis_url: str) -> None:
-        async with router_world(redis_url, client_seconds=0.2) as world:
+    @pytest.mark.parametrize("server", ["asgi", "native"])
+    async def test_one_that_never_finishes_its_request_is_answered(self, redis_url: str, server: str) -> None:
+        async with router_world(redis_url, client_seconds=0.2, server=server) as world:
             host, port = world.url.removeprefix("http://").split(":")
             reader, writer = await asyncio.open_connection(host, int(port))
             writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 500\r\n\r\n{")
@@ -163,11 +167,13 @@ class TestSlowClients:
         assert head.startswith(b"HTTP/1.1 400")
         assert b"x-request-id" in head
 
-    async def test_many_that_leave_at_once_leave_nothing_behind(self, world: World) -> None:
-        for _ in range(20):
-            unread(world, json.dumps(chat(stream=True)).encode()).close()
-        assert (await world.ask()).status_code == 200
-        await idle(world)
+    @pytest.mark.parametrize("server", ["asgi", "native"])
+    async def test_many_that_leave_at_once_leave_nothing_behind(self, redis_url: str, server: str) -> None:
+        async with router_world(redis_url, server=server) as world:
+            for _ in range(20):
+                unread(world, json.dumps(chat(stream=True)).encode()).close()
+            assert (await world.ask()).status_code == 200
+            await idle(world)
 
 
 def unread(world: World, body: bytes) -> socket.socket:

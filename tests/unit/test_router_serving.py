@@ -18,9 +18,9 @@ from retally.protocol.eip712 import check_signed_by
 from retally.protocol.receipt import JobReceipt
 
 
-@pytest.fixture
-async def world(redis_url: str) -> AsyncIterator[World]:
-    async with router_world(redis_url) as built:
+@pytest.fixture(params=["asgi", "native"])
+async def world(redis_url: str, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    async with router_world(redis_url, server=request.param) as built:
         yield built
 
 
@@ -177,9 +177,10 @@ class TestOtherNode:
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "node_unavailable")
             assert answer.headers["retry-after"]
 
-    async def test_stream_continues_exactly_where_a_node_died(self, redis_url: str) -> None:
+    @pytest.mark.parametrize("server", ["asgi", "native"])
+    async def test_stream_continues_exactly_where_a_node_died(self, redis_url: str, server: str) -> None:
         dying = FakeNode("a", price_in=1, price_out=1, die_after=6)
-        async with router_world(redis_url, [dying, FakeNode("b")]) as world:
+        async with router_world(redis_url, [dying, FakeNode("b")], server=server) as world:
             frames = frames_of((await world.ask(stream=True, stream_options={"include_usage": True})).text)
             whole = content_of(frames)
             dying.die_after, dying.refuse = None, EngineUnavailable("gone")
@@ -203,17 +204,19 @@ class TestOtherNode:
             assert account.closed == line.cum_to > 0
             assert line.best >= line.cum_to
 
-    async def test_no_node_to_continue_ends_in_an_error_event(self, redis_url: str) -> None:
-        async with router_world(redis_url, [FakeNode("a", die_after=6)]) as world:
+    @pytest.mark.parametrize("server", ["asgi", "native"])
+    async def test_no_node_to_continue_ends_in_an_error_event(self, redis_url: str, server: str) -> None:
+        async with router_world(redis_url, [FakeNode("a", die_after=6)], server=server) as world:
             text = (await world.ask(stream=True)).text
             last = json.loads(text.strip().split("\n\n")[-1].removeprefix("data: "))
             assert last["error"]["code"] == "node_unavailable"
             plain = await world.ask()
             assert plain.status_code == 503
 
-    async def test_leaving_client_cancels_the_node(self, redis_url: str) -> None:
+    @pytest.mark.parametrize("server", ["asgi", "native"])
+    async def test_leaving_client_cancels_the_node(self, redis_url: str, server: str) -> None:
         slow = FakeNode("a", seconds_per_token=0.05)
-        async with router_world(redis_url, [slow]) as world:
+        async with router_world(redis_url, [slow], server=server) as world:
             async with world.http.stream(
                 "POST", "/v1/chat/completions", json=chat(stream=True, max_tokens=400), headers=world.auth
             ) as answer:

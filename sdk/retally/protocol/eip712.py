@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from operator import attrgetter
 from typing import Any, ClassVar, Self
 
 import coincurve
 
-from retally.errors import BadRequest, InvalidSignature
+from retally.errors import InvalidSignature
 from retally.protocol.encoding import (
-    SAFE_INTEGER_BITS,
     Address,
     Bytes32,
     address_bytes,
     address_from_bytes,
     check_fields,
-    check_integer,
-    checksum_address,
     keccak,
-    parse_address,
-    parse_bytes32,
-    parse_integer,
     parse_object,
-    to_hex,
     u256,
 )
+from retally.protocol.typed_fields import TypedField, fields_of
 
 __all__ = [
     "Address",
@@ -48,7 +42,6 @@ SIGNATURE_BYTES = 64
 
 _HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 _HIGH_BIT = 1 << 255
-_MODULUS = 1 << 256
 
 
 @dataclass(frozen=True)
@@ -76,98 +69,48 @@ class Domain:
         return b"\x19\x01" + self.separator
 
 
-@dataclass(frozen=True)
-class _Field:
-    name: str
-    wire: str
-    type: str
-    bits: int
-    signed: bool
-
-    def check(self, value: Any) -> None:
-        if self.type == "bool":
-            if not isinstance(value, bool):
-                raise BadRequest(f"{self.wire} must be true or false", param=self.wire)
-        elif self.type == "address":
-            if not isinstance(value, str) or checksum_address(value) != value:
-                raise BadRequest(f"{self.wire} must be an EIP-55 address", param=self.wire)
-        elif self.type == "bytes32":
-            if not isinstance(value, bytes) or len(value) != 32:
-                raise BadRequest(f"{self.wire} must have 32 bytes", param=self.wire)
-        else:
-            check_integer(self.wire, value, self.bits, signed=self.signed)
-
-    @property
-    def encode(self) -> Callable[[Any], bytes]:
-        if self.type == "address":
-            return lambda value: bytes(12) + address_bytes(value)
-        if self.type == "bytes32":
-            return bytes
-        if self.signed:
-            return lambda value: (value % _MODULUS).to_bytes(32, "big")
-        return lambda value: int(value).to_bytes(32, "big")
-
-    def to_wire(self, value: Any) -> Any:
-        if self.type in ("address", "bool"):
-            return value
-        if self.type == "bytes32":
-            return to_hex(value)
-        return str(int(value)) if self.bits > SAFE_INTEGER_BITS else int(value)
-
-    def from_wire(self, value: object) -> Any:
-        if self.type == "bool":
-            if not isinstance(value, bool):
-                raise BadRequest(f"{self.wire} must be true or false", param=self.wire)
-            return value
-        if self.type == "address":
-            return parse_address(self.wire, value)
-        if self.type == "bytes32":
-            return parse_bytes32(self.wire, value)
-        return parse_integer(self.wire, value, self.bits, signed=self.signed)
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"([A-Z])", lambda match: "_" + match.group(1).lower(), name)
-
-
-def _fields_of(type_string: str) -> tuple[_Field, ...]:
-    inner = type_string[type_string.index("(") + 1 : -1]
-    fields = []
-    for part in inner.split(","):
-        kind, wire = part.split(" ")
-        match = re.fullmatch(r"(u?)int(\d+)", kind)
-        bits = int(match.group(2)) if match else 0
-        fields.append(_Field(_snake(wire), wire, kind, bits, match is not None and match.group(1) == ""))
-    return tuple(fields)
-
-
 class TypedMessage:
     """Base of the signed messages: subclasses are frozen dataclasses whose fields follow TYPE."""
 
     __slots__ = ()
     TYPE: ClassVar[str]
-    _FIELDS: ClassVar[tuple[_Field, ...]]
-    _ENCODERS: ClassVar[tuple[tuple[str, Callable[[Any], bytes]], ...]]
+    _FIELDS: ClassVar[tuple[TypedField, ...]]
+    _CHECKS: ClassVar[tuple[Callable[[Any], object], ...]]
+    _VALUES: ClassVar[Callable[[Any], tuple[Any, ...]]]
+    _ENCODERS: ClassVar[tuple[Callable[[Any], bytes], ...]]
+    _WIRES: ClassVar[tuple[tuple[str, Callable[[Any], Any]], ...]]
+    _PARSERS: ClassVar[tuple[tuple[str, str, Callable[[object], Any]], ...]]
     _TYPE_HASH: ClassVar[bytes]
     _WIRE_NAMES: ClassVar[frozenset[str]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._FIELDS = _fields_of(cls.TYPE)
+        cls._FIELDS = fields = fields_of(cls.TYPE)
         names = [name for name in cls.__annotations__ if name != "TYPE"]
-        if names != [field.name for field in cls._FIELDS]:
+        if names != [field.name for field in fields]:
             raise TypeError(f"{cls.__name__}: fields {names} are not those of {cls.TYPE}")
-        cls._ENCODERS = tuple((field.name, field.encode) for field in cls._FIELDS)
+        cls._CHECKS = tuple(field.check for field in fields)
+        cls._VALUES = attrgetter(*names)
+        # Which operation a field takes is decided once, here: messages are made and read on every request.
+        cls._ENCODERS = tuple(field.encode for field in fields)
+        cls._WIRES = tuple((field.wire, field.to_wire) for field in fields)
+        cls._PARSERS = tuple((field.name, field.wire, field.from_wire) for field in fields)
         cls._TYPE_HASH = keccak(cls.TYPE.encode())
-        cls._WIRE_NAMES = frozenset(field.wire for field in cls._FIELDS)
+        cls._WIRE_NAMES = frozenset(field.wire for field in fields)
 
     def __post_init__(self) -> None:
-        for field in self._FIELDS:
-            field.check(getattr(self, field.name))
+        for check, value in zip(self._CHECKS, type(self)._VALUES(self), strict=True):
+            check(value)
+        self._check_whole()
+
+    def _check_whole(self) -> None:
+        """What holds between fields; each field alone was checked before."""
 
     def struct_hash(self) -> Bytes32:
         """EIP-712 hashStruct."""
-        return keccak(self._TYPE_HASH + b"".join([encode(getattr(self, name)) for name, encode in self._ENCODERS]))
+        values = type(self)._VALUES(self)
+        words = [encode(value) for encode, value in zip(self._ENCODERS, values, strict=True)]
+        return keccak(self._TYPE_HASH + b"".join(words))
 
     def digest(self, domain: Domain) -> Bytes32:
         """What is signed, and the id of the message."""
@@ -175,15 +118,22 @@ class TypedMessage:
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON object of R-4."""
-        return {field.wire: field.to_wire(getattr(self, field.name)) for field in self._FIELDS}
+        values = type(self)._VALUES(self)
+        return {name: shape(value) for (name, shape), value in zip(self._WIRES, values, strict=True)}
 
     @classmethod
     def from_wire(cls, value: object) -> Self:
         """The message of a JSON object; strict about fields, types and ranges."""
         name = cls.__name__
         wire: Mapping[str, Any] = parse_object(name, value)
-        check_fields(name, wire, cls._WIRE_NAMES)
-        return cls(*[field.from_wire(wire[field.wire]) for field in cls._FIELDS])
+        if wire.keys() != cls._WIRE_NAMES:
+            check_fields(name, wire, cls._WIRE_NAMES)
+        # Parsing checks what __post_init__ would check again.
+        message = object.__new__(cls)
+        for field, key, parse in cls._PARSERS:
+            object.__setattr__(message, field, parse(wire[key]))
+        message._check_whole()
+        return message
 
     def to_abi(self) -> tuple[Any, ...]:
         """The tuple that a contract call takes for the struct."""
@@ -226,7 +176,12 @@ class SigningKey:
 
 
 def _address_of(public_key: coincurve.PublicKey) -> Address:
-    return address_from_bytes(keccak(public_key.format(compressed=False)[1:])[12:])
+    return _address_of_point(public_key.format(compressed=False))
+
+
+@lru_cache(maxsize=65536)
+def _address_of_point(point: bytes) -> Address:
+    return address_from_bytes(keccak(point[1:])[12:])
 
 
 def recover(digest: bytes, signature: bytes) -> Address:

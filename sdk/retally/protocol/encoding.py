@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NewType
 
-from eth_hash.auto import keccak as _keccak
-
 from retally.errors import BadRequest
+from retally.protocol.sponge import keccak256 as _keccak
 
 Address = NewType("Address", str)
 Bytes32 = NewType("Bytes32", bytes)
@@ -88,6 +87,8 @@ def check_integer(name: str, value: object, bits: int, *, signed: bool = False) 
     """The value, if it is an integer of that width."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise BadRequest(f"{name} must be an integer", param=name)
+    if not signed and value >= 0 and value.bit_length() <= bits:
+        return int(value)
     low, high = (-(1 << (bits - 1)), 1 << (bits - 1)) if signed else (0, 1 << bits)
     if not low <= value < high:
         raise BadRequest(f"{name} does not fit {'int' if signed else 'uint'}{bits}", param=name)
@@ -105,6 +106,14 @@ def parse_integer(name: str, value: object, bits: int, *, signed: bool = False) 
 
 def parse_bytes(name: str, value: object, size: int | None = None) -> bytes:
     """0x hex of exactly `size` bytes, if a size is given."""
+    if size is not None and type(value) is str and len(value) == 2 * size + 2 and value.startswith("0x"):
+        try:
+            raw = bytes.fromhex(value[2:])
+        except ValueError:
+            raw = b""
+        # fromhex skips blanks; with one of them the bytes are fewer.
+        if len(raw) == size:
+            return raw
     if not isinstance(value, str) or not _HEX.match(value):
         raise BadRequest(f"{name} must be 0x hex", param=name)
     raw = bytes.fromhex(value[2:])

@@ -165,6 +165,9 @@ def output_data(position: int, ids: Sequence[int], quantised: Sequence[int]) -> 
     return pack(f">{len(ids) + 1}I{len(quantised)}H", position, *ids, *quantised)
 
 
+_NO_IDS = seal(0, ZERO_BYTES32)
+
+
 def ids_leaves(ids: Sequence[int]) -> list[Bytes32]:
     """The leaf hashes of a token-id tree."""
     return [leaf(_ids_data(i, ids[i : i + CHUNK])) for i in range(0, len(ids), CHUNK)]
@@ -172,6 +175,8 @@ def ids_leaves(ids: Sequence[int]) -> list[Bytes32]:
 
 def ids_root(ids: Sequence[int]) -> Bytes32:
     """The root of a prompt or prefix (R-16)."""
+    if not ids:
+        return _NO_IDS
     return root(ids_leaves(ids), len(ids))
 
 

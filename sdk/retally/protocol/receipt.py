@@ -77,8 +77,7 @@ class JobReceipt(TypedMessage):
     started_at: int
     finished_at: int
 
-    def __post_init__(self) -> None:
-        TypedMessage.__post_init__(self)
+    def _check_whole(self) -> None:
         if self.finish_reason > max(FinishReason):
             raise BadRequest(f"finishReason {self.finish_reason} is undefined", param="finishReason")
         if self.cum_to < self.cum_from or self.output_to < self.output_from:

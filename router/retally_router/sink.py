@@ -1,0 +1,32 @@
+"""Where a response goes: one interface, an adapter for each server."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Protocol
+
+Headers = list[tuple[bytes, bytes]]
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class ClientGone(Exception):
+    """The client left, or takes nothing any more."""
+
+
+class Sink(Protocol):
+    """Takes a response in order; raises ClientGone when the client takes nothing for too long."""
+
+    async def head(self, status: int, headers: Headers) -> None:
+        """Status and headers."""
+        ...
+
+    async def body(self, data: bytes) -> None:
+        """More bytes."""
+        ...
+
+    async def end(self, data: bytes) -> None:
+        """The last bytes."""
+        ...

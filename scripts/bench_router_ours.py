@@ -1,0 +1,48 @@
+"""retally's router for scripts/bench_router: the real one, over a table instead of a chain.
+
+Usage: bench_router_ours.py PORT REDIS_URL SERVER NODE_URL…   (SERVER: asgi or native)
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from bench_router_market import DOMAIN, FixedChain, FixedClock
+from retally.protocol.eip712 import SigningKey
+from retally_router import bootstrap
+from retally_router.joined_redis import open_store
+from retally_router.logs import configure_logs
+from retally_router.node_api import HttpNodeApi
+from retally_router.settings import RouterSettings
+
+
+def main() -> None:
+    """Serve until killed."""
+    port, redis_url, server, *endpoints = sys.argv[1:]
+    settings = RouterSettings.model_validate(
+        {
+            "rpc_url": "http://127.0.0.1:1",
+            "deployment": Path("unused.json"),
+            "key": "0x" + "11" * 32,
+            "redis_url": redis_url,
+            "port": int(port),
+            "audited_owners": 1,
+            "log_level": "WARNING",
+            "server": server,
+        }
+    )
+    configure_logs(settings.log_level)
+    redis = open_store(redis_url, bootstrap.STORE_SECONDS)
+    nodes = HttpNodeApi(
+        connect_seconds=settings.connect_seconds,
+        first_byte_seconds=settings.first_byte_seconds,
+        idle_seconds=settings.idle_seconds,
+    )
+    key = SigningKey.from_hex("11" * 32)
+    outside = bootstrap.Outside(FixedChain(endpoints), FixedClock(), DOMAIN, redis, nodes, key)
+    bootstrap.serve(bootstrap.build_router(settings, outside, (bootstrap.RedisConnection(redis),)).app, settings)
+
+
+if __name__ == "__main__":
+    main()
