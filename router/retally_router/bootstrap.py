@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from random import SystemRandom
 from typing import Any
 
 import uvicorn
@@ -139,7 +138,7 @@ def _parts(settings: RouterSettings, outside: Outside) -> _Parts:
         quotes=Quotes(redis),
         watch=watch,
         directory=directory,
-        selection=_selection(settings, watch),
+        selection=Selection.of(settings, watch),
         lanes=lanes,
         credit=credit,
         sender=sender,
@@ -258,16 +257,6 @@ def run(settings: RouterSettings) -> None:
         server_header=False,
         timeout_keep_alive=SERVER_SECONDS,
         timeout_graceful_shutdown=10,
-    )
-
-
-def _selection(settings: RouterSettings, watch: Watch) -> Selection:
-    return Selection(
-        watch,
-        value_of_second=settings.value_of_second,
-        random=SystemRandom(),
-        trial_share=settings.trial_share,
-        trial_loss_cap=settings.trial_loss_cap,
     )
 
 

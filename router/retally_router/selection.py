@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from random import Random
+from random import Random, SystemRandom
+from typing import Self
 
 from retally.errors import ContextExceeded, NodeUnavailable, PriceAboveMax, RetallyError, UnknownModel
 from retally.protocol.pricing import PER
@@ -13,6 +14,7 @@ from retally_router.directory import Listed
 from retally_router.observed import Expectation, Observed, Watch
 from retally_router.predict import Prediction, predict
 from retally_router.probation import Trials, has_slow_start_room, is_known, wants_trial
+from retally_router.settings import RouterSettings
 from retally_router.wishes import Pace, Wishes
 
 
@@ -123,6 +125,17 @@ class Selection:
         self._value_of_second = value_of_second
         self._random = random
         self._trials = Trials(trial_share, trial_loss_cap, random)
+
+    @classmethod
+    def of(cls, settings: RouterSettings, watch: Watch) -> Self:
+        """As a router's settings want it."""
+        return cls(
+            watch,
+            value_of_second=settings.value_of_second,
+            random=SystemRandom(),
+            trial_share=settings.trial_share,
+            trial_loss_cap=settings.trial_loss_cap,
+        )
 
     def choose(self, nodes: Iterable[Listed], need: Need) -> list[Listed]:
         """The candidates in order; raises with the filter that left none."""
