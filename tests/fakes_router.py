@@ -195,6 +195,10 @@ class FakeNode:
         text = job.prompt.get("prompt") or "".join(m["content"] for m in job.prompt["messages"])
         return [len(word) for word in text.split()]
 
+    def cached_tokens(self, job: JobSubmission) -> int:
+        """What of the prompt the cache held: this node has none."""
+        return 0
+
     async def _stream(self, job: JobSubmission, line: Line, send: Any) -> None:
         writers = self.writers[job.request.nonce] = [Writer(self, job, line, item, send) for item in job.assignments]
         await asyncio.gather(*[writer.run() for writer in writers])

@@ -43,7 +43,7 @@ class Writer:
         return fee_round_down(
             self.node.offer.prices,
             prompt_tokens=len(self.node.prompt_ids(self.job)),
-            cached_tokens=0,
+            cached_tokens=self.node.cached_tokens(self.job),
             output_tokens=len(self.ids) - self.start,
             choice=self.assignment.choice,
             output_from=self.start,
@@ -125,7 +125,7 @@ class Writer:
             offer_hash=node.offer.digest(DOMAIN),
             prompt_root=ids_root(prompt),
             prompt_tokens=len(prompt),
-            cached_tokens=0,
+            cached_tokens=node.cached_tokens(self.job),
             prefix_root=ids_root(self.ids[: self.start]),
             output_from=self.start,
             output_to=len(self.ids),

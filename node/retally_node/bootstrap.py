@@ -51,6 +51,7 @@ from retally_node.segment import SegmentWork
 from retally_node.serve_job import JobServer
 from retally_node.settings import NodeSettings
 from retally_node.settlement import CollectChain, Settlement
+from retally_node.speed import measure
 from retally_node.weigh_case import CaseChain, CaseScale
 
 log = logging.getLogger(__name__)
@@ -227,7 +228,7 @@ async def open_node(settings: NodeSettings, engine: Engine | None = None) -> Asy
             await process.start()
         chain = await stack.enter_async_context(Chain(settings.rpc_url, deployment))
         info = await ready_engine(engine, process, settings.engine_start_seconds)
-        served = await _served(settings, chain, key, files, info.max_context)
+        served = await _served(settings, chain, key, files, info.max_context, engine)
         collector = collector_key(settings, key)
         await check_authorised(chain, served.owner, collector.address)
         pending = "pending_tx.json" if collector.address == key.address else "pending_collector_tx.json"
@@ -253,17 +254,17 @@ async def open_node(settings: NodeSettings, engine: Engine | None = None) -> Asy
 
 
 async def _served(
-    settings: NodeSettings, chain: Chain, key: SigningKey, files: ModelFiles, engine_context: int
+    settings: NodeSettings, chain: Chain, key: SigningKey, files: ModelFiles, engine_context: int, engine: Engine
 ) -> Served:
-    entry = await chain.registry.node(key.address)
-    if entry.owner == ZERO_ADDRESS or not entry.is_live:
+    node = await chain.registry.node(key.address)
+    if node.owner == ZERO_ADDRESS or not node.is_live:
         raise BadRequest(f"{key.address} is not a registered node", hint="run `retally node stake` first")
-    if entry.model_id != files.model_id:
+    if node.model_id != files.model_id:
         raise BadRequest(
-            f"the node is registered for model 0x{entry.model_id.hex()}, {files.folder} holds 0x{files.model_id.hex()}"
+            f"the node is registered for model 0x{node.model_id.hex()}, {files.folder} holds 0x{files.model_id.hex()}"
         )
     context = min(settings.max_context, files.max_context, engine_context)
-    return Served(files.name, files.model_id, entry.profile_id, context, entry.owner)
+    return Served(files.name, files.model_id, node.profile_id, context, node.owner, await measure(engine, context))
 
 
 class _Server(uvicorn.Server):

@@ -22,6 +22,7 @@ from retally_node.offers import Offers
 from retally_node.serve_job import JobServer
 from retally_node.settings import NodeSettings
 from retally_node.settlement import Settlement
+from retally_node.speed import Speed
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class Served:
     profile_id: Bytes32
     max_context: int
     owner: Address
+    #: As measured at start; unknown if the engine failed at it.
+    speed: Speed | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Node:
             "maxContext": signed.offer.max_context,
             "load": {"running": self.server.room.running, "waiting": self.server.room.waiting},
             "version": retally.__version__,
+            **({} if self.served.speed is None else {"capacity": self.served.speed.to_wire()}),
         }
 
     def problems(self) -> list[str]:

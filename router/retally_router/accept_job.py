@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from array import array
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import msgspec
 
 from retally.errors import BadRequest, NodeUnavailable, SignerExpired, Unauthorized, UnsupportedParameter
 from retally.protocol.eip712 import Address, Domain
 from retally.protocol.pricing import Prices
+from retally_router.attempts import Attempts
 from retally_router.authorize import SignedJob, authorize
 from retally_router.credit import Credit
 from retally_router.directory import Directory, Listed
@@ -21,8 +26,10 @@ from retally_router.make_request import (
     read_ask,
     sign_request,
 )
+from retally_router.observed import Expectation
 from retally_router.placement import Job
 from retally_router.ports import Clock, Standing
+from retally_router.prefix_map import chain_of_bytes
 from retally_router.quotes import Quotes
 from retally_router.selection import Need, Selection
 from retally_router.serve_job import Means, ServeJob
@@ -64,7 +71,7 @@ class AcceptJob:
         if isinstance(caller, SignedJob):
             return await self._signed(ask, caller, request_id)
         await self._check_authorised(caller, now)
-        return await self._paid(ask, caller, now, request_id)
+        return await self._paid(ask, caller, now, request_id, session_of(headers, body, caller))
 
     async def _check_authorised(self, session: Session, now: int) -> None:
         standing = await self.standing(session.payer, session.signer, False)
@@ -78,10 +85,9 @@ class AcceptJob:
         if standing.expiry < now + COLLECT_SECONDS:
             raise SignerExpired(session.signer, standing.expiry)
 
-    async def _paid(self, ask: Ask, session: Session, now: int, request_id: str) -> ServeJob:
-        need = Need(ask.model, ask.prompt_tokens_at_most, ask.params.max_tokens, ask.n, ask.wishes)
-        candidates = self.selection.choose(self.directory.nodes(), need)
-        candidates = [node for node in candidates if node.model_id == candidates[0].model_id]
+    async def _paid(self, ask: Ask, session: Session, now: int, request_id: str, talk: Hashable) -> ServeJob:
+        plan = self.selection.plan(self.directory.nodes(), need_of(ask, talk))
+        candidates = [node for node in plan.candidates if node.model_id == plan.candidates[0].model_id]
         prices = highest(candidates)
         context = max(node.offer.max_context for node in candidates)
         tokens = min(ask.prompt_tokens_at_most, context)
@@ -97,7 +103,7 @@ class AcceptJob:
         )
         lane = await self.means.settle.recover(session)
         await self.credit.hold(session.payer, session.signer, signed.job_id.hex(), signed.request.max_fee, lane=lane)
-        return self._job(ask, signed, session, candidates, tokens, request_id)
+        return self._job(ask, signed, session, candidates, tokens, request_id, plan.expected)
 
     async def _signed(self, ask: Ask, caller: SignedJob, request_id: str) -> ServeJob:
         request = caller.request
@@ -120,9 +126,39 @@ class AcceptJob:
         candidates: list[Listed],
         tokens: int,
         request_id: str,
+        expected: Mapping[str, Expectation] | None = None,
     ) -> ServeJob:
         job = Job(ask, signed.request, signed.signature, signed.job_id, caller, request_id, tokens)
-        return ServeJob(self.means, job, candidates)
+        return ServeJob(self.means, job, candidates, Attempts(self.means, job, expected or {}))
+
+
+def need_of(ask: Ask, talk: Hashable) -> Need:
+    """What an ask needs of a node; `talk` names the conversation that it goes on with."""
+    return Need(
+        ask.model,
+        ask.prompt_tokens_at_most,
+        ask.params.max_tokens,
+        ask.n,
+        ask.wishes,
+        is_exact="promptIds" in ask.prompt,
+        links=chain_of_bytes(prompt_bytes(ask.prompt)),
+        session=talk,
+    )
+
+
+def prompt_bytes(prompt: Mapping[str, Any]) -> bytes:
+    """What a prompt's block hashes are over: two prompts that begin alike, begin alike here."""
+    if "promptIds" in prompt:
+        return array("Q", prompt["promptIds"]).tobytes()
+    if "prompt" in prompt:
+        return str(prompt["prompt"]).encode()
+    return msgspec.json.encode(prompt["messages"])
+
+
+def session_of(headers: Mapping[bytes, bytes], body: Mapping[str, Any], caller: Session) -> Hashable:
+    """What names a conversation: the client's own id of it, else its user, else its key."""
+    own = headers.get(b"x-session-id") or body.get("prompt_cache_key") or body.get("user")
+    return caller.signer, own if isinstance(own, str | bytes) else None
 
 
 def highest(nodes: Sequence[Listed]) -> Prices:

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from random import SystemRandom
 from typing import Any
 
 import uvicorn
@@ -26,6 +25,7 @@ from retally_router.channels import Channels
 from retally_router.credit import Credit
 from retally_router.directory import Directory
 from retally_router.front import Front
+from retally_router.hedge import HedgeBudget
 from retally_router.hot_path import HotPath
 from retally_router.job_log import JobLog
 from retally_router.joined_redis import open_store
@@ -130,7 +130,7 @@ def _parts(settings: RouterSettings, outside: Outside) -> _Parts:
     lease = settings.lane_lease_seconds
     lanes = Lanes(redis, count=settings.lanes, holder=process_name(boot), lease_seconds=lease)
     credit = Credit(redis, standings.standing)
-    channels, directory = Channels(api, log, credit, domain), _directory(settings, outside)
+    channels, directory = Channels(api, log, credit, domain), _directory(settings, outside, watch)
     settle = SettleJobs(
         api, log, channels, credit, sender, lanes, clock, domain, find=directory.find, recover_seconds=lease
     )
@@ -142,7 +142,7 @@ def _parts(settings: RouterSettings, outside: Outside) -> _Parts:
         quotes=Quotes(redis),
         watch=watch,
         directory=directory,
-        selection=Selection(watch, value_of_second=settings.value_of_second, random=SystemRandom()),
+        selection=Selection.of(settings, watch),
         lanes=lanes,
         credit=credit,
         sender=sender,
@@ -192,6 +192,7 @@ def _means(settings: RouterSettings, outside: Outside, parts: _Parts) -> Means:
         settings.max_attempts,
         settings.max_continuations,
         settings.first_byte_seconds,
+        HedgeBudget(settings.hedge_share),
     )
 
 
@@ -282,7 +283,7 @@ def native_server(app: Front, settings: RouterSettings) -> NativeServer:
     return NativeServer(app.hot, app.rest, **limits, client_seconds=settings.client_seconds)
 
 
-def _directory(settings: RouterSettings, outside: Outside) -> Directory:
+def _directory(settings: RouterSettings, outside: Outside, watch: Watch) -> Directory:
     return Directory(
         outside.chain,
         outside.nodes,
@@ -292,4 +293,5 @@ def _directory(settings: RouterSettings, outside: Outside) -> Directory:
         stale_seconds=max(settings.node_stale_seconds, 3 * settings.poll_seconds),
         audited_owners=settings.audited_owners,
         require_calibration=settings.require_calibration,
+        watch=watch,
     )

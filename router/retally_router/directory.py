@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,11 +15,20 @@ from retally.protocol.eip712 import Address, Bytes32, Domain, check_signed_by
 from retally.protocol.encoding import check_integer, parse_object, parse_signature, to_hex
 from retally.protocol.offer import Offer
 from retally_router.end_tasks import end_tasks
+from retally_router.observed import Watch
 from retally_router.ports import ChainView, Clock, NodeApi, RegisteredNode
+from retally_router.predict import UNKNOWN, Capacity
 
 log = structlog.get_logger(__name__)
 
 CHAIN_POLLS = 5
+#: The list is put together anew no more often, however many jobs ask for it.
+LIST_SECONDS = 0.05
+#: The quickest of so many polls is the way there and back: slower ones waited for something.
+RTT_POLLS = 8
+#: Prompt tokens that a waiting job is taken to have where the node does not tell.
+WAITING_TOKENS = 500
+FASTEST = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,10 @@ class Listed:
     waiting: int = 0
     alive: bool = True
     audited: bool = False
+    #: Not audited only because nobody calibrated its profile yet: it may get trials.
+    on_probation: bool = False
+    capacity: Capacity = UNKNOWN
+    rtt_seconds: float = 0.0
 
     @property
     def model_hex(self) -> str:
@@ -64,6 +77,8 @@ class Listed:
             "alive": self.alive,
             "audited": self.audited,
             "routable": self.alive and self.audited,
+            "onProbation": self.on_probation,
+            "roundTripMs": round(1000 * self.rtt_seconds, 1),
         }
 
 
@@ -81,6 +96,7 @@ class Directory:
         stale_seconds: float,
         audited_owners: int,
         require_calibration: bool,
+        watch: Watch | None = None,
     ) -> None:
         self._chain = chain
         self._api = api
@@ -90,6 +106,9 @@ class Directory:
         self._stale_seconds = stale_seconds
         self._audited_owners = audited_owners
         self._require_calibration = require_calibration
+        self._watch = watch
+        self._rtts: dict[Address, deque[float]] = defaultdict(lambda: deque(maxlen=RTT_POLLS))
+        self._current: tuple[float, int, list[Listed]] | None = None
         self._registered: Sequence[RegisteredNode] = ()
         self._listed: dict[Address, tuple[float, Listed]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -106,12 +125,18 @@ class Directory:
 
     def nodes(self) -> list[Listed]:
         """Every node that ever answered and is still registered, alive or not, with a valid offer."""
-        now, late = self._clock.now(), asyncio.get_running_loop().time() - self._stale_seconds
-        current = [
-            replace(listed, alive=seen >= late and listed.offer.valid_until > now)
-            for seen, listed in self._listed.values()
-        ]
-        return self._label(current)
+        now, moment = self._clock.now(), asyncio.get_running_loop().time()
+        if self._current is not None and self._current[1] == now and moment < self._current[0] + LIST_SECONDS:
+            return self._current[2]
+        late = moment - self._stale_seconds
+        current = self._label(
+            [
+                replace(listed, alive=seen >= late and listed.offer.valid_until > now)
+                for seen, listed in self._listed.values()
+            ]
+        )
+        self._current = moment, now, current
+        return current
 
     def find(self, node: str) -> Listed | None:
         """One node."""
@@ -144,6 +169,8 @@ class Directory:
         known = {registered.node for registered in self._registered}
         for gone in self._listed.keys() - known:
             del self._listed[gone]
+            self._rtts.pop(gone, None)
+            self._current = None
 
     async def _read_nodes(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -151,13 +178,29 @@ class Directory:
                 group.create_task(self._read_node(registered))
 
     async def _read_node(self, registered: RegisteredNode) -> None:
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
         try:
             info = await self._api.info(registered.endpoint)
-            listed = self._check(registered, info)
+            rtts = self._rtts[registered.node]
+            rtts.append(loop.time() - asked)
+            listed = replace(self._check(registered, info), rtt_seconds=min(rtts))
+            if self._watch is not None:
+                self._report(self._watch, listed, parse_object("load", info.get("load", {})))
         except RetallyError as error:
             log.debug("node_unread", node=registered.node, error=str(error))
             return
-        self._listed[registered.node] = (asyncio.get_running_loop().time(), listed)
+        self._listed[registered.node] = (loop.time(), listed)
+        self._current = None
+
+    def _report(self, watch: Watch, listed: Listed, load: Mapping[str, Any]) -> None:
+        prefill = check_integer("prefillTokens", load.get("prefillTokens", WAITING_TOKENS * listed.waiting), 32)
+        watch.reported(
+            listed.node,
+            streams=listed.running + listed.waiting,
+            prefill_tokens=prefill,
+            rtt_seconds=listed.rtt_seconds,
+        )
 
     def _check(self, registered: RegisteredNode, info: Mapping[str, Any]) -> Listed:
         offer = Offer.from_wire(info.get("offer"))
@@ -187,6 +230,7 @@ class Directory:
             running=check_integer("running", load.get("running", 0), 32),
             waiting=check_integer("waiting", load.get("waiting", 0), 32),
             audited=registered.calibrated or not self._require_calibration,
+            capacity=read_capacity(info.get("capacity")),
         )
 
     def _label(self, nodes: list[Listed]) -> list[Listed]:
@@ -194,5 +238,18 @@ class Directory:
         for listed in nodes:
             owners[listed.model_id].add(listed.owner)
         return [
-            replace(item, audited=item.audited and len(owners[item.model_id]) >= self._audited_owners) for item in nodes
+            replace(item, audited=item.audited and ready, on_probation=ready and not item.audited)
+            for item in nodes
+            for ready in [len(owners[item.model_id]) >= self._audited_owners]
         ]
+
+
+def read_capacity(value: object) -> Capacity:
+    """What a node declares of its speed, in whole tokens per second; a node that declares nothing is taken as usual."""
+    if value is None:
+        return UNKNOWN
+    declared = parse_object("capacity", value)
+    rates = [check_integer(name, declared.get(name), 32) for name in ("prefill", "decode", "batch")]
+    if not all(0 < rate <= FASTEST for rate in rates):
+        raise BadRequest(f"capacity must be tokens per second from 1 to {FASTEST}, not {rates}", param="capacity")
+    return Capacity(*map(float, rates))

@@ -10,18 +10,16 @@ from functools import partial
 import structlog
 from redis.exceptions import RedisError
 
-from retally.errors import (
-    NodeUnavailable,
-    RetallyError,
-    UpstreamTimeout,
-)
+from retally.errors import NodeUnavailable, RetallyError
 from retally.protocol.receipt import ReceiptLeaf
 from retally_router import failover
+from retally_router.attempts import Attempts, Begun, pause_seconds
 from retally_router.channels import Channels
 from retally_router.check_frames import ChoiceState, Taken
 from retally_router.credit import Credit
 from retally_router.directory import Directory, Listed
 from retally_router.frames import Frame
+from retally_router.hedge import HedgeBudget
 from retally_router.job_log import JobLog
 from retally_router.keys import Session
 from retally_router.metrics import Metrics
@@ -51,6 +49,7 @@ class Means:
     max_attempts: int
     max_continuations: int
     first_seconds: float
+    hedges: HedgeBudget
 
 
 @dataclass(slots=True)
@@ -60,11 +59,11 @@ class ServeJob:
     means: Means
     job: Job
     candidates: list[Listed]
+    attempts: Attempts
     choices: list[ChoiceState] = field(default_factory=list)
     placement: Placement | None = None
     continuations: int = 0
     prompt_tokens: int = 0
-    unsettled: int = 0
     offered: list[Listed] = field(default_factory=list)
     began_at: float = 0.0
     first_at: float | None = None
@@ -80,18 +79,29 @@ class ServeJob:
         tries = self.candidates[: self.means.max_attempts]
         error: RetallyError = NodeUnavailable("no node could take the job")
         ends = time.monotonic() + self.means.first_seconds
+        self.means.hedges.earn()
         for number, node in enumerate(tries, 1):
             if time.monotonic() >= ends:
                 break
+            if node not in self.candidates:
+                continue
             self.candidates.remove(node)
             try:
-                await self._place_until(ends, node, self.job.request.max_fee, is_last=number == len(tries))
+                begun = await self.attempts.begin(
+                    ends,
+                    node,
+                    self.choices,
+                    self.job.request.max_fee,
+                    is_last=number == len(tries),
+                    spare=self._spare,
+                )
+                self._take_up(begun)
                 return
             except RetallyError as refusal:
                 error = refusal
-                self._note_refusal(node, refusal)
                 if is_final(refusal):
                     raise
+                await asyncio.sleep(pause_seconds(number, self.means.watch.random.random()))
         raise failover.told(error, len(tries))
 
     async def next(self) -> list[Frame]:
@@ -119,7 +129,6 @@ class ServeJob:
         try:
             if placement is not None:
                 placement.stream.close()
-                self.means.watch.ended(placement.placed.node.node)
                 await self._end_placement(placement)
             if isinstance(self.job.caller, Session):
                 await self.means.credit.release(self.job.request.payer, self.job.job_id.hex())
@@ -130,6 +139,8 @@ class ServeJob:
                 self.means.settle.later(placement.placed, placement.account, placement.record)
             if isinstance(self.job.caller, Session):
                 self.means.settle.release_later(self.job.request.payer, self.job.job_id.hex())
+        finally:
+            self.attempts.end()
 
     @property
     def receipts(self) -> list[ReceiptLeaf]:
@@ -141,27 +152,14 @@ class ServeJob:
         """What they bill."""
         return failover.paid_so_far(self.choices)
 
-    async def _place_until(self, ends: float, node: Listed, remaining_fee: int, *, is_last: bool) -> None:
-        # All nodes share the time of one: behind several there may be one stuck engine. Half of it is left for others.
-        left = ends - time.monotonic()
-        seconds = left if is_last else left / 2
-        try:
-            async with asyncio.timeout(seconds):
-                await self._place(node, remaining_fee)
-        except TimeoutError as error:
-            raise UpstreamTimeout(f"the node began no answer within {seconds:.3g} s") from error
+    def _take_up(self, begun: Begun) -> None:
+        self.placement, self.began_at, self.first_at, self.node = begun.placement, begun.at, None, begun.node
 
-    async def _place(self, node: Listed, remaining_fee: int) -> None:
-        self.began_at, self.first_at = time.monotonic(), None
-        self.node = node.node
-        self.means.watch.began(node.node)
-        try:
-            self.placement = await self.means.placer.place(
-                self.job, node, failover.unfinished(self.choices), remaining_fee
-            )
-        except BaseException:
-            self.means.watch.ended(node.node)
-            raise
+    def _spare(self) -> Listed | None:
+        # A hedge may bill the prompt once more, as a continuation may: it counts as one, and one is enough for a job.
+        means = self.means
+        is_free = bool(means.max_continuations) and not self.attempts.hedges and isinstance(self.job.caller, Session)
+        return self.candidates.pop(0) if is_free and self.candidates and means.hedges.take() else None
 
     async def _read(self, frames: list[Frame]) -> None:
         placement = self.placement
@@ -211,7 +209,8 @@ class ServeJob:
             return
         if self.first_at is None:
             self.first_at = time.monotonic()
-            self.means.watch.first_token(placement.placed.node.node, self.first_at - self.began_at)
+            if self.node in self.attempts.visits:
+                self.attempts.visits[self.node].first_token()
         if placement.account is not None:
             choice = self.choices[taken.choice]
             segment = placement.account.open.get((self.job.job_id, choice.index, choice.segment))
@@ -235,15 +234,8 @@ class ServeJob:
     def _leave(self, error: RetallyError) -> None:
         placement, self.placement = self.placement, None
         assert placement is not None
-        node = placement.placed.node.node
-        placement.stream.close()
-        self.means.watch.ended(node)
-        self._note_refusal(placement.placed.node, error)
-        account, record = placement.account, placement.record
-        if account is not None:
-            keys = [(self.job.job_id, choice, segment) for choice, segment, _ in record.segments]
-            self.unsettled += sum(account.open[key].upper for key in keys if key in account.open)
-            self.means.settle.later(placement.placed, account, record)
+        self.attempts.refused(placement.placed.node.node, error)
+        self.attempts.abandon(placement)
 
     def _answer_limit(self) -> int:
         room = max(node.offer.max_context for node in self.offered) - self.prompt_tokens
@@ -254,36 +246,29 @@ class ServeJob:
         if not isinstance(self.job.caller, Session):
             raise failover.broken(error)
         ends = time.monotonic() + self.means.first_seconds
-        while self.candidates and self.continuations < self.means.max_continuations and time.monotonic() < ends:
+        allowed = self.means.max_continuations - self.attempts.hedges
+        while self.candidates and self.continuations < allowed and time.monotonic() < ends:
             node = self.candidates.pop(0)
             self.continuations += 1
-            is_last = not self.candidates or self.continuations == self.means.max_continuations
-            failover.cut_over(failover.unfinished(self.choices))
-            left = max(0, self.job.request.max_fee - self.cost - self.unsettled)
+            is_last = not self.candidates or self.continuations == allowed
+            unfinished = failover.unfinished(self.choices)
+            failover.cut_over(unfinished)
+            left = max(0, self.job.request.max_fee - self.cost - self.attempts.unsettled)
             try:
-                await self._place_until(ends, node, left, is_last=is_last)
-            except RetallyError as refusal:
-                self._note_refusal(node, refusal)
+                self._take_up(await self.attempts.begin(ends, node, unfinished, left, is_last=is_last))
+            except RetallyError:
                 continue
             self.means.metrics.continuations.inc()
             return
         raise failover.broken(error)
 
-    def _note_refusal(self, node: Listed, error: RetallyError) -> None:
-        log.info("node_failed", node=node.node, job=self.job.job_id.hex(), code=error.code, error=error.message)
-        self.means.metrics.node_failures.labels(node=node.node, code=error.code).inc()
-        if isinstance(error, CHEATS):
-            self.means.watch.cheated(node.node, error.message)
-            log.error("node_cheated", node=node.node, job=self.job.job_id.hex(), what=error.message)
-        elif not is_final(error) and error.status not in (402, 409):
-            self.means.watch.failed(node.node)
-
     async def _end_placement(self, placement: Placement) -> None:
-        node, account = placement.placed.node.node, placement.account
+        account = placement.account
         if not failover.unfinished(self.choices) and not placement.is_open:
-            tokens = sum(len(choice.ids) for choice in self.choices)
-            seconds = time.monotonic() - (self.first_at or self.began_at)
-            self.means.watch.succeeded(node, tokens // len(self.choices), seconds)
+            if self.node in self.attempts.visits:
+                tokens = sum(len(choice.ids) for choice in self.choices) // len(self.choices)
+                cached = next((leaf.receipt.cached_tokens for leaf in self.receipts), None)
+                self.attempts.visits[self.node].succeeded(tokens, self.prompt_tokens, cached)
             if account is not None:
                 # Not before: a router that dies before its last voucher is out leaves it to the next.
                 await self.means.sender.once_paid(account, partial(self.means.log.forget, placement.record))

@@ -41,4 +41,9 @@ class RouterSettings(ServiceSettings):
     require_calibration: bool = Field(default=True, description="route by default only to calibrated profiles")
     breaker_failures: int = Field(default=3, ge=1)
     breaker_seconds: Seconds = 10.0
-    value_of_second: int = Field(default=300, ge=0, description="amount that a second of waiting is worth to a payer")
+    value_of_second: int = Field(default=150, ge=0, description="amount that a second of waiting is worth to a payer")
+    hedge_share: float = Field(
+        default=0.01, ge=0, le=0.1, description="of the jobs, sent to a second node while the first is late"
+    )
+    trial_share: float = Field(default=0.015, ge=0, le=0.1, description="of the jobs, sent to nodes on probation")
+    trial_loss_cap: int = Field(default=1_000_000, ge=0, description="amount at risk with one of them, and lost a day")

@@ -13,7 +13,7 @@ from tests.fakes_world import DOMAIN, MODEL
 from retally.errors import ContextExceeded, NodeUnavailable, PriceAboveMax, UnknownModel
 from retally.protocol.pricing import Prices
 from retally_router.directory import Listed
-from retally_router.observed import Watch
+from retally_router.observed import Expectation, Watch
 from retally_router.selection import Need, Selection
 from retally_router.wishes import Wishes
 
@@ -67,6 +67,24 @@ def need(**changes: object) -> Need:
     return Need(MODEL, 60, 128, 1, wishes)
 
 
+def fail(watch: Watch, node: Listed) -> None:
+    visit = watch.visit(node.node)
+    visit.failed()
+    visit.end()
+
+
+def finish(
+    watch: Watch, clock: Clock, node: Listed, expected: Expectation, *, first_seconds: float, seconds: float
+) -> None:
+    """A job of 101 tokens that took so long there."""
+    visit = watch.visit(node.node, expected)
+    clock.time += first_seconds
+    visit.first_token()
+    clock.time += seconds
+    visit.succeeded(101)
+    visit.end()
+
+
 class TestFilters:
     def test_unknown_model(self, selection: Selection) -> None:
         with pytest.raises(UnknownModel):
@@ -101,11 +119,11 @@ class TestFilters:
 
     def test_cheat_and_open_breaker(self, selection: Selection, watch: Watch, clock: Clock) -> None:
         a, b, c = listed("a"), listed("b"), listed("c")
-        watch.cheated(a.node, "a wrong fee")
-        watch.failed(b.node)
-        watch.failed(b.node)
+        watch.visit(a.node).cheated("a wrong fee")
+        for _ in range(2):
+            fail(watch, b)
         assert selection.choose([a, b, c], need()) == [c]
-        clock.time += 11
+        clock.time += 11.5
         assert set(selection.choose([a, b, c], need())) == {b, c}
 
 
@@ -114,10 +132,11 @@ class TestOrder:
         dear, cheap = listed("a", price=4_000_000), listed("b")
         assert selection.choose([dear, cheap], need()) == [cheap, dear]
 
-    def test_slow_node_loses_its_price_advantage(self, selection: Selection, watch: Watch) -> None:
+    def test_slow_node_loses_its_price_advantage(self, selection: Selection, watch: Watch, clock: Clock) -> None:
         slow, quick = listed("a", price=1_900_000), listed("b")
         for _ in range(30):
-            watch.succeeded(slow.node, 100, 100.0)
+            expected = selection.plan([slow], need()).expected[slow.node]
+            finish(watch, clock, slow, expected, first_seconds=1.0, seconds=100.0)
         assert selection.choose([slow, quick], need())[0] == quick
         assert selection.choose([slow, quick], need(sort="price"))[0] == slow
 
@@ -133,5 +152,7 @@ class TestOrder:
     def test_burst_spreads(self, selection: Selection, watch: Watch) -> None:
         nodes = [listed(name) for name in "abcd"]
         for _ in range(24):
-            watch.began(selection.choose(nodes, need())[0].node)
+            plan = selection.plan(nodes, need())
+            first = plan.candidates[0].node
+            watch.visit(first, plan.expected[first])
         assert all(watch.of(node.node).in_flight >= 3 for node in nodes)

@@ -1,0 +1,149 @@
+"""Puts a job on a node, or on a second one beside it while the first is late; learns from what each did."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from retally.errors import RetallyError, UpstreamTimeout
+from retally_router.check_frames import ChoiceState
+from retally_router.directory import Listed
+from retally_router.hedge import Race, late_after
+from retally_router.observed import Expectation, Visit
+from retally_router.placement import Job, Placement
+from retally_router.refusals import CHEATS, is_final
+
+if TYPE_CHECKING:
+    from retally_router.serve_job import Means
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A job on one node, its first frame in hand."""
+
+    placement: Placement
+    at: float
+
+    @property
+    def node(self) -> str:
+        """Where."""
+        return self.placement.placed.node.node
+
+
+@dataclass(slots=True)
+class Attempts:
+    """One job's attempts: it is at one node, or at two while a late one is raced."""
+
+    means: Means
+    job: Job
+    expected: Mapping[str, Expectation]
+    visits: dict[str, Visit] = field(default_factory=dict)
+    hedges: int = 0
+    #: What left nodes may still bill.
+    unsettled: int = 0
+
+    async def begin(
+        self,
+        ends: float,
+        node: Listed,
+        choices: Sequence[ChoiceState],
+        remaining_fee: int,
+        *,
+        is_last: bool,
+        spare: Callable[[], Listed | None] | None = None,
+    ) -> Begun:
+        """The job at that node, or at the spare one if it was quicker; raises what went wrong."""
+        # All nodes share the time of one: behind several there may be one stuck engine. Half of it is left for others.
+        left = ends - time.monotonic()
+        seconds = left if is_last else left / 2
+        try:
+            async with asyncio.timeout(seconds):
+                begun = await self._race(node, choices, remaining_fee, spare)
+        except TimeoutError as error:
+            late = UpstreamTimeout(f"the node began no answer within {seconds:.3g} s")
+            for name in list(self.visits):
+                self.refused(name, late)
+            raise late from error
+        for name in [name for name in self.visits if name != begun.node]:
+            # It took at least so long: learned as if its first token came now.
+            visit = self.visits.pop(name)
+            visit.first_token()
+            visit.end()
+        return begun
+
+    async def _race(
+        self,
+        node: Listed,
+        choices: Sequence[ChoiceState],
+        remaining_fee: int,
+        spare: Callable[[], Listed | None] | None,
+    ) -> Begun:
+        first, expected = self._begin(node, choices, remaining_fee), self.expected.get(node.node)
+        if spare is None or expected is None or len(choices) > 1:
+            return await first
+
+        def second() -> Coroutine[Any, Any, Begun] | None:
+            other = spare()
+            if other is None:
+                return None
+            self.hedges += 1
+            log.info("job_hedged", late=node.node, spare=other.node, job=self.job.job_id.hex())
+            return self._begin(other, choices, remaining_fee)
+
+        race = Race[Begun](lambda begun: self.abandon(begun.placement))
+        return await race.run(first, second, late_after(expected.prediction.ttft_seconds))
+
+    async def _begin(self, node: Listed, choices: Sequence[ChoiceState], remaining_fee: int) -> Begun:
+        at, expected = time.monotonic(), self.expected.get(node.node)
+        self.visits[node.node] = self.means.watch.visit(node.node, expected, streams=len(choices))
+        try:
+            return Begun(await self.means.placer.place(self.job, node, choices, remaining_fee), at)
+        except RetallyError as error:
+            self.refused(node.node, error)
+            raise
+
+    def refused(self, node: str, error: RetallyError) -> None:
+        """The node refused the job, or left it."""
+        log.info("node_failed", node=node, job=self.job.job_id.hex(), code=error.code, error=error.message)
+        self.means.metrics.node_failures.labels(node=node, code=error.code).inc()
+        if isinstance(error, CHEATS):
+            log.error("node_cheated", node=node, job=self.job.job_id.hex(), what=error.message)
+        visit = self.visits.pop(node, None)
+        if visit is None:
+            return
+        if isinstance(error, CHEATS):
+            visit.cheated(error.message)
+        elif is_failure(error):
+            visit.failed()
+        visit.end()
+
+    def abandon(self, placement: Placement) -> None:
+        """Leaves a node for good: the connection breaks, its receipts are fetched later."""
+        placement.stream.close()
+        account, record = placement.account, placement.record
+        if account is not None:
+            keys = [(self.job.job_id, choice, segment) for choice, segment, _ in record.segments]
+            self.unsettled += sum(account.open[key].upper for key in keys if key in account.open)
+            self.means.settle.later(placement.placed, account, record)
+
+    def end(self) -> None:
+        """Nothing of the job runs any more."""
+        for visit in self.visits.values():
+            visit.end()
+
+
+def is_failure(error: RetallyError) -> bool:
+    """Whether the error speaks against the node."""
+    return not is_final(error) and error.status not in (402, 409)
+
+
+def pause_seconds(tries: int, draw: float) -> float:
+    """How long to wait before the next node, `draw` in [0, 1): longer each time, so that routers don't move in step."""
+    return draw * min(0.25, 0.01 * (1 << (tries - 1)))
