@@ -26,6 +26,7 @@ from retally_router.credit import Credit
 from retally_router.directory import Directory
 from retally_router.front import Front
 from retally_router.hot_path import HotPath
+from retally_router.idempotency import IdempotentAnswers
 from retally_router.job_log import JobLog
 from retally_router.keys import Keys
 from retally_router.lanes import Lanes, process_name
@@ -34,6 +35,7 @@ from retally_router.market_api import MarketApi
 from retally_router.metrics import Metrics
 from retally_router.node_api import AiohttpNodeApi
 from retally_router.observed import Watch
+from retally_router.other_paths import OtherPaths
 from retally_router.placing import Assigner, Placer
 from retally_router.ports import ChainView, Clock
 from retally_router.quotes import Quotes
@@ -114,7 +116,14 @@ def build_router(settings: RouterSettings, outside: Outside, owned: tuple[Any, .
     )
     first_lane = settings.replica % settings.lanes
     running = _lifespan(parts, outside, owned, first_lane)
-    rest = build_api(parts.directory, parts.log, market, parts.metrics, outside.redis, running)
+    api = build_api(parts.directory, parts.log, market, parts.metrics, outside.redis, running)
+    rest = OtherPaths(
+        hot,
+        IdempotentAnswers(outside.redis),
+        api,
+        max_body=settings.max_body_bytes,
+        seconds=settings.client_seconds,
+    )
     return Router(Front(hot, rest), parts.directory, parts.channels, parts.sender, parts.settle, parts.watch)
 
 

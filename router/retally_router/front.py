@@ -7,6 +7,7 @@ import secrets
 import structlog
 
 from retally_router.hot_path import ENDPOINTS, HotPath, Message, Receive, Scope, Send
+from retally_router.other_paths import is_plain
 
 REQUEST_ID = b"x-request-id"
 MAX_REQUEST_ID = 128
@@ -33,7 +34,7 @@ class Front:
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            if scope["method"] == "POST" and scope["path"] in ENDPOINTS:
+            if scope["method"] == "POST" and scope["path"] in ENDPOINTS and is_plain(scope):
                 await self._hot(scope, receive, send_named, request_id)
             else:
                 await self._rest(scope, receive, send_named)  # type: ignore[operator]  # any ASGI app

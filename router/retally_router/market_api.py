@@ -180,13 +180,7 @@ class MarketApi:
         return node
 
     async def _body(self, request: Request) -> dict[str, Any]:
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self.max_body_bytes:
-                raise PayloadTooLarge(self.max_body_bytes)
-            parts.append(part)
-        return parse_body(b"".join(parts))
+        return parse_body(await read_limited(request, self.max_body_bytes))
 
     def _deadline_of(self, request: Request) -> int:
         text = request.headers.get("x-retally-deadline", "")
@@ -202,6 +196,17 @@ class MarketApi:
 
     def _check_text(self, request: Request, text: str, payer: Address) -> None:
         check_personal(text, parse_wallet_signature(request.headers.get("x-retally-signature")), payer)
+
+
+async def read_limited(request: Request, limit: int) -> bytes:
+    """The request's body; raises PayloadTooLarge."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise PayloadTooLarge(limit)
+        parts.append(part)
+    return b"".join(parts)
 
 
 def _first(body: Mapping[str, Any], names: tuple[str, ...], default: int) -> object:
