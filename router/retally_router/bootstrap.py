@@ -17,8 +17,9 @@ from retally.chain.deployment import Deployment
 from retally.chain.recursion import bound_recursion
 from retally.keep_alive import SERVER_SECONDS
 from retally.keystore import service_key
-from retally.protocol.eip712 import Domain, SigningKey
+from retally.protocol.eip712 import Address, Domain, SigningKey
 from retally_router.accept_job import AcceptJob
+from retally_router.allowance import Allowances
 from retally_router.api import Lifespan, build_api
 from retally_router.chain_view import OnChainView, Standings
 from retally_router.channels import Channels
@@ -36,6 +37,7 @@ from retally_router.metrics import Metrics
 from retally_router.node_api import AiohttpNodeApi
 from retally_router.observed import Watch
 from retally_router.other_paths import OtherPaths
+from retally_router.payment_terms import PaymentTerms
 from retally_router.placing import Assigner, Placer
 from retally_router.ports import ChainView, Clock
 from retally_router.quotes import Quotes
@@ -59,6 +61,7 @@ class Outside:
     redis: Any
     nodes: AiohttpNodeApi
     key: SigningKey
+    asset: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class Router:
     sender: VoucherSender
     settle: SettleJobs
     watch: Watch
+    allowances: Allowances
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ class _Parts:
     directory: Directory
     selection: Selection
     lanes: Lanes
+    allowances: Allowances
     credit: Credit
     sender: VoucherSender
     channels: Channels
@@ -124,7 +129,9 @@ def build_router(settings: RouterSettings, outside: Outside, owned: tuple[Any, .
         max_body=settings.max_body_bytes,
         seconds=settings.client_seconds,
     )
-    return Router(Front(hot, rest), parts.directory, parts.channels, parts.sender, parts.settle, parts.watch)
+    return Router(
+        Front(hot, rest), parts.directory, parts.channels, parts.sender, parts.settle, parts.watch, parts.allowances
+    )
 
 
 def _parts(settings: RouterSettings, outside: Outside) -> _Parts:
@@ -149,6 +156,7 @@ def _parts(settings: RouterSettings, outside: Outside) -> _Parts:
         directory=directory,
         selection=Selection(watch, value_of_second=settings.value_of_second, random=SystemRandom()),
         lanes=lanes,
+        allowances=Allowances(redis, holder=process_name(boot), lease_seconds=lease),
         credit=credit,
         sender=sender,
         channels=channels,
@@ -170,6 +178,8 @@ def _accept(settings: RouterSettings, outside: Outside, parts: _Parts) -> Accept
         _means(settings, outside, parts),
         settings.default_max_tokens,
         settings.request_lifetime_seconds,
+        parts.allowances,
+        PaymentTerms(outside.domain, outside.asset),
     )
 
 
@@ -207,12 +217,14 @@ def _lifespan(parts: _Parts, outside: Outside, owned: tuple[Any, ...], first_lan
             await part.start()
         await parts.lanes.start(first_lane)
         await parts.directory.start()
+        await parts.allowances.start()
         try:
             yield
         finally:
             await parts.directory.close()
             await parts.sender.close()
             await parts.settle.close()
+            await parts.allowances.close()
             await parts.lanes.close()
             for part in (outside.nodes, *reversed(owned)):
                 await part.close()
@@ -231,7 +243,8 @@ def build_app(settings: RouterSettings) -> Front:
         idle_seconds=settings.idle_seconds,
     )
     key = service_key(settings, deployment.chain_id)
-    outside = Outside(OnChainView(chain), chain.clock, deployment.domain, redis, nodes, key)
+    asset = deployment.address("Asset")
+    outside = Outside(OnChainView(chain), chain.clock, deployment.domain, redis, nodes, key, asset)
     return build_router(settings, outside, (RedisConnection(redis), chain)).app
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -17,6 +18,7 @@ from retally.errors import BadRequest, PayloadTooLarge, RateLimited, RetallyErro
 from retally.protocol.encoding import to_hex
 from retally_router.accept_job import AcceptJob
 from retally_router.assemble import Assembly, receipts_of
+from retally_router.job_use import settle_use
 from retally_router.metrics import Metrics
 from retally_router.serve_job import ServeJob
 from retally_router.sse import DONE, frame_of
@@ -75,7 +77,7 @@ class HotPath:
         try:
             await self._run(endpoint, dict(scope["headers"]), raw, answer)
         except RetallyError as error:
-            await answer.fail(error)
+            await answer.fail(self._accept.terms.on(error, scope))
         except RedisError as error:
             await answer.fail(Unavailable(f"the router's store does not answer: {error}"))
         except ClientGone:
@@ -104,6 +106,7 @@ class HotPath:
             else:
                 await self._whole(job, answer, extra)
         finally:
+            settle_use(job)
             await asyncio.shield(job.finish())
         self._metrics.fees.inc(job.cost)
         self._metrics.tokens.inc(sum(len(choice.ids) for choice in job.choices))
@@ -188,11 +191,12 @@ class Answer:
 
 def error_headers(error: RetallyError) -> Headers:
     """The headers that go with an error."""
+    headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
     if isinstance(error, RateLimited):
-        return [(b"retry-after", str(max(1, round(error.retry_after))).encode())]
-    if error.status == 503:
-        return [(b"retry-after", b"1")]
-    return []
+        return [*headers, (b"retry-after", str(max(1, math.ceil(error.retry_after))).encode())]
+    if error.status in (409, 503):
+        return [*headers, (b"retry-after", b"1")]
+    return headers
 
 
 async def read_body(receive: Receive, scope: Scope, limit: int) -> bytes:
@@ -225,6 +229,7 @@ def _headers_of(job: ServeJob, *, with_proof: bool) -> Headers:
     headers = [
         (b"x-retally-job", to_hex(job.job.job_id).encode()),
         (b"x-retally-node", node.node.encode()),
+        *job.held.headers,
     ]
     if with_proof:
         proof = {

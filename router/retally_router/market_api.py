@@ -19,6 +19,7 @@ from retally.protocol.encoding import (
     parse_object,
     to_hex,
 )
+from retally.protocol.key_limits import KeyLimits
 from retally.protocol.key_text import create_key_text, list_keys_text, revoke_key_text
 from retally.protocol.pricing import Prices, max_fee
 from retally_router.authorize import check_personal, parse_wallet_signature
@@ -72,9 +73,10 @@ class MarketApi:
         self._check_deadline(deadline, now)
         if expiry <= now:
             raise BadRequest(f"expiry {expiry} is not after now, {now}", param="expiry", hint="choose a later expiry")
-        text = create_key_text(self.domain, payer, cap, expiry, deadline)
+        limits = KeyLimits.from_wire(body.get("limits"))
+        text = create_key_text(self.domain, payer, cap, expiry, deadline, limits)
         check_personal(text, parse_wallet_signature(body.get("signature")), payer)
-        return await self.keys.create(payer, cap, expiry, deadline, now)
+        return await self.keys.create(payer, cap, expiry, deadline, now, limits)
 
     async def list_keys(self, request: Request, payer: str) -> dict[str, Any]:
         """A payer's keys, without secrets."""

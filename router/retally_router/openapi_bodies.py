@@ -67,6 +67,7 @@ def _body(title: str, summary: str, required: list[str], properties: Json, examp
     return {"summary": summary, "schema": schema, "example": example, "costs": costs}
 
 
+_LIMITS = ("requestsPerMinute", "tokensPerMinute", "spendPerDay", "spendTotal")
 _HELLO = [{"role": "user", "content": "count again"}]
 _ZERO = "0x" + "00" * 20
 
@@ -137,6 +138,7 @@ BODIES: dict[str, Json] = {
             "expiry": _COUNT,
             "deadline": _COUNT,
             "signature": {"type": "string", "description": "EIP-191, by the payer"},
+            "limits": {"type": "object", "properties": dict.fromkeys(_LIMITS, _AMOUNT)},
         },
         {
             "payer": _ZERO,
@@ -197,7 +199,10 @@ ENVELOPE: Json = {
 
 HEADERS: Json = {
     "x-request-id": {"description": "the request's id, in the logs too", "schema": _TEXT},
-    "retry-after": {"description": "seconds, with 429 and 503", "schema": _TEXT},
+    "retry-after": {"description": "seconds, with 409, 429 and 503", "schema": _TEXT},
+    "payment-required": {"description": "with 402: what to pay, where and how (x402, version 2)", "schema": _TEXT},
+    "x-ratelimit-remaining-requests": {"description": "for keys with limits; limit- and reset- too", "schema": _TEXT},
+    "x-ratelimit-remaining-tokens": {"description": "for keys with limits; limit- and reset- too", "schema": _TEXT},
 }
 
 PARAMETERS: list[Json] = [

@@ -20,6 +20,7 @@ from retally.errors import (
 )
 from retally.protocol.receipt import ReceiptLeaf
 from retally_router import failover
+from retally_router.allowance import Held
 from retally_router.channels import Channels
 from retally_router.check_frames import ChoiceState, Taken
 from retally_router.credit import Credit
@@ -78,6 +79,7 @@ class ServeJob:
     last: Frame | None = None
     node: str = ""
     over: bool = False
+    held: Held = field(default_factory=Held)
 
     async def start(self) -> None:
         """Finds a node that begins to answer; raises what the last one said."""
