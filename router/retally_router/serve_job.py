@@ -83,8 +83,7 @@ class ServeJob:
 
     async def start(self) -> None:
         """Finds a node that begins to answer; raises what the last one said."""
-        self.offered = list(self.candidates)
-        self.choices = [ChoiceState(index) for index in range(self.job.ask.n)]
+        self.offered, self.choices = list(self.candidates), [ChoiceState(index) for index in range(self.job.ask.n)]
         tries = self.candidates[: self.means.max_attempts]
         error: RetallyError = NodeUnavailable("no node could take the job")
         ends = time.monotonic() + self.means.first_seconds
@@ -130,7 +129,8 @@ class ServeJob:
                 self.means.watch.ended(placement.placed.node.node)
                 await self._end_placement(placement)
             if isinstance(self.job.caller, Session):
-                await self.means.credit.release(self.job.request.payer, self.job.job_id.hex())
+                job_id, account = self.job.job_id.hex(), placement and placement.account
+                await self.means.settle.release(self.job.request.payer, job_id, account)
         except RedisError as error:
             # The answer is out already: its books are tidied up in the background.
             log.warning("job_not_tidied", job=self.job.job_id.hex(), error=str(error))
