@@ -27,8 +27,10 @@ from retally_router.credit import Credit
 from retally_router.directory import Directory
 from retally_router.front import Front
 from retally_router.hot_path import HotPath
+from retally_router.http_protocol import RouterProtocol
 from retally_router.idempotency import IdempotentAnswers
 from retally_router.job_log import JobLog
+from retally_router.job_metrics import JobMetrics
 from retally_router.keys import Keys
 from retally_router.lanes import Lanes, process_name
 from retally_router.logs import configure_logs
@@ -102,9 +104,12 @@ def build_router(settings: RouterSettings, outside: Outside, owned: tuple[Any, .
     """The whole router; `owned` is started and closed with it."""
     bound_recursion()
     parts = _parts(settings, outside)
+    jobs = JobMetrics(parts.metrics.registry)
+    jobs.watch(parts.channels.accounts)
     hot = HotPath(
         _accept(settings, outside, parts),
         parts.metrics,
+        jobs,
         max_body_bytes=settings.max_body_bytes,
         client_seconds=settings.client_seconds,
     )
@@ -271,7 +276,8 @@ def run(settings: RouterSettings) -> None:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=RouterProtocol,
+        ws="none",
         lifespan="on",
         log_level="warning",
         access_log=False,

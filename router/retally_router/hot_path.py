@@ -18,6 +18,7 @@ from retally.errors import BadRequest, PayloadTooLarge, RateLimited, RetallyErro
 from retally.protocol.encoding import to_hex
 from retally_router.accept_job import AcceptJob
 from retally_router.assemble import Assembly, receipts_of
+from retally_router.job_metrics import JobMetrics
 from retally_router.job_use import settle_use
 from retally_router.metrics import Metrics
 from retally_router.serve_job import ServeJob
@@ -39,9 +40,12 @@ log = structlog.get_logger(__name__)
 class HotPath:
     """Serves POST /v1/chat/completions and /v1/completions."""
 
-    def __init__(self, accept: AcceptJob, metrics: Metrics, *, max_body_bytes: int, client_seconds: float) -> None:
+    def __init__(
+        self, accept: AcceptJob, metrics: Metrics, jobs: JobMetrics, *, max_body_bytes: int, client_seconds: float
+    ) -> None:
         self._accept = accept
         self._metrics = metrics
+        self._jobs = jobs
         self._max_body_bytes = max_body_bytes
         self._client_seconds = client_seconds
 
@@ -77,6 +81,7 @@ class HotPath:
         try:
             await self._run(endpoint, dict(scope["headers"]), raw, answer)
         except RetallyError as error:
+            self._jobs.refused(error)
             await answer.fail(self._accept.terms.on(error, scope))
         except RedisError as error:
             await answer.fail(Unavailable(f"the router's store does not answer: {error}"))
@@ -96,6 +101,7 @@ class HotPath:
     async def _run(self, endpoint: str, headers: Mapping[bytes, bytes], raw: bytes, answer: Answer) -> None:
         began = time.monotonic()
         job = await self._accept.accept(endpoint, headers, raw, answer.request_id)
+        self._jobs.accepted(time.monotonic() - began)
         structlog.contextvars.bind_contextvars(job=job.job.job_id.hex())
         try:
             await job.start()
@@ -107,6 +113,7 @@ class HotPath:
                 await self._whole(job, answer, extra)
         finally:
             settle_use(job)
+            self._jobs.ended(job, began)
             await asyncio.shield(job.finish())
         self._metrics.fees.inc(job.cost)
         self._metrics.tokens.inc(sum(len(choice.ids) for choice in job.choices))
@@ -194,6 +201,9 @@ def error_headers(error: RetallyError) -> Headers:
     headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
     if isinstance(error, RateLimited):
         return [*headers, (b"retry-after", str(max(1, math.ceil(error.retry_after))).encode())]
+    if error.status == 413 or error.code == "body_too_slow":
+        # The rest of the body is not read: neither is what follows it.
+        return [*headers, (b"connection", b"close")]
     if error.status in (409, 503):
         return [*headers, (b"retry-after", b"1")]
     return headers
