@@ -123,9 +123,9 @@ async def unsettled(redis: Any) -> bool:
     return bool(held or await redis.hlen(f"retally:{{{payer}}}:open"))
 
 
-async def create_key(http: aiohttp.ClientSession, url: str) -> str:
-    """The payer's API key."""
-    payer = payer_key()
+async def create_key(http: aiohttp.ClientSession, url: str, name: bytes = b"payer") -> str:
+    """The API key of that payer."""
+    payer = payer_key(name)
     text = create_key_text(DOMAIN, payer.address, 2**50, NOW + YEAR, NOW + 600)
     body = {"payer": payer.address, "cap": str(2**50), "expiry": NOW + YEAR, "deadline": NOW + 600}
     signed = {**body, "signature": to_hex(payer.sign(personal_digest(text)))}
@@ -133,9 +133,9 @@ async def create_key(http: aiohttp.ClientSession, url: str) -> str:
         return str((await answer.json())["apiKey"])
 
 
-def payer_key() -> SigningKey:
-    """The one payer."""
-    return SigningKey(keccak(b"payer"))
+def payer_key(name: bytes = b"payer") -> SigningKey:
+    """A payer, by name."""
+    return SigningKey(keccak(name))
 
 
 async def measure(requests: int, concurrency: int, kill: str, folder: Path) -> dict[str, Any]:
@@ -159,7 +159,7 @@ async def measure(requests: int, concurrency: int, kill: str, folder: Path) -> d
 
 def _orders(redis_url: str, number: int, nodes: list[FakeNode], covered: int) -> Orders:
     patience = {"node_stale_seconds": 60.0, "first_byte_seconds": 30.0, "idle_seconds": 30.0, "connect_seconds": 30.0}
-    deposits = {payer_key().address: covered * PRICE}
+    deposits: dict[str, int] = {payer_key().address: covered * PRICE}
     urls = {node.name: node.url for node in nodes}
     more = {**patience, "lane_lease_seconds": 2.0}
     return Orders(redis_url, free_port(), number, urls, deposits, 0, PRICE * PER, more)

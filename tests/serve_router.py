@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from redis.asyncio import Redis
 
 from retally.protocol.eip712 import Address, SigningKey
 from retally_router.bootstrap import Outside, RedisConnection, build_router
+from retally_router.http_protocol import RouterProtocol
 from retally_router.logs import configure_logs
 from retally_router.node_api import AiohttpNodeApi
 from tests.fakes_router import FakeNode
@@ -42,7 +43,7 @@ class Orders:
     #: Name and URL of each node; the names make their keys.
     nodes: dict[str, str]
     #: Deposits by payer.
-    deposits: dict[str, int]
+    deposits: Mapping[str, int]
     price_in: int
     price_out: int
     settings: dict[str, Any] = field(default_factory=dict)
@@ -139,7 +140,7 @@ def main() -> None:
     uvicorn.run(
         make_app(orders),
         port=orders.port,
-        http="httptools",
+        http=RouterProtocol,
         loop="uvloop",
         lifespan="on",
         log_level="warning",

@@ -129,7 +129,7 @@ class ServeJob:
                 self.means.watch.ended(placement.placed.node.node)
                 await self._end_placement(placement)
             if isinstance(self.job.caller, Session):
-                job_id, account = self.job.job_id.hex(), placement and placement.account
+                job_id, account = self.job.job_id.hex(), placement.account if placement else None
                 await self.means.settle.release(self.job.request.payer, job_id, account)
         except RedisError as error:
             # The answer is out already: its books are tidied up in the background.
