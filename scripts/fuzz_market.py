@@ -89,8 +89,7 @@ async def fuzzed_router(folder: Path, settings: dict[str, Any]) -> AsyncIterator
 
 
 async def _node(stack: AsyncExitStack, anvil: Anvil, chain: Chain, market: Market) -> FakeNode:
-    ids = {"model_id": market.model_id, "profile_id": market.profile_id}
-    node = FakeNode("a", domain=chain.domain, model=MODEL, **ids)
+    node = FakeNode("a", domain=chain.domain, model=MODEL, model_id=market.model_id, profile_id=market.profile_id)
     node.url = await stack.enter_async_context(served(node))
     owner = Party(SigningKey(keccak(b"owner")), anvil, chain)
     await owner.stake(Role.OPERATOR, STAKE)
