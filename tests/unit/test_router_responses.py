@@ -162,6 +162,10 @@ class TestRefusals:
         headers = {"authorization": f"Bearer {answer['apiKey']}"}
         check_error(await world.http.post("/v1/responses", json=ask(), headers=headers), 402, "insufficient_funds")
 
+    async def test_every_answer_has_its_request_id_once(self, world: World) -> None:
+        for changes in ({}, {"stream": True}, {"input": 5}):
+            assert len((await post(world, **changes)).headers.get_list("x-request-id")) == 1
+
     async def test_broken_json_is_refused_in_the_envelope(self, world: World) -> None:
         answer = await world.http.post("/v1/responses", content=b"{", headers=world.auth)
         check_error(answer, 400, "invalid_json")
