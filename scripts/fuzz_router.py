@@ -24,9 +24,10 @@ from tests.router_world import chat
 from fuzz_market import MODEL, FuzzedRouter, fuzzed_router
 from fuzz_requests import Case, Cases
 from fuzz_sockets import Siege
-from fuzz_wire import Unanswered, Wire
+from fuzz_wire import Ordinary, Unanswered, Wire
 
 SHOWN = 20
+KINDS = 8
 # Behind what a client may wait for at all: a case that hits a time-out is no fault, but takes long.
 SETTINGS = {"client_seconds": 5.0, "first_byte_seconds": 20.0, "node_stale_seconds": 60.0, "max_body_bytes": 2**20}
 
@@ -85,15 +86,12 @@ async def _measure(
     seconds = time.monotonic() - began
     # Its tokens take their time, so that what fails under siege is the router and not the fake node.
     node.seconds_per_token = 0.02
-    siege = Siege(
-        "127.0.0.1",
-        router.port,
-        _request(key),
-        _request(hostile, stream=True, n=4, max_tokens=200),
-        siege_seconds,
-    )
+    host, raw, streamed = "127.0.0.1", _request(key), _request(hostile, stream=True, n=4, max_tokens=200)
+    calm, besieged = Ordinary(host, router.port, raw), Ordinary(host, router.port, raw)
+    await calm.run(siege_seconds / 2)
     used = router.cpu_seconds()
-    await siege.run()
+    siege = Siege(host, router.port, raw.decode(), streamed.decode(), siege_seconds)
+    opened, _ = await asyncio.gather(siege.run(), besieged.run(siege_seconds))
     return {
         "requests": requests,
         "seed": seed,
@@ -103,10 +101,10 @@ async def _measure(
         "faultCount": len(fuzz.faults),
         "seconds": round(seconds, 1),
         "siegeSeconds": siege_seconds,
-        "hostileConnections": dict(sorted(siege.opened.items())),
-        "answersInCalm": siege.calm,
-        "ordinaryAnswers": {str(status): count for status, count in sorted(siege.answers.items())},
-        "slowestOrdinarySeconds": round(siege.slowest, 2),
+        "hostileConnections": dict(sorted(opened.items())),
+        "answersInCalm": calm.answers.total(),
+        "ordinaryAnswers": {str(status): count for status, count in sorted(besieged.answers.items())},
+        "slowestOrdinarySeconds": round(besieged.slowest, 2),
         "routerCpuSeconds": round(router.cpu_seconds() - used, 1),
         "memoryMegabytes": [round(before / 2**20), round(router.memory() / 2**20)],
         "isAlive": router.service.is_running,
@@ -124,6 +122,8 @@ def faults_of(figures: dict[str, Any]) -> list[str]:
     found = [fault["fault"] + " to " + fault["request"] for fault in figures["faults"]]
     if set(figures["ordinaryAnswers"]) != {"200"}:
         found.append(f"ordinary clients under siege got {figures['ordinaryAnswers']}")
+    if len(figures["hostileConnections"]) < KINDS:
+        found.append(f"the siege only did {figures['hostileConnections']}")
     return found if figures["isAlive"] else [*found, "the router ended"]
 
 

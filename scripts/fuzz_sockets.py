@@ -1,39 +1,46 @@
-"""Clients that misuse the connection itself, while ordinary ones are counted."""
+"""Clients that misuse the connection itself, in a process of their own: `fuzz_sockets.py`, its orders on stdin."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-
-from fuzz_wire import Unanswered, Wire
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 EACH = 12
+# A storm of connections is another matter: this one keeps each client at its own pace.
+PACE_SECONDS = 0.25
 
 
 @dataclass
 class Siege:
-    """One router under siege."""
+    """One router under siege: all kinds of misuse at once."""
 
     host: str
     port: int
-    ordinary: bytes
-    streamed: bytes
+    ordinary: str
+    streamed: str
     seconds: float
-    answers: Counter[int] = field(default_factory=Counter)
-    slowest: float = 0.0
-    calm: int = 0
-    opened: Counter[str] = field(default_factory=Counter)
 
-    async def run(self) -> None:
-        """Two ordinary clients, first alone for half the time, then beside all kinds of misuse at once."""
-        await asyncio.gather(*[self._ordinary(time.monotonic() + self.seconds / 2) for _ in range(2)])
-        self.calm, self.slowest = self.answers.total(), 0.0
-        self.answers.clear()
+    def __post_init__(self) -> None:
+        self._opened: Counter[str] = Counter()
+
+    async def run(self) -> Counter[str]:
+        """Misuses the router from a process of its own; answers how many connections of each kind it opened."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(Path(__file__)), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        out, _ = await process.communicate(json.dumps(asdict(self)).encode())
+        return Counter(json.loads(out))
+
+    async def misuse(self) -> Counter[str]:
+        """Does it here."""
         ends = time.monotonic() + self.seconds
         kinds: list[Callable[[], Awaitable[None]]] = [
             self._slow_headers,
@@ -46,29 +53,22 @@ class Siege:
             self._garbage,
         ]
         hostile = [asyncio.create_task(self._repeat(kind, ends)) for kind in kinds for _ in range(EACH)]
-        await asyncio.gather(*[self._ordinary(ends) for _ in range(2)])
+        await asyncio.sleep(self.seconds)
         for task in hostile:
             task.cancel()
-        await asyncio.gather(*hostile, return_exceptions=True)
+        for ended in await asyncio.gather(*hostile, return_exceptions=True):
+            if isinstance(ended, Exception):
+                raise ended
+        return self._opened
 
     async def _repeat(self, kind: Callable[[], Awaitable[None]], ends: float) -> None:
         while time.monotonic() < ends:
-            self.opened[kind.__name__.strip("_")] += 1
+            self._opened[kind.__name__.strip("_")] += 1
             # The router may close on such a client at any time.
             with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
                 async with asyncio.timeout(self.seconds):
                     await kind()
-
-    async def _ordinary(self, ends: float) -> None:
-        wire = Wire(self.host, self.port)
-        while time.monotonic() < ends:
-            began = time.monotonic()
-            try:
-                self.answers[(await wire.ask(self.ordinary)).status] += 1
-            except (Unanswered, OSError):
-                self.answers[0] += 1
-            self.slowest = max(self.slowest, time.monotonic() - began)
-        wire.close()
+            await asyncio.sleep(PACE_SECONDS)
 
     @contextlib.asynccontextmanager
     async def _connection(self):  # type: ignore[no-untyped-def]  # reader and writer
@@ -80,7 +80,7 @@ class Siege:
 
     async def _slow_headers(self) -> None:
         async with self._connection() as (_, writer):
-            for byte in self.ordinary:
+            for byte in self.ordinary.encode():
                 if writer.transport.is_closing():
                     return
                 writer.write(bytes([byte]))
@@ -88,7 +88,7 @@ class Siege:
                 await asyncio.sleep(0.2)
 
     async def _slow_body(self) -> None:
-        head, _, body = self.ordinary.partition(b"\r\n\r\n")
+        head, _, body = self.ordinary.encode().partition(b"\r\n\r\n")
         async with self._connection() as (_, writer):
             writer.write(head + b"\r\n\r\n")
             for byte in body[:-1]:
@@ -119,7 +119,7 @@ class Siege:
 
     async def _half_closed(self) -> None:
         async with self._connection() as (reader, writer):
-            writer.write(self.ordinary[: len(self.ordinary) // 2])
+            writer.write(self.ordinary.encode()[: len(self.ordinary) // 2])
             await writer.drain()
             writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
             await reader.read()
@@ -131,14 +131,14 @@ class Siege:
         try:
             loop = asyncio.get_running_loop()
             await loop.sock_connect(made, (self.host, self.port))
-            await loop.sock_sendall(made, self.streamed)
+            await loop.sock_sendall(made, self.streamed.encode())
             await asyncio.sleep(self.seconds)
         finally:
             made.close()
 
     async def _vanishes(self) -> None:
         async with self._connection() as (_, writer):
-            writer.write(self.streamed)
+            writer.write(self.streamed.encode())
             await writer.drain()
             await asyncio.sleep(0.05)
             writer.transport.abort()
@@ -148,3 +148,7 @@ class Siege:
             writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)) + b"\r\n\r\n")
             await reader.read(1000)
             await asyncio.sleep(0.05)
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(Siege(**json.load(sys.stdin)).misuse())))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +84,30 @@ class Wire:
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
+
+
+class Ordinary:
+    """A client that asks one thing again and again, and counts its answers."""
+
+    def __init__(self, host: str, port: int, raw: bytes) -> None:
+        self._host, self._port, self._raw = host, port, raw
+        self.answers: Counter[int] = Counter()
+        self.slowest = 0.0
+
+    async def run(self, seconds: float, clients: int = 2) -> None:
+        """For so long, over so many connections."""
+        await asyncio.gather(*[self._client(time.monotonic() + seconds) for _ in range(clients)])
+
+    async def _client(self, ends: float) -> None:
+        wire = Wire(self._host, self._port)
+        while time.monotonic() < ends:
+            began = time.monotonic()
+            try:
+                self.answers[(await wire.ask(self._raw)).status] += 1
+            except (Unanswered, OSError):
+                self.answers[0] += 1
+            self.slowest = max(self.slowest, time.monotonic() - began)
+        wire.close()
 
 
 async def read_reply(reader: asyncio.StreamReader, *, is_head: bool = False) -> Reply:
