@@ -15,7 +15,7 @@ from pathlib import Path
 
 EACH = 12
 # A storm of connections is another matter: this one keeps each client at its own pace.
-PACE_SECONDS = 0.25
+PACE_SECONDS = 1.0
 
 
 @dataclass

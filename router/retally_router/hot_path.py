@@ -201,9 +201,6 @@ def error_headers(error: RetallyError) -> Headers:
     headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
     if isinstance(error, RateLimited):
         return [*headers, (b"retry-after", str(max(1, math.ceil(error.retry_after))).encode())]
-    if error.status == 413 or error.code == "body_too_slow":
-        # The rest of the body is not read: neither is what follows it.
-        return [*headers, (b"connection", b"close")]
     if error.status in (409, 503):
         return [*headers, (b"retry-after", b"1")]
     return headers

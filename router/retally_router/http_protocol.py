@@ -13,6 +13,8 @@ from retally.errors import BadRequest, openai_envelope
 
 HEADER_BYTES = 64 * 1024
 HEADER_SECONDS = 20.0
+# Of a body after its answer: closed at once, a client that still sends would lose the answer.
+UNREAD_BYTES = 4 * 1024 * 1024
 
 
 class RouterProtocol(HttpToolsProtocol):
@@ -20,6 +22,7 @@ class RouterProtocol(HttpToolsProtocol):
 
     _waiting: asyncio.TimerHandle | None = None
     _header_bytes = 0
+    _unread_bytes = 0
     _in_headers = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the base has it
@@ -43,6 +46,7 @@ class RouterProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request starts: its headers must come soon."""
         self._stop_waiting()
+        self._unread_bytes = 0
         self._waiting = self.loop.call_later(HEADER_SECONDS, self._give_up)
         super().on_message_begin()
 
@@ -51,6 +55,14 @@ class RouterProtocol(HttpToolsProtocol):
         self._stop_waiting()
         self._in_headers, self._header_bytes = False, 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body; one that was refused does not go on for ever."""
+        if self.cycle.response_complete:
+            self._unread_bytes += len(body)
+            if self._unread_bytes > UNREAD_BYTES:
+                self.transport.abort()
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The next bytes are the next request's headers."""
