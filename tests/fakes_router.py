@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from retally.errors import RetallyError, VoucherTooLow, openai_envelope
-from retally.protocol.eip712 import Address, SigningKey, check_signed_by, keccak
+from retally.errors import BadRequest, RetallyError, VoucherTooLow, openai_envelope
+from retally.protocol.eip712 import Address, Bytes32, Domain, SigningKey, check_signed_by, keccak
 from retally.protocol.encoding import to_hex
 from retally.protocol.offer import Offer
 from retally.protocol.pricing import input_fee_round_down
@@ -49,6 +49,11 @@ class FakeNode:
     die_after: int | None = None
     dishonest: str | None = None
     url: str = ""
+    #: Of another chain than the one in memory, with what is registered there.
+    domain: Domain = DOMAIN
+    model: str = MODEL
+    model_id: Bytes32 = MODEL_ID
+    profile_id: Bytes32 = PROFILE_ID
     lines: dict[bytes, Line] = field(default_factory=dict)
     receipts: dict[bytes, list[tuple[JobReceipt, bytes]]] = field(default_factory=dict)
     jobs: list[JobSubmission] = field(default_factory=list)
@@ -71,8 +76,8 @@ class FakeNode:
     def offer(self) -> Offer:
         return Offer(
             self.address,
-            MODEL_ID,
-            PROFILE_ID,
+            self.model_id,
+            self.profile_id,
             self.price_in,
             self.price_in // 2,
             self.price_out,
@@ -81,7 +86,7 @@ class FakeNode:
         )
 
     def registered(self) -> RegisteredNode:
-        return RegisteredNode(self.address, self.owner, MODEL_ID, PROFILE_ID, self.url, 10**9, 10**12, True)
+        return RegisteredNode(self.address, self.owner, self.model_id, self.profile_id, self.url, 10**9, 10**12, True)
 
     def line(self, channel: ChannelId) -> Line:
         return self.lines.setdefault(channel.key, Line())
@@ -99,6 +104,8 @@ class FakeNode:
             await self._route(scope, json.loads(body or b"null"), receive, send)
         except RetallyError as error:
             await send_json(send, openai_envelope(error), error.status)
+        except (KeyError, TypeError) as error:
+            await send_json(send, openai_envelope(BadRequest(f"unfit: {error!r}")), 400)
 
     async def _route(self, scope: Any, body: Any, receive: Any, send: Any) -> None:
         parts = scope["path"].split("/")[3:]
@@ -121,11 +128,11 @@ class FakeNode:
             await send_json(send, {"jobId": parts[1], "receipts": shown})
 
     def info(self) -> dict[str, Any]:
-        signature = to_hex(self.key.sign(self.offer.digest(DOMAIN)))
+        signature = to_hex(self.key.sign(self.offer.digest(self.domain)))
         load = {"running": 0, "waiting": 0}
         return {
             "node": self.address,
-            "model": MODEL,
+            "model": self.model,
             "offer": self.offer.to_wire(),
             "offerSignature": signature,
             "load": load,
@@ -145,7 +152,7 @@ class FakeNode:
         if self.vouchers_refused:
             raise RetallyError("not now")
         raw = bytes.fromhex(signature[2:])
-        check_signed_by(voucher.digest(DOMAIN), raw, voucher.signer)
+        check_signed_by(voucher.digest(self.domain), raw, voucher.signer)
         self.vouchers.append(voucher)
         line = self.line(voucher.channel)
         async with line.paid:

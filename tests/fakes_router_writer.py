@@ -12,7 +12,7 @@ from retally.protocol.job import job_seed
 from retally.protocol.merkle import OutputTree, ids_root
 from retally.protocol.pricing import fee_round_down
 from retally.protocol.receipt import Chunk, FinishReason, JobReceipt
-from tests.fakes_world import DOMAIN, MODEL_ID, NOW, PROFILE_ID, STOP_ID, VOCABULARY
+from tests.fakes_world import NOW, STOP_ID, VOCABULARY
 
 if TYPE_CHECKING:
     from retally.protocol.wire import JobSubmission
@@ -99,7 +99,7 @@ class Writer:
         chunk = Chunk(
             self.job_id, a.choice, a.segment, self.node.address, a.output_from, len(self.ids), root, self.line.due
         )
-        return {"chunk": chunk.to_wire(), "chunkSignature": to_hex(self.node.key.sign(chunk.digest(DOMAIN)))}
+        return {"chunk": chunk.to_wire(), "chunkSignature": to_hex(self.node.key.sign(chunk.digest(self.node.domain)))}
 
     def _receipt(self, finish: FinishReason) -> dict[str, Any]:
         receipt, signature = self.close(finish)
@@ -120,9 +120,9 @@ class Writer:
             lane=self.job.lane,
             cum_from=start,
             cum_to=self.line.cum_to,
-            model_id=MODEL_ID,
-            profile_id=PROFILE_ID,
-            offer_hash=node.offer.digest(DOMAIN),
+            model_id=node.model_id,
+            profile_id=node.profile_id,
+            offer_hash=node.offer.digest(node.domain),
             prompt_root=ids_root(prompt),
             prompt_tokens=len(prompt),
             cached_tokens=node.cached_tokens(self.job),
@@ -137,7 +137,7 @@ class Writer:
             finished_at=NOW,
         )
         key = SigningKey(keccak(b"stranger")) if node.dishonest == "signature" else node.key
-        signed = receipt, key.sign(receipt.digest(DOMAIN))
+        signed = receipt, key.sign(receipt.digest(node.domain))
         node.receipts.setdefault(self.job_id, []).append(signed)
         return signed
 

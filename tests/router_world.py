@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import httpx
 from redis.asyncio import Redis
 
-from retally.protocol.eip712 import Domain, SigningKey, keccak
+from retally.protocol.eip712 import Address, Domain, SigningKey, keccak
 from retally.protocol.encoding import to_hex
+from retally.protocol.key_limits import KeyLimits
 from retally.protocol.key_text import create_key_text, personal_digest
 from retally_router.bootstrap import Outside, Router, build_router, native_server
 from retally_router.joined_redis import open_store
@@ -24,6 +25,7 @@ from tests.fakes_router import FakeNode
 from tests.fakes_world import DOMAIN, MODEL, NOW, FakeChainView, FakeClock, served
 
 DATABASE = 5
+ASSET = Address("0x" + "a5" * 20)
 
 
 class AnyNode(Protocol):
@@ -58,15 +60,18 @@ class World:
     def auth(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self.api_key}"}
 
-    async def create_key(self, payer: SigningKey, *, cap: int = 10**9, fund: int = 10**9) -> dict[str, Any]:
+    async def create_key(
+        self, payer: SigningKey, *, cap: int = 10**9, fund: int = 10**9, limits: dict[str, int] | None = None
+    ) -> dict[str, Any]:
         """A key of that payer, authorised and funded on the fake chain."""
         expiry, deadline = self.clock.time + YEAR, self.clock.time + 600
-        text = create_key_text(self.domain, payer.address, cap, expiry, deadline)
+        text = create_key_text(self.domain, payer.address, cap, expiry, deadline, KeyLimits.from_wire(limits))
         body = {
             "payer": payer.address,
             "cap": str(cap),
             "expiry": expiry,
             "deadline": deadline,
+            "limits": limits,
             "signature": to_hex(payer.sign(personal_digest(text))),
         }
         answer = await self.http.post("/retally/v1/keys", json=body)
@@ -158,7 +163,7 @@ async def running_router(
         )
         store = open_store(redis_url, 5.0)
         stack.push_async_callback(store.aclose)
-        outside = Outside(chain, clock, domain, store, api, SigningKey.from_hex("11" * 32))
+        outside = Outside(chain, clock, domain, store, api, SigningKey.from_hex("11" * 32), ASSET)
         router = build_router(settings, outside)
         url = await stack.enter_async_context(serving(router, settings))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20, trust_env=False))

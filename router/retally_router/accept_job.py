@@ -12,6 +12,7 @@ import msgspec
 from retally.errors import BadRequest, NodeUnavailable, SignerExpired, Unauthorized, UnsupportedParameter
 from retally.protocol.eip712 import Address, Domain
 from retally.protocol.pricing import Prices
+from retally_router.allowance import Allowances
 from retally_router.attempts import Attempts
 from retally_router.authorize import SignedJob, authorize
 from retally_router.credit import Credit
@@ -27,6 +28,7 @@ from retally_router.make_request import (
     sign_request,
 )
 from retally_router.observed import Expectation
+from retally_router.payment_terms import PaymentTerms
 from retally_router.placement import Job
 from retally_router.ports import Clock, Standing
 from retally_router.prefix_map import chain_of_bytes
@@ -53,6 +55,8 @@ class AcceptJob:
     means: Means
     default_max_tokens: int
     request_lifetime_seconds: int
+    allowances: Allowances
+    terms: PaymentTerms
 
     async def accept(self, endpoint: str, headers: Mapping[bytes, bytes], raw: bytes, request_id: str) -> ServeJob:
         """The job, ready to be started; raises with what the caller has to change."""
@@ -101,9 +105,17 @@ class AcceptJob:
             deadline=now + self.request_lifetime_seconds,
             domain=self.domain,
         )
-        lane = await self.means.settle.recover(session)
-        await self.credit.hold(session.payer, session.signer, signed.job_id.hex(), signed.request.max_fee, lane=lane)
-        return self._job(ask, signed, session, candidates, tokens, request_id, plan.expected)
+        fee, most = signed.request.max_fee, tokens + ask.n * min(ask.params.max_tokens, context)
+        held = await self.allowances.hold(session.key_id, session.limits, tokens=most, amount=fee)
+        try:
+            lane = await self.means.settle.recover(session)
+            await self.credit.hold(session.payer, session.signer, signed.job_id.hex(), fee, lane=lane)
+        except BaseException:
+            held.settle(0, 0)
+            raise
+        job = self._job(ask, signed, session, candidates, tokens, request_id, plan.expected)
+        job.held = held
+        return job
 
     async def _signed(self, ask: Ask, caller: SignedJob, request_id: str) -> ServeJob:
         request = caller.request

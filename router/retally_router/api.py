@@ -15,12 +15,13 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from retally.errors import BadRequest, NotFound, RetallyError, Unavailable, UnknownModel, openai_envelope
-from retally.protocol.encoding import parse_bytes32
 from retally_router.directory import Directory, Listed
-from retally_router.hot_path import ENDPOINTS, error_headers
+from retally_router.generation_api import GenerationApi
+from retally_router.hot_path import error_headers
 from retally_router.job_log import JobLog
 from retally_router.market_api import MarketApi
 from retally_router.metrics import Metrics
+from retally_router.openapi_document import complete_document
 
 log = structlog.get_logger(__name__)
 
@@ -41,12 +42,9 @@ def build_api(
     _handle_errors(app)
     _add_models(app, directory)
     _add_state(app, directory, metrics, redis)
-    _document_completions(app)
+    complete_document(app)
     app.include_router(market.router())
-
-    @app.get("/v1/receipts/{job_id}")
-    async def receipts(job_id: str) -> dict[str, Any]:
-        return await job_log.find(parse_bytes32("jobId", job_id))
+    app.include_router(GenerationApi(job_log, directory, market.max_body_bytes).router())
 
     @app.get("/retally/v1/faults")
     async def faults() -> dict[str, Any]:
@@ -105,15 +103,6 @@ def _add_state(app: FastAPI, directory: Directory, metrics: Metrics, redis: Any)
     async def metrics_text() -> Response:
         metrics.nodes_alive.set(sum(node.alive for node in directory.nodes()))
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-
-def _document_completions(app: FastAPI) -> None:
-    """The hot path takes these before FastAPI sees them: here they stand for the document and for wrong methods."""
-    for path in ENDPOINTS:
-
-        @app.post(path, summary="OpenAI's completions, streamed or plain", name=path)
-        async def served_in_front() -> None:
-            raise Unavailable("completions are served in front of this app")
 
 
 def _handle_errors(app: FastAPI) -> None:

@@ -17,8 +17,9 @@ from retally.chain.deployment import Deployment
 from retally.chain.recursion import bound_recursion
 from retally.keep_alive import SERVER_SECONDS
 from retally.keystore import service_key
-from retally.protocol.eip712 import Domain, SigningKey
+from retally.protocol.eip712 import Address, Domain, SigningKey
 from retally_router.accept_job import AcceptJob
+from retally_router.allowance import Allowances
 from retally_router.api import Lifespan, build_api
 from retally_router.chain_view import OnChainView, Standings
 from retally_router.channels import Channels
@@ -27,7 +28,10 @@ from retally_router.directory import Directory
 from retally_router.front import Front
 from retally_router.hedge import HedgeBudget
 from retally_router.hot_path import HotPath
+from retally_router.http_protocol import RouterProtocol
+from retally_router.idempotency import IdempotentAnswers
 from retally_router.job_log import JobLog
+from retally_router.job_metrics import JobMetrics
 from retally_router.joined_redis import open_store
 from retally_router.keys import Keys
 from retally_router.lanes import Lanes, process_name
@@ -37,6 +41,8 @@ from retally_router.metrics import Metrics
 from retally_router.native_server import NativeServer, bound, serve_until_signal
 from retally_router.node_api import HttpNodeApi
 from retally_router.observed import Watch
+from retally_router.other_paths import OtherPaths
+from retally_router.payment_terms import PaymentTerms
 from retally_router.placing import Assigner, Placer
 from retally_router.ports import ChainView, Clock
 from retally_router.quotes import Quotes
@@ -61,6 +67,7 @@ class Outside:
     redis: Any
     nodes: HttpNodeApi
     key: SigningKey
+    asset: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,7 @@ class Router:
     sender: VoucherSender
     settle: SettleJobs
     watch: Watch
+    allowances: Allowances
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,7 @@ class _Parts:
     directory: Directory
     selection: Selection
     lanes: Lanes
+    allowances: Allowances
     credit: Credit
     sender: VoucherSender
     channels: Channels
@@ -99,9 +108,12 @@ def build_router(settings: RouterSettings, outside: Outside, owned: tuple[Any, .
     """The whole router; `owned` is started and closed with it."""
     bound_recursion()
     parts = _parts(settings, outside)
+    jobs = JobMetrics(parts.metrics.registry)
+    jobs.watch(parts.channels.accounts)
     hot = HotPath(
         _accept(settings, outside, parts),
         parts.metrics,
+        jobs,
         max_body_bytes=settings.max_body_bytes,
         client_seconds=settings.client_seconds,
     )
@@ -118,8 +130,17 @@ def build_router(settings: RouterSettings, outside: Outside, owned: tuple[Any, .
     )
     first_lane = settings.replica % settings.lanes
     running = _lifespan(parts, outside, owned, first_lane)
-    rest = build_api(parts.directory, parts.log, market, parts.metrics, outside.redis, running)
-    return Router(Front(hot, rest), parts.directory, parts.channels, parts.sender, parts.settle, parts.watch)
+    api = build_api(parts.directory, parts.log, market, parts.metrics, outside.redis, running)
+    rest = OtherPaths(
+        hot,
+        IdempotentAnswers(outside.redis),
+        api,
+        max_body=settings.max_body_bytes,
+        seconds=settings.client_seconds,
+    )
+    return Router(
+        Front(hot, rest), parts.directory, parts.channels, parts.sender, parts.settle, parts.watch, parts.allowances
+    )
 
 
 def _parts(settings: RouterSettings, outside: Outside) -> _Parts:
@@ -144,6 +165,7 @@ def _parts(settings: RouterSettings, outside: Outside) -> _Parts:
         directory=directory,
         selection=Selection.of(settings, watch),
         lanes=lanes,
+        allowances=Allowances(redis, holder=process_name(boot), lease_seconds=lease),
         credit=credit,
         sender=sender,
         channels=channels,
@@ -165,6 +187,8 @@ def _accept(settings: RouterSettings, outside: Outside, parts: _Parts) -> Accept
         _means(settings, outside, parts),
         settings.default_max_tokens,
         settings.request_lifetime_seconds,
+        parts.allowances,
+        PaymentTerms(outside.domain, outside.asset),
     )
 
 
@@ -203,12 +227,14 @@ def _lifespan(parts: _Parts, outside: Outside, owned: tuple[Any, ...], first_lan
             await part.start()
         await parts.lanes.start(first_lane)
         await parts.directory.start()
+        await parts.allowances.start()
         try:
             yield
         finally:
             await parts.directory.close()
             await parts.sender.close()
             await parts.settle.close()
+            await parts.allowances.close()
             await parts.lanes.close()
             for part in (outside.nodes, *reversed(owned)):
                 await part.close()
@@ -227,7 +253,8 @@ def build_app(settings: RouterSettings) -> Front:
         idle_seconds=settings.idle_seconds,
     )
     key = service_key(settings, deployment.chain_id)
-    outside = Outside(OnChainView(chain), chain.clock, deployment.domain, redis, nodes, key)
+    asset = deployment.address("Asset")
+    outside = Outside(OnChainView(chain), chain.clock, deployment.domain, redis, nodes, key, asset)
     return build_router(settings, outside, (RedisConnection(redis), chain)).app
 
 
@@ -267,7 +294,8 @@ def serve(app: Front, settings: RouterSettings) -> None:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=RouterProtocol,
+        ws="none",
         lifespan="on",
         log_level="warning",
         access_log=False,

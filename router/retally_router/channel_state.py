@@ -29,6 +29,8 @@ class OpenSegment:
     price_out: int
     max_output: int
     output: int = 0
+    #: What was promised for it beyond what its channel had to spare.
+    share: int = 0
 
     @property
     def upper(self) -> int:
@@ -38,7 +40,7 @@ class OpenSegment:
     @property
     def slack(self) -> int:
         """What it can be due for beyond that."""
-        return UNSEEN_TOKENS * self.price_out // PER + 1
+        return min(UNSEEN_TOKENS * self.price_out // PER + 1, self.limit - self.upper)
 
     @property
     def limit(self) -> int:
@@ -54,7 +56,7 @@ class ChannelAccount:
     key: SigningKey
     domain: Domain
     endpoint: str
-    promise: Callable[[ChannelId, int], Awaitable[int]]
+    promise: Callable[[ChannelId, int, Mapping[str, int]], Awaitable[int]]
     closed: int = 0
     promised: int = 0
     delivered: int = 0
@@ -63,6 +65,8 @@ class ChannelAccount:
     pending: dict[int, int] = field(default_factory=dict)
     open: dict[SegmentKey, OpenSegment] = field(default_factory=dict)
     reopened: set[SegmentKey] = field(default_factory=set)
+    #: By job: what closed segments cost beyond what was promised for them.
+    owing: dict[bytes, int] = field(default_factory=dict)
     once_paid: deque[tuple[int, Act]] = field(default_factory=deque)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     asked: int = 0
@@ -114,10 +118,35 @@ class ChannelAccount:
             return
         if receipt.fee and not (segment in self.reopened and self._is_counted(receipt)):
             self._place(receipt.cum_from, receipt.cum_to)
+        short = receipt.fee - self.open[segment].share
+        if short > 0:
+            self.owing[segment[0]] = self.owing.get(segment[0], 0) + short
         del self.open[segment]
         self.reopened.discard(segment)
         # Also for what an earlier life counted beyond this receipt, and may not have paid.
         self.note_due(max(self.closed, receipt.cum_to if receipt.fee else 0))
+
+    def _shares(self, more: int) -> tuple[dict[str, int], dict[SegmentKey, int]]:
+        """Which jobs and open segments a further promise is for: what they hold aside shrinks by as much."""
+        jobs: dict[str, int] = {}
+        shares: dict[SegmentKey, int] = {}
+        for job_id, owed in self.owing.items():
+            jobs[job_id.hex()] = share = max(0, min(more, owed))
+            more -= share
+        for key, segment in self.open.items():
+            share = max(0, min(more, segment.upper + segment.slack - segment.share))
+            if share:
+                shares[key], more = share, more - share
+                jobs[key[0].hex()] = jobs.get(key[0].hex(), 0) + share
+        return jobs, shares
+
+    def _share(self, shares: Mapping[SegmentKey, int]) -> None:
+        """Notes for which segments a promise was made, those that are still open."""
+        for key, amount in shares.items():
+            if key in self.open:
+                self.open[key].share += amount
+        if self.promised >= self.closed:
+            self.owing.clear()
 
     def _is_counted(self, receipt: JobReceipt) -> bool:
         return receipt.cum_to <= self.closed or self.pending.get(receipt.cum_from) == receipt.cum_to
@@ -145,7 +174,9 @@ class ChannelAccount:
     async def _sign(self) -> None:
         # The total is on record before it is signed; never less than promised before.
         try:
-            self.promised = max(self.promised, await self.promise(self.channel, self.asked))
+            jobs, shares = self._shares(self.asked - self.promised)
+            self.promised = max(self.promised, await self.promise(self.channel, self.asked, jobs))
+            self._share(shares)
             channel = self.channel
             voucher = Voucher(channel.payer, channel.signer, channel.node, channel.lane, self.promised)
             self.signed = voucher, self.key.sign(voucher.digest(self.domain))

@@ -7,7 +7,9 @@ Lua counts in doubles: amounts stay below 2^53, and what the chain reports beyon
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 from retally.crash_points import crash_point
@@ -18,6 +20,7 @@ from retally_router.ports import Standing
 
 LARGEST = 2**53 - 1
 HOLD_SECONDS = 3600
+NO_JOBS: Mapping[str, int] = MappingProxyType({})
 
 # An outstanding promise is one that the chain has not seen collected or reserved yet: promised - used, per signer.
 _HOLD = """
@@ -48,12 +51,21 @@ redis.call('HSET', key, 'hold:' .. job, table.concat({ARGV[2], signer, expiry, l
 return {'ok', '0'}
 """
 
-# The promise is on record before the voucher that makes it leaves.
+# The promise is on record before the voucher that makes it leaves. What is promised for a job is held for it no more:
+# counted twice, it would refuse the last jobs that the deposit covers.
 _PROMISE = """
 local old, new = tonumber(redis.call('HGET', KEYS[1], 'promised') or '0'), tonumber(ARGV[1])
 if new <= old then return string.format('%.0f', old) end
 redis.call('HSET', KEYS[1], 'promised', ARGV[1])
 redis.call('HINCRBY', KEYS[2], 'promised:' .. ARGV[2], string.format('%.0f', new - old))
+for i = 3, #ARGV, 2 do
+  local field = 'hold:' .. ARGV[i]
+  local amount, rest = string.match(redis.call('HGET', KEYS[2], field) or '', '^(%d+)(|.+)$')
+  if amount then
+    local left = math.max(0, tonumber(amount) - tonumber(ARGV[i + 1]))
+    redis.call('HSET', KEYS[2], field, string.format('%.0f', left) .. rest)
+  end
+end
 return ARGV[1]
 """
 
@@ -103,13 +115,15 @@ class Credit:
                 found += [(job, int(lane))] if holder == signer else []
         return found
 
-    async def promise(self, channel: ChannelId, cumulative: int) -> int:
-        """Records the highest total promised on a channel; answers the highest so far."""
+    async def promise(self, channel: ChannelId, cumulative: int, jobs: Mapping[str, int] = NO_JOBS) -> int:
+        """Records the highest total promised on a channel, and for which jobs; answers the highest so far."""
         if cumulative > LARGEST:
             raise CapExceeded(cumulative, LARGEST)
         keys = (channel_key_of(channel), credit_key(channel.payer))
         crash_point("before:promise")
-        promised = int(await self._redis.eval(_PROMISE, 2, *keys, cumulative, channel.signer))
+        promised = int(
+            await self._redis.eval(_PROMISE, 2, *keys, cumulative, channel.signer, *chain.from_iterable(jobs.items()))
+        )
         crash_point("after:promise")
         return promised
 

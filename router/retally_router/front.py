@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 
 from retally_router.hot_path import ENDPOINTS, HotPath
+from retally_router.other_paths import is_plain
 from retally_router.request_id import REQUEST_ID, request_id_of
 from retally_router.sink import Message, Receive, Scope, Send
 
@@ -21,8 +22,9 @@ class Front:
         if scope["type"] != "http":
             await self.rest(scope, receive, send)  # type: ignore[operator]  # any ASGI app
             return
-        request_id = request_id_of(dict(scope["headers"]))
-        if scope["method"] == "POST" and scope["path"] in ENDPOINTS:
+        headers = dict(scope["headers"])
+        request_id = request_id_of(headers)
+        if scope["method"] == "POST" and scope["path"] in ENDPOINTS and is_plain(headers):
             await self.hot(scope, receive, send, request_id)
             return
         header = (REQUEST_ID, request_id.encode())

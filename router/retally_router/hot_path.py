@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
@@ -17,12 +18,15 @@ from retally.protocol.encoding import to_hex
 from retally_router.accept_job import AcceptJob
 from retally_router.asgi_sink import AsgiSink, read_body, wait_gone
 from retally_router.assemble import Assembly, receipts_of
+from retally_router.job_metrics import JobMetrics
+from retally_router.job_use import settle_use
 from retally_router.metrics import Metrics
 from retally_router.serve_job import ServeJob
 from retally_router.sink import ClientGone, Headers, Receive, Scope, Send, Sink
 from retally_router.sse import DONE, frame_of
 
 ENDPOINTS = {"/v1/chat/completions": "chat", "/v1/completions": "text"}
+PATHS = {endpoint: path for path, endpoint in ENDPOINTS.items()}
 _JSON = (b"content-type", b"application/json")
 _STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
@@ -32,9 +36,12 @@ log = structlog.get_logger(__name__)
 class HotPath:
     """Serves POST /v1/chat/completions and /v1/completions."""
 
-    def __init__(self, accept: AcceptJob, metrics: Metrics, *, max_body_bytes: int, client_seconds: float) -> None:
+    def __init__(
+        self, accept: AcceptJob, metrics: Metrics, jobs: JobMetrics, *, max_body_bytes: int, client_seconds: float
+    ) -> None:
         self._accept = accept
         self._metrics = metrics
+        self._jobs = jobs
         self._max_body_bytes = max_body_bytes
         self._client_seconds = client_seconds
 
@@ -75,7 +82,8 @@ class HotPath:
         try:
             await self._run(endpoint, headers, raw, answer, request_id)
         except RetallyError as error:
-            await answer.fail(error)
+            self._jobs.refused(error)
+            await answer.fail(self._accept.terms.on(error, PATHS[endpoint], headers))
         except RedisError as error:
             log.warning("store_failed", error=str(error))
             await answer.fail(Unavailable(f"the router's store does not answer: {error}"))
@@ -97,6 +105,7 @@ class HotPath:
     ) -> None:
         began = time.monotonic()
         job = await self._accept.accept(endpoint, headers, raw, request_id)
+        self._jobs.accepted(time.monotonic() - began)
         structlog.contextvars.bind_contextvars(job=job.job.job_id.hex())
         try:
             await job.start()
@@ -107,6 +116,8 @@ class HotPath:
             else:
                 await self._whole(job, answer, extra)
         finally:
+            settle_use(job)
+            self._jobs.ended(job, began)
             await asyncio.shield(job.finish())
         self._metrics.fees.inc(job.cost)
         self._metrics.tokens.inc(sum(len(choice.ids) for choice in job.choices))
@@ -180,11 +191,12 @@ class Answer:
 
 def error_headers(error: RetallyError) -> Headers:
     """The headers that go with an error."""
+    headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
     if isinstance(error, RateLimited):
-        return [(b"retry-after", str(max(1, round(error.retry_after))).encode())]
-    if error.status == 503:
-        return [(b"retry-after", b"1")]
-    return []
+        return [*headers, (b"retry-after", str(max(1, math.ceil(error.retry_after))).encode())]
+    if error.status in (409, 503):
+        return [*headers, (b"retry-after", b"1")]
+    return headers
 
 
 def _headers_of(job: ServeJob, *, with_proof: bool) -> Headers:
@@ -193,6 +205,7 @@ def _headers_of(job: ServeJob, *, with_proof: bool) -> Headers:
     headers = [
         (b"x-retally-job", to_hex(job.job.job_id).encode()),
         (b"x-retally-node", node.node.encode()),
+        *job.held.headers,
     ]
     if with_proof:
         proof = {

@@ -10,7 +10,7 @@ import msgspec
 from retally.crash_points import crash_point
 from retally.errors import NotFound
 from retally.protocol.eip712 import Address, Bytes32, Domain
-from retally.protocol.encoding import to_hex
+from retally.protocol.encoding import parse_bytes32, to_hex
 from retally.protocol.job import JobRequest
 from retally.protocol.offer import Offer
 from retally.protocol.receipt import ReceiptLeaf
@@ -20,6 +20,8 @@ from retally_router.credit import channel_key_of
 from retally_router.directory import Listed
 
 KEEP_SECONDS = 30 * 86_400
+# As many hex digits of a job's id stand in the id of its answer.
+GENERATION_DIGITS = 24
 KEPT_FAULTS = 1000
 _FAULTS = "retally:faults"
 
@@ -103,6 +105,7 @@ class JobLog:
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.hset(key, f"{receipt.choice}:{receipt.output_from}:{receipt.node}", msgspec.json.encode(value))
             pipe.expire(key, KEEP_SECONDS)
+            pipe.set(_generation_key(to_hex(receipt.job_id)[2:]), to_hex(receipt.job_id), ex=KEEP_SECONDS)
             if account is not None:
                 line = {"closed": account.closed, "pending": msgspec.json.encode(account.pending)}
                 pipe.hset(channel_key_of(account.channel), mapping=line)
@@ -143,6 +146,14 @@ class JobLog:
         promised, closed, pending = await self._redis.hmget(key, "promised", "closed", "pending")
         return int(promised or 0), int(closed or 0), msgspec.json.decode(pending or b"{}", type=dict[int, int])
 
+    async def job_of(self, generation: str) -> Bytes32:
+        """The job behind the hex digits of an answer's id; raises NotFound."""
+        found = await self._redis.get(_generation_key(generation))
+        if found is None:
+            hint = "its receipts come when it ends, and stay for 30 days"
+            raise NotFound(f"no answer {generation} is here", param="id", hint=hint)
+        return parse_bytes32("jobId", found.decode())
+
     async def find(self, job_id: Bytes32) -> dict[str, Any]:
         """A job's receipts; raises NotFound."""
         text = to_hex(job_id)
@@ -157,6 +168,10 @@ class JobLog:
 
 def _open_key(payer: str) -> str:
     return f"retally:{{{payer}}}:open"
+
+
+def _generation_key(name: str) -> str:
+    return f"retally:generation:{name[:GENERATION_DIGITS]}"
 
 
 def _job_key(job_id: str) -> str:

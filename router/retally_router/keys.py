@@ -22,8 +22,10 @@ from retally.crash_points import crash_point
 from retally.errors import NotFound, Unauthorized
 from retally.protocol.eip712 import Address, Domain, SigningKey
 from retally.protocol.encoding import to_hex
+from retally.protocol.key_limits import KeyLimits
 from retally.protocol.voucher import SignerAuth
 
+NO_LIMITS = KeyLimits()
 PREFIX = "rtl"
 OPENED_KEYS = 10_000
 RECHECK_SECONDS = 2.0
@@ -41,6 +43,7 @@ class KeyRecord(msgspec.Struct, frozen=True):
     created_at: int
     nonce: bytes
     sealed: bytes
+    limits: dict[str, str] = {}
 
     def view(self) -> dict[str, Any]:
         """The record without anything secret."""
@@ -52,6 +55,7 @@ class KeyRecord(msgspec.Struct, frozen=True):
             "expiry": self.expiry,
             "deadline": self.deadline,
             "createdAt": self.created_at,
+            "limits": self.limits,
         }
 
 
@@ -64,6 +68,7 @@ class Session:
     signing_key: SigningKey
     cap: int
     expiry: int
+    limits: KeyLimits = NO_LIMITS
 
     @property
     def signer(self) -> Address:
@@ -79,13 +84,17 @@ class Keys:
         self._domain = domain
         self._opened: OrderedDict[str, tuple[float, Session]] = OrderedDict()
 
-    async def create(self, payer: Address, cap: int, expiry: int, deadline: int, now: int) -> dict[str, Any]:
+    async def create(
+        self, payer: Address, cap: int, expiry: int, deadline: int, now: int, limits: KeyLimits = NO_LIMITS
+    ) -> dict[str, Any]:
         """Makes a session signer; the answer holds the API key, which nobody can show again."""
         signer, key_id, secret = SigningKey.generate(), secrets.token_hex(8), secrets.token_bytes(32)
         auth = SignerAuth(payer, signer.address, cap, expiry, deadline)
         nonce = secrets.token_bytes(12)
         sealed = _cipher(secret, key_id).encrypt(nonce, signer.secret, _bound(key_id, payer, signer.address))
-        record = KeyRecord(key_id, payer, signer.address, str(cap), expiry, deadline, now, nonce, sealed)
+        record = KeyRecord(
+            key_id, payer, signer.address, str(cap), expiry, deadline, now, nonce, sealed, limits.to_wire()
+        )
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.set(_record_key(key_id), msgspec.msgpack.encode(record))
             pipe.sadd(_index_key(payer), key_id)
@@ -144,7 +153,8 @@ class Keys:
             plain = _cipher(secret, key_id).decrypt(record.nonce, record.sealed, bound)
         except InvalidTag as error:
             raise _unknown() from error
-        return Session(key_id, Address(record.payer), SigningKey(plain), int(record.cap), record.expiry)
+        limits = KeyLimits.from_wire(record.limits)
+        return Session(key_id, Address(record.payer), SigningKey(plain), int(record.cap), record.expiry, limits)
 
 
 def _unknown() -> Unauthorized:

@@ -19,6 +19,7 @@ from retally.protocol.encoding import (
     parse_object,
     to_hex,
 )
+from retally.protocol.key_limits import KeyLimits
 from retally.protocol.key_text import create_key_text, list_keys_text, revoke_key_text
 from retally.protocol.pricing import Prices, max_fee
 from retally_router.authorize import check_personal, parse_wallet_signature
@@ -72,9 +73,10 @@ class MarketApi:
         self._check_deadline(deadline, now)
         if expiry <= now:
             raise BadRequest(f"expiry {expiry} is not after now, {now}", param="expiry", hint="choose a later expiry")
-        text = create_key_text(self.domain, payer, cap, expiry, deadline)
+        limits = KeyLimits.from_wire(body.get("limits"))
+        text = create_key_text(self.domain, payer, cap, expiry, deadline, limits)
         check_personal(text, parse_wallet_signature(body.get("signature")), payer)
-        return await self.keys.create(payer, cap, expiry, deadline, now)
+        return await self.keys.create(payer, cap, expiry, deadline, now, limits)
 
     async def list_keys(self, request: Request, payer: str) -> dict[str, Any]:
         """A payer's keys, without secrets."""
@@ -180,13 +182,7 @@ class MarketApi:
         return node
 
     async def _body(self, request: Request) -> dict[str, Any]:
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self.max_body_bytes:
-                raise PayloadTooLarge(self.max_body_bytes)
-            parts.append(part)
-        return parse_body(b"".join(parts))
+        return parse_body(await read_limited(request, self.max_body_bytes))
 
     def _deadline_of(self, request: Request) -> int:
         text = request.headers.get("x-retally-deadline", "")
@@ -202,6 +198,17 @@ class MarketApi:
 
     def _check_text(self, request: Request, text: str, payer: Address) -> None:
         check_personal(text, parse_wallet_signature(request.headers.get("x-retally-signature")), payer)
+
+
+async def read_limited(request: Request, limit: int) -> bytes:
+    """The request's body; raises PayloadTooLarge."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise PayloadTooLarge(limit)
+        parts.append(part)
+    return b"".join(parts)
 
 
 def _first(body: Mapping[str, Any], names: tuple[str, ...], default: int) -> object:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from retally_router.bounded_labels import BoundedCounter
+
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
@@ -25,7 +27,7 @@ class Metrics:
         self.first_frame = Histogram(
             "retally_router_first_frame_seconds", "Request to first frame", buckets=_SECONDS, registry=self.registry
         )
-        self.node_failures = Counter(
+        self.node_failures = BoundedCounter(
             "retally_router_node_failures", "Refusals and failures of nodes", ["node", "code"], registry=self.registry
         )
         self.continuations = Counter(

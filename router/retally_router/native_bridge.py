@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -43,7 +44,8 @@ async def run_asgi(app: Any, request: Request, sink: NativeSink) -> None:
     async def receive() -> Message:
         nonlocal asked
         if asked:
-            return {"type": "http.disconnect"}
+            # Who waits for the client to leave is cancelled when it does.
+            await asyncio.get_running_loop().create_future()
         asked = True
         return {"type": "http.request", "body": request.body, "more_body": False}
 

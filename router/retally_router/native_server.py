@@ -20,6 +20,7 @@ from retally_router.hot_path import ENDPOINTS, HotPath
 from retally_router.native_bridge import path_of, run_asgi
 from retally_router.native_line import NativeLine, Request, send_error
 from retally_router.native_sink import NativeSink
+from retally_router.other_paths import is_plain
 from retally_router.sink import ClientGone
 
 SWEEPS = 10
@@ -63,7 +64,7 @@ class NativeServer:
     async def respond(self, request: Request, sink: NativeSink, request_id: str) -> None:
         """One request."""
         try:
-            endpoint = _endpoint_of(request) if request.method == b"POST" else None
+            endpoint = _endpoint_of(request) if request.method == b"POST" and is_plain(request.by_name) else None
             if endpoint is not None:
                 await self._hot.serve(endpoint, request.by_name, request.body, sink, request_id)
                 return

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from retally.errors import NodeUnavailable, RetallyError
 from retally.protocol.receipt import ReceiptLeaf
 from retally_router import failover
+from retally_router.allowance import Held
 from retally_router.attempts import Attempts, Begun, pause_seconds
 from retally_router.channels import Channels
 from retally_router.check_frames import ChoiceState, Taken
@@ -71,11 +72,11 @@ class ServeJob:
     last: Frame | None = None
     node: str = ""
     over: bool = False
+    held: Held = field(default_factory=Held)
 
     async def start(self) -> None:
         """Finds a node that begins to answer; raises what the last one said."""
-        self.offered = list(self.candidates)
-        self.choices = [ChoiceState(index) for index in range(self.job.ask.n)]
+        self.offered, self.choices = list(self.candidates), [ChoiceState(index) for index in range(self.job.ask.n)]
         tries = self.candidates[: self.means.max_attempts]
         error: RetallyError = NodeUnavailable("no node could take the job")
         ends = time.monotonic() + self.means.first_seconds
@@ -131,7 +132,8 @@ class ServeJob:
                 placement.stream.close()
                 await self._end_placement(placement)
             if isinstance(self.job.caller, Session):
-                await self.means.credit.release(self.job.request.payer, self.job.job_id.hex())
+                job_id, account = self.job.job_id.hex(), placement.account if placement else None
+                await self.means.settle.release(self.job.request.payer, job_id, account)
         except RedisError as error:
             # The answer is out already: its books are tidied up in the background.
             log.warning("job_not_tidied", job=self.job.job_id.hex(), error=str(error))

@@ -70,6 +70,20 @@ class SettleJobs:
         """Sees to one job in the background."""
         self._start(record.field, self._settle(placed, account, record))
 
+    async def release(self, payer: Address, job: str, account: ChannelAccount | None) -> None:
+        """Ends a job's hold once its node has a voucher for all of it: until then it is owed, and promised nowhere."""
+        unsettled = [task for name, task in self._tasks.items() if f"0x{job}:" in name]
+        if unsettled:
+            self._start(f"hold:{job}", self._release_after(unsettled, payer, job))
+        elif account is not None:
+            await self._sender.once_paid(account, partial(self._credit.release, payer, job))
+        else:
+            await self._credit.release(payer, job)
+
+    async def _release_after(self, unsettled: list[asyncio.Task[None]], payer: Address, job: str) -> None:
+        await asyncio.wait(unsettled)
+        await _persist(lambda: self._credit.release(payer, job))
+
     def release_later(self, payer: Address, job: str) -> None:
         """Ends a hold as soon as Redis answers again."""
         self._start(f"hold:{job}", _persist(lambda: self._credit.release(payer, job)))
@@ -147,7 +161,7 @@ class SettleJobs:
             delay = min(delay * 1.7, LAST_DELAY_SECONDS)
             try:
                 if await self._fetch(placed, account, record):
-                    await self._sender.once_paid(account, partial(self._log.forget, record))
+                    await self._until_paid(account, record)
                     return
             except (RetallyError, RedisError) as error:
                 if isinstance(error, RetallyError) and error.status == 404:
@@ -156,6 +170,17 @@ class SettleJobs:
                     unknown += 1
                 log.info("job_unsettled", job=record.job_id, node=record.node, error=str(error))
         await self._end(account, record)
+
+    async def _until_paid(self, account: ChannelAccount, record: JobRecord) -> None:
+        """Until then the job's hold stands for what is owed: another router could promise it away."""
+        paid = asyncio.Event()
+
+        async def forget() -> None:
+            await self._log.forget(record)
+            paid.set()
+
+        await self._sender.once_paid(account, forget)
+        await paid.wait()
 
     async def _fetch(self, placed: Placed, account: ChannelAccount, record: JobRecord) -> bool:
         """Closes what the node has receipts for; whether nothing of the job is open any more."""

@@ -21,7 +21,7 @@ from retally_router.bootstrap import Outside, RedisConnection, build_router
 from retally_router.chain_view import OnChainView
 from retally_router.front import Front
 from retally_router.logs import configure_logs
-from retally_router.node_api import AiohttpNodeApi
+from retally_router.node_api import HttpNodeApi
 from retally_router.ports import ChainView, RegisteredNode, Standing
 from retally_router.settings import RouterSettings
 
@@ -46,7 +46,7 @@ def build(settings: RouterSettings, own: Address) -> Front:
     deployment = Deployment.load(settings.deployment)
     chain = Chain(settings.rpc_url, deployment)
     redis = Redis.from_url(settings.redis_url)
-    nodes = AiohttpNodeApi(
+    nodes = HttpNodeApi(
         connect_seconds=settings.connect_seconds,
         first_byte_seconds=settings.first_byte_seconds,
         idle_seconds=settings.idle_seconds,

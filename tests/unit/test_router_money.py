@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
@@ -63,7 +63,7 @@ def segment(prompt: int = 100, output: int = 0) -> OpenSegment:
 
 
 def account() -> ChannelAccount:
-    async def promise(channel: ChannelId, total: int) -> int:
+    async def promise(channel: ChannelId, total: int, _: Mapping[str, int]) -> int:
         return total
 
     return ChannelAccount(CHANNEL, SESSION, DOMAIN, "http://node", promise)

@@ -13,6 +13,7 @@ from retally.cli.session import Session, run
 from retally.errors import NotFound
 from retally.protocol.eip712 import SigningKey, check_signed_by
 from retally.protocol.encoding import parse_address, parse_signature, to_hex
+from retally.protocol.key_limits import KeyLimits
 from retally.protocol.key_text import create_key_text, list_keys_text, personal_digest, revoke_key_text
 from retally.protocol.voucher import SignerAuth
 
@@ -28,14 +29,24 @@ def create(
     ctx: typer.Context,
     cap: Annotated[str, typer.Option(help="The most the key may ever spend, in rUSD; the chain enforces it.")] = "10",
     days: Annotated[int, typer.Option(min=4, help="For how many days it is good.")] = 30,
+    rpm: Annotated[int | None, typer.Option(min=1, help="Requests a minute; the router enforces it.")] = None,
+    tpm: Annotated[int | None, typer.Option(min=1, help="Tokens a minute, input and output; likewise.")] = None,
+    per_day: Annotated[str | None, typer.Option(help="The most it spends a day (UTC), in rUSD; likewise.")] = None,
+    total: Annotated[str | None, typer.Option(help="The most it spends at this router, in rUSD; likewise.")] = None,
 ) -> None:
     """Make an API key: the router creates a signer, you cap it on chain."""
     session, units = Session(ctx), parse_amount(cap)
+    limits = KeyLimits(
+        requests_per_minute=rpm,
+        tokens_per_minute=tpm,
+        spend_per_day=None if per_day is None else parse_amount(per_day),
+        spend_total=None if total is None else parse_amount(total),
+    )
 
     async def work() -> dict[str, Any]:
         key = session.key()
         async with session.chain() as chain:
-            made, auth, proof = _new_signer(session, chain, key, units, days)
+            made, auth, proof = _new_signer(session, chain, key, units, days, limits)
             note(ctx, f"authorising signer {auth.signer} for {show_amount(units)} …")
             sent = await sender_of(chain, session, key).send(chain.escrow.authorize_signer(auth, proof))
         return {
@@ -44,6 +55,7 @@ def create(
             "signer": auth.signer,
             "cap": str(units),
             "expiry": auth.expiry,
+            "limits": limits.to_wire(),
             "baseUrl": session.router_url + "/v1",
             "transaction": sent.tx_hash,
         }
@@ -54,16 +66,17 @@ def create(
 
 
 def _new_signer(
-    session: Session, chain: Any, key: SigningKey, cap: int, days: int
+    session: Session, chain: Any, key: SigningKey, cap: int, days: int, limits: KeyLimits
 ) -> tuple[dict[str, Any], SignerAuth, bytes]:
     now = chain.clock.now()
     expiry, deadline = now + days * DAY_SECONDS, now + DEADLINE_SECONDS
-    text = create_key_text(chain.domain, key.address, cap, expiry, deadline)
+    text = create_key_text(chain.domain, key.address, cap, expiry, deadline, limits)
     asked = {
         "payer": key.address,
         "cap": str(cap),
         "expiry": expiry,
         "deadline": deadline,
+        "limits": limits.to_wire(),
         "signature": to_hex(key.sign(personal_digest(text))),
     }
     made = session.router("POST", KEYS_PATH, json=asked)
@@ -88,11 +101,12 @@ def list_keys(ctx: typer.Context) -> None:
             return {"keys": keys, "now": chain.clock.now()}
 
     data = run(work)
-    view = table("key", "signer", "cap", "used", "good until")
+    view = table("key", "signer", "cap", "used", "good until", "limits")
     for entry in data["keys"]:
         until = "not authorised" if not entry["expiry"] else moment(entry["expiry"])
         amounts = (show_amount(int(entry["cap"])), show_amount(int(entry["used"])))
-        view.add_row(entry["keyId"], entry["signer"], *amounts, until)
+        limits = ", ".join(f"{name} {value}" for name, value in entry.get("limits", {}).items())
+        view.add_row(entry["keyId"], entry["signer"], *amounts, until, limits)
     emit(ctx, data, view)
 
 

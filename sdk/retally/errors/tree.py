@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 
@@ -11,6 +12,8 @@ class RetallyError(Exception):
 
     code: str = "internal_error"
     hint: str = ""
+    #: HTTP headers that an answer with this error carries.
+    headers: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,

@@ -1,13 +1,17 @@
 """Texts that a payer signs (EIP-191) to manage its API keys at a router."""
 
 from retally.protocol.eip712 import Domain, keccak
+from retally.protocol.key_limits import KeyLimits
 
 _TITLE = "retally API key"
 
 
-def create_key_text(domain: Domain, payer: str, cap: int, expiry: int, deadline: int) -> str:
-    """The text that asks a router for a session signer of this cap and expiry."""
-    return _text(domain, "create", payer=payer, cap=cap, expiry=expiry, deadline=deadline)
+def create_key_text(
+    domain: Domain, payer: str, cap: int, expiry: int, deadline: int, limits: KeyLimits | None = None
+) -> str:
+    """The text that asks a router for a session signer of this cap and expiry, and for the limits there are."""
+    named = {} if limits is None else limits.to_wire()
+    return _text(domain, "create", payer=payer, cap=cap, expiry=expiry, deadline=deadline, **named)
 
 
 def list_keys_text(domain: Domain, payer: str, deadline: int) -> str:

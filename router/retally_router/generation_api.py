@@ -1,0 +1,87 @@
+"""What an answer cost, by the answer's own id, in the shape that OpenRouter gave this route; and what nobody serves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from retally.errors import BadRequest, NotFound, UnknownModel
+from retally.protocol.encoding import parse_bytes32
+from retally.protocol.receipt import FinishReason, JobReceipt
+from retally_router.directory import Directory
+from retally_router.job_log import GENERATION_DIGITS, JobLog
+from retally_router.make_request import parse_body
+from retally_router.market_api import read_limited
+
+_ID = re.compile(rf"(?:chatcmpl-|cmpl-|resp_|0x)?([0-9a-f]{{{GENERATION_DIGITS},64}})")
+_FINISHES = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.TOOL: "tool_calls"}
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationApi:
+    """Serves `/v1/generation`, `/v1/receipts/…` and `/v1/embeddings`."""
+
+    log: JobLog
+    directory: Directory
+    max_body_bytes: int
+
+    def router(self) -> APIRouter:
+        """All routes."""
+        router = APIRouter(prefix="/v1")
+        router.add_api_route("/receipts/{job_id}", self.receipts, methods=["GET"])
+        router.add_api_route("/generation", self.generation, methods=["GET"])
+        router.add_api_route("/embeddings", self.embeddings, methods=["POST"])
+        return router
+
+    async def receipts(self, job_id: str) -> dict[str, Any]:
+        """A job's signed receipts."""
+        return await self.log.find(parse_bytes32("jobId", job_id))
+
+    async def generation(self, id: str) -> dict[str, Any]:
+        """What an answer cost, by its id; amounts are integers in the asset's smallest unit."""
+        matched = _ID.fullmatch(id)
+        if matched is None:
+            hint = "send the `id` of an answer, or a job's id"
+            raise BadRequest("id must be an answer's id", param="id", hint=hint)
+        found = await self.log.find(await self.log.job_of(matched[1]))
+        receipts = [JobReceipt.from_wire(item["receipt"]) for item in found["receipts"]]
+        return {"data": {"id": id, **_sums(receipts), **self._names(receipts), "retally": found}}
+
+    async def embeddings(self, request: Request) -> None:
+        """Refuses: the protocol has no receipts for embeddings yet, so no node can serve them."""
+        model = parse_body(await read_limited(request, self.max_body_bytes)).get("model")
+        if not isinstance(model, str) or not model:
+            raise BadRequest("model must be a string", param="model", hint="list the models with GET /v1/models")
+        if not any(model in (node.model, node.model_hex) for node in self.directory.nodes()):
+            raise UnknownModel(model)
+        hint = "use /v1/chat/completions, /v1/completions or /v1/responses"
+        raise NotFound(f"no node serves embeddings of {model}", param="model", code="embeddings_not_served", hint=hint)
+
+    def _names(self, receipts: list[JobReceipt]) -> Mapping[str, Any]:
+        last = receipts[-1]
+        listed = self.directory.find(last.node)
+        nodes = list(dict.fromkeys(receipt.node for receipt in receipts))
+        return {"model": None if listed is None else listed.model, "provider_name": last.node, "nodes": nodes}
+
+
+def _sums(receipts: list[JobReceipt]) -> dict[str, Any]:
+    """One answer's counts; a continuation's prompt was counted by the first segment."""
+    began, ended = min(item.started_at for item in receipts), max(item.finished_at for item in receipts)
+    prompt = max(item.prompt_tokens for item in receipts)
+    output = sum(item.output_to - item.output_from for item in receipts)
+    return {
+        "created_at": began,
+        "total_cost": str(sum(item.fee for item in receipts)),
+        "tokens_prompt": prompt,
+        "tokens_completion": output,
+        "native_tokens_prompt": prompt,
+        "native_tokens_completion": output,
+        "native_tokens_cached": max((item.cached_tokens for item in receipts if not item.output_from), default=0),
+        "finish_reason": _FINISHES.get(FinishReason(receipts[-1].finish_reason), "error"),
+        "generation_time_seconds": ended - began,
+        "num_segments": len(receipts),
+    }
