@@ -14,6 +14,7 @@ from retally_router import bootstrap
 from retally_router.joined_redis import open_store
 from retally_router.logs import configure_logs
 from retally_router.node_api import HttpNodeApi
+from retally_router.serve import serve
 from retally_router.settings import RouterSettings
 
 
@@ -41,7 +42,7 @@ def main() -> None:
     )
     key = SigningKey.from_hex("11" * 32)
     outside = bootstrap.Outside(FixedChain(endpoints), FixedClock(), DOMAIN, redis, nodes, key)
-    bootstrap.serve(bootstrap.build_router(settings, outside, (bootstrap.RedisConnection(redis),)).app, settings)
+    serve(bootstrap.build_router(settings, outside, (bootstrap.RedisConnection(redis),)).app, settings)
 
 
 if __name__ == "__main__":

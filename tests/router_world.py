@@ -15,11 +15,12 @@ from retally.protocol.eip712 import Address, Domain, SigningKey, keccak
 from retally.protocol.encoding import to_hex
 from retally.protocol.key_limits import KeyLimits
 from retally.protocol.key_text import create_key_text, personal_digest
-from retally_router.bootstrap import Outside, Router, build_router, native_server
+from retally_router.bootstrap import Outside, Router, build_router
 from retally_router.joined_redis import open_store
 from retally_router.native_server import bound
 from retally_router.node_api import HttpNodeApi
 from retally_router.ports import RegisteredNode
+from retally_router.serve import native_server
 from retally_router.settings import RouterSettings
 from tests.fakes_router import FakeNode
 from tests.fakes_world import DOMAIN, MODEL, NOW, FakeChainView, FakeClock, served

@@ -165,8 +165,7 @@ def _loops(
     judge: Judge,
     outside: Outside,
 ) -> Loops:
-    domain = deployment.domain
-    loops = Loops(settings.poll_seconds)
+    domain, loops = deployment.domain, Loops(settings.poll_seconds)
     loops.add("settlement", settlement.step)
     loops.add("reservations", Reservations(ledger, outside.reserve, key.address).step)
     loops.add("challenges", Challenges(ledger, outside.challenges, domain, outside.deployed_block).step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retally_router.bootstrap import run
+from retally_router.serve import run
 from retally_router.settings import RouterSettings
 
 

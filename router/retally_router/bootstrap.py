@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import uvicorn
-import uvloop
-
 from retally.chain.connection import Chain
 from retally.chain.deployment import Deployment
 from retally.chain.recursion import bound_recursion
-from retally.keep_alive import SERVER_SECONDS
 from retally.keystore import service_key
 from retally.protocol.eip712 import Address, Domain, SigningKey
 from retally_router.accept_job import AcceptJob
@@ -28,17 +23,14 @@ from retally_router.directory import Directory
 from retally_router.front import Front
 from retally_router.hedge import HedgeBudget
 from retally_router.hot_path import HotPath
-from retally_router.http_protocol import RouterProtocol
 from retally_router.idempotency import IdempotentAnswers
 from retally_router.job_log import JobLog
 from retally_router.job_metrics import JobMetrics
 from retally_router.joined_redis import open_store
 from retally_router.keys import Keys
 from retally_router.lanes import Lanes, process_name
-from retally_router.logs import configure_logs
 from retally_router.market_api import MarketApi
 from retally_router.metrics import Metrics
-from retally_router.native_server import NativeServer, bound, serve_until_signal
 from retally_router.node_api import HttpNodeApi
 from retally_router.observed import Watch
 from retally_router.other_paths import OtherPaths
@@ -54,7 +46,6 @@ from retally_router.vouchers import VoucherSender
 
 DEVNET_CHAIN_ID = 31337
 STORE_SECONDS = 5.0
-GARBAGE_OBJECTS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,44 +262,6 @@ class RedisConnection:
     async def close(self) -> None:
         """Closes the connection."""
         await self._redis.aclose()
-
-
-def run(settings: RouterSettings) -> None:
-    """Serves until a signal comes."""
-    configure_logs(settings.log_level)
-    serve(build_app(settings), settings)
-
-
-def serve(app: Front, settings: RouterSettings) -> None:
-    """Serves an app until a signal comes."""
-    # What was made so far stays: the collector need not look through it again and again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE_OBJECTS, 20, 50)
-    if settings.server == "native":
-        listener = bound(settings.host, settings.port, shared=settings.share_port)
-        uvloop.run(serve_until_signal(native_server(app, settings), listener))
-        return
-    uvicorn.run(
-        app,
-        host=settings.host,
-        port=settings.port,
-        loop="uvloop",
-        http=RouterProtocol,
-        ws="none",
-        lifespan="on",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=SERVER_SECONDS,
-        timeout_graceful_shutdown=10,
-    )
-
-
-def native_server(app: Front, settings: RouterSettings) -> NativeServer:
-    """The native server over an app."""
-    limits = {"max_body_bytes": settings.max_body_bytes}
-    return NativeServer(app.hot, app.rest, **limits, client_seconds=settings.client_seconds)
 
 
 def _directory(settings: RouterSettings, outside: Outside, watch: Watch) -> Directory:

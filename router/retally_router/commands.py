@@ -31,7 +31,7 @@ def serve(
     server: Annotated[Server | None, typer.Option(help="HTTP server, instead of the one in the settings.")] = None,
 ) -> None:
     """Serves until Ctrl-C."""
-    from retally_router.bootstrap import run
+    from retally_router.serve import run
     from retally_router.settings import RouterSettings
 
     settings = RouterSettings.load(config)
