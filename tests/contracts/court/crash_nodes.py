@@ -10,6 +10,7 @@ from typing import Any
 
 from retally.errors import BadRequest, NodeUnavailable
 from retally.inference.chat_format import ChatFormat
+from retally.inference.grammar import GrammarBook
 from retally.node_client import NodeClient
 from retally.protocol.eip712 import Domain, SigningKey, check_signed_by
 from retally.protocol.encoding import Address, to_hex
@@ -27,6 +28,8 @@ class FakeFormat(ChatFormat):
 
     def __init__(self) -> None:
         self.eos_ids = (0,)
+        # No job of these tests has a form, so no grammar is ever read.
+        self.grammars = GrammarBook.load("nowhere")
 
     def render(self, prompt: Mapping[str, Any], template_date: str) -> list[int]:
         return list(range(1, PROMPT_TOKENS + 1))
