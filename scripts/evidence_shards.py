@@ -34,8 +34,11 @@ class Job:
     seed: bytes
 
     def to_json(self) -> list[Any]:
-        """What of it names a shard."""
-        return [list(self.prompt_ids), self.params.to_json(), self.seed.hex()]
+        """What of it names a shard; a free answer's form does not, so that shards from before forms keep their names."""
+        params = self.params.to_json()
+        if not self.params.has_form:
+            params = {name: value for name, value in params.items() if name not in ("responseFormat", "toolChoice")}
+        return [list(self.prompt_ids), params, self.seed.hex()]
 
 
 @dataclass(frozen=True, slots=True)
