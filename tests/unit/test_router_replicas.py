@@ -151,7 +151,7 @@ class TestStore:
         server = RedisServer(tmp_path / "redis", mark=str(tmp_path))
         await server.start()
         try:
-            async with router_world(server.url + "/0", [FakeNode("a")]) as world:
+            async with router_world(server.url, [FakeNode("a")]) as world:
                 assert (await world.ask()).status_code == 200
                 assert await world.settled()
                 await server.stop()
