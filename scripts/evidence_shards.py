@@ -34,7 +34,7 @@ class Job:
     seed: bytes
 
     def to_json(self) -> list[Any]:
-        """What of it names a shard; a free answer's form does not, so that shards from before forms keep their names."""
+        """What of it names a shard; a free answer's form does not, so that older shards keep their names."""
         params = self.params.to_json()
         if not self.params.has_form:
             params = {name: value for name, value in params.items() if name not in ("responseFormat", "toolChoice")}
