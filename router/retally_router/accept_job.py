@@ -101,7 +101,9 @@ class AcceptJob:
             key=session.signing_key,
             model_id=candidates[0].model_id,
             prices=prices,
-            fee=largest_fee(ask, prices, tokens, context, self.means.max_continuations),
+            fee=largest_fee(
+                ask, prices, tokens, context, self.means.max_continuations, is_hedged=self.means.hedges.share > 0
+            ),
             deadline=now + self.request_lifetime_seconds,
             domain=self.domain,
         )

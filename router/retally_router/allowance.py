@@ -192,11 +192,16 @@ class Allowances:
     async def renew(self) -> None:
         """Renews the leases of keys in use, gives those of idle ones back."""
         for key_id, allowance in list(self._known.items()):
-            idle = self._clock() - allowance.asked_at > self._lease_seconds / 2
+            asked_at = allowance.asked_at
+            idle = self._clock() - asked_at > self._lease_seconds / 2
             async with allowance.lock:
                 await self._sync(allowance, keep=not idle)
-            if idle and not any(item.reserved or item.used for item in allowance.counters.values()):
-                self._known.pop(key_id, None)
+                # Who came in the meantime waits for the lock and will use it.
+                is_wanted = allowance.asked_at != asked_at or any(
+                    item.reserved or item.used for item in allowance.counters.values()
+                )
+                if idle and not is_wanted:
+                    self._known.pop(key_id, None)
 
     async def _keep_renewing(self) -> None:
         while True:

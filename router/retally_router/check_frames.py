@@ -109,6 +109,7 @@ class FrameChecker:
     def _take_ids(self, choice: ChoiceState, extra: Extra) -> None:
         if choice.ended or len(extra.q) != len(extra.ids):
             raise InvalidReceipt("R-17 output", len(extra.ids), len(extra.q))
+        _at_most("maxOutput", self._placed.request.max_output, len(choice.ids) + len(extra.ids))
         if extra.output_from != len(choice.ids):
             raise InvalidReceipt("outputFrom", len(choice.ids), extra.output_from)
         choice.ids += extra.ids

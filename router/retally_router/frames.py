@@ -98,6 +98,14 @@ class Frame:
             self._value = value
         return self._value
 
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What goes on record of it: its object, or its bytes where a node hid them behind what is no JSON."""
+        try:
+            return self.value
+        except NodeUnavailable:
+            return {"raw": self.payload.hex()}
+
     def _refuse_errors(self) -> None:
         if self.value.get("error"):
             raise error_of_envelope(503, self.value)

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from retally.errors import BadRequest, NotFound, UnknownModel
 from retally.protocol.encoding import parse_bytes32
 from retally.protocol.receipt import FinishReason, JobReceipt
+from retally_router.check_frames import ENDED
 from retally_router.directory import Directory
 from retally_router.job_log import GENERATION_DIGITS, JobLog
 from retally_router.make_request import parse_body
@@ -48,7 +49,7 @@ class GenerationApi:
             hint = "send the `id` of an answer, or a job's id"
             raise BadRequest("id must be an answer's id", param="id", hint=hint)
         found = await self.log.find(await self.log.job_of(matched[1]))
-        receipts = [JobReceipt.from_wire(item["receipt"]) for item in found["receipts"]]
+        receipts = sorted((JobReceipt.from_wire(item["receipt"]) for item in found["receipts"]), key=_place)
         return {"data": {"id": id, **_sums(receipts), **self._names(receipts), "retally": found}}
 
     async def embeddings(self, request: Request) -> None:
@@ -68,11 +69,18 @@ class GenerationApi:
         return {"model": None if listed is None else listed.model, "provider_name": last.node, "nodes": nodes}
 
 
+def _place(receipt: JobReceipt) -> tuple[int, int, bool]:
+    """The order of an answer; of a hedge's two receipts the one that ended it comes last."""
+    return receipt.choice, receipt.output_from, receipt.finish_reason in ENDED
+
+
 def _sums(receipts: list[JobReceipt]) -> dict[str, Any]:
     """One answer's counts; a continuation's prompt was counted by the first segment."""
     began, ended = min(item.started_at for item in receipts), max(item.finished_at for item in receipts)
     prompt = max(item.prompt_tokens for item in receipts)
-    output = sum(item.output_to - item.output_from for item in receipts)
+    # A node that lost a race for the first token bills what it put out, and none of it is the answer's.
+    pieces = {(item.choice, item.output_from): item.output_to - item.output_from for item in receipts}
+    output = sum(pieces.values())
     return {
         "created_at": began,
         "total_cost": str(sum(item.fee for item in receipts)),
@@ -83,5 +91,5 @@ def _sums(receipts: list[JobReceipt]) -> dict[str, Any]:
         "native_tokens_cached": max((item.cached_tokens for item in receipts if not item.output_from), default=0),
         "finish_reason": _FINISHES.get(FinishReason(receipts[-1].finish_reason), "error"),
         "generation_time_seconds": ended - began,
-        "num_segments": len(receipts),
+        "num_segments": len(pieces),
     }

@@ -58,9 +58,17 @@ class Race(Generic[T]):
             await asyncio.wait(self._tasks, timeout=wait_seconds)
             if not self._tasks[0].done() and (other := second()) is not None:
                 self._tasks.append(asyncio.create_task(other))
-            return await self._winner()
-        finally:
+            won = await self._winner()
+        except BaseException:
             await self._leave()
+            raise
+        try:
+            await self._leave()
+        except BaseException:
+            # Who waited has left in the meantime: nobody takes the winner up any more.
+            self._lost(won)
+            raise
+        return won
 
     async def _winner(self) -> T:
         running = set(self._tasks)

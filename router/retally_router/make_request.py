@@ -15,7 +15,7 @@ from retally.protocol.eip712 import Address, Bytes32, Domain, SigningKey
 from retally.protocol.encoding import ZERO_BYTES32
 from retally.protocol.job import JobParams, JobRequest, client_seed_from_int, params_hash, prompt_hash
 from retally.protocol.openai_request import choices_of_body, prompt_of_body
-from retally.protocol.pricing import Prices, max_fee
+from retally.protocol.pricing import PER, Prices, max_fee
 from retally.protocol.structure import grammar_of, tools_tokens_at_most
 from retally.protocol.wire import JobOptions
 from retally_router.wishes import Wishes, read_bool, read_integer, read_wishes
@@ -113,10 +113,15 @@ def tokens_at_most(prompt: Mapping[str, Any]) -> int:
     return raw + MESSAGE_TOKENS * len(prompt["messages"]) + TEMPLATE_TOKENS
 
 
-def largest_fee(ask: Ask, prices: Prices, prompt_tokens: int, max_context: int, continuations: int) -> int:
-    """The most that the job can cost over all choices and segments."""
+def largest_fee(
+    ask: Ask, prices: Prices, prompt_tokens: int, max_context: int, continuations: int, *, is_hedged: bool
+) -> int:
+    """The most that the job can cost over all choices and segments, one of which may be a hedge."""
     output = min(ask.params.max_tokens, max_context)
-    return max_fee(prices, prompt_tokens=prompt_tokens, max_output=output, n=ask.n, continuations=continuations * ask.n)
+    fee = max_fee(prices, prompt_tokens=prompt_tokens, max_output=output, n=ask.n, continuations=continuations * ask.n)
+    # A hedge is one of the continuations, but reads the prompt at its full price.
+    dearer = max(0, prices.price_in - prices.price_cached) if is_hedged and continuations else 0
+    return fee + -(-prompt_tokens * dearer // PER)
 
 
 @dataclass(frozen=True, slots=True)

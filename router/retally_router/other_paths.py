@@ -14,10 +14,12 @@ from redis.exceptions import RedisError
 from retally.errors import BadRequest, RetallyError, Unavailable
 from retally_router.asgi_sink import read_body
 from retally_router.hot_path import ENDPOINTS, HotPath
-from retally_router.idempotency import Claim, IdempotentAnswers, StoredAnswer, key_of_header
+from retally_router.idempotency import LARGEST_ANSWER, Claim, IdempotentAnswers, StoredAnswer, key_of_header
 from retally_router.responses_path import RESPONSES, ResponsesPath, first_then, send_error, with_body
 from retally_router.sink import ClientGone, Message, Receive, Scope, Send
 
+# Enough of an answer's end to see whether it ended well: a last event with its receipts.
+LAST_BYTES = 256 * 1024
 IDEMPOTENCY_KEY = b"idempotency-key"
 REPLAYED = (b"idempotent-replayed", b"true")
 
@@ -102,7 +104,7 @@ class OtherPaths:
         await asyncio.shield(work)
 
     async def _make(self, claim: Claim, scope: Scope, body: bytes, send: Send) -> None:
-        recorder = _Recorder(send, partial(self._finish, claim))
+        recorder = _Recorder(send, partial(self._finish, claim), self._seconds / 2)
         renewing = asyncio.create_task(self._answers.renew(claim))
         try:
             await self._serve(scope, body, _never, recorder.send)
@@ -127,8 +129,12 @@ class OtherPaths:
 class _Recorder:
     """Passes an answer on and remembers it, also when nobody takes it any more."""
 
-    def __init__(self, send: Send, before_end: Callable[[StoredAnswer | None], Awaitable[None]]) -> None:
+    def __init__(
+        self, send: Send, before_end: Callable[[StoredAnswer | None], Awaitable[None]], seconds: float
+    ) -> None:
         self._send = send
+        self._seconds = seconds
+        self._size, self._last = 0, b""
         self._before_end = before_end
         self._start: Message = {}
         self._parts: list[bytes] = []
@@ -140,21 +146,31 @@ class _Recorder:
         if message["type"] == "http.response.start":
             self._start = dict(message)
         else:
-            self._parts.append(message.get("body", b""))
+            self._keep(message.get("body", b""))
             self.whole = not message.get("more_body", False)
         if self.whole:
             await self._before_end(self.answer())
         if not self._gone:
             try:
-                await self._send(message)
-            except (OSError, ClientGone):
+                # Sooner than the server gives a client up: the answer is made to its end without it.
+                async with asyncio.timeout(self._seconds):
+                    await self._send(message)
+            except (OSError, ClientGone, TimeoutError):
                 self._gone = True
+
+    def _keep(self, part: bytes) -> None:
+        self._size += len(part)
+        self._last = (self._last + part)[-LAST_BYTES:]
+        if self._size <= LARGEST_ANSWER:
+            self._parts.append(part)
+        else:
+            self._parts.clear()
 
     def answer(self) -> StoredAnswer | None:
         """The answer, if it is whole and was made: errors, also in mid-stream, are not kept."""
-        body = b"".join(self._parts)
-        if not self.whole or self._start.get("status") != 200 or _broke_off(self._start, body):
+        if not self.whole or self._start.get("status") != 200 or _broke_off(self._start, self._last):
             return None
+        body = b"".join(self._parts) if self._size <= LARGEST_ANSWER else None
         return StoredAnswer(200, list(self._start["headers"]), body)
 
 

@@ -18,6 +18,8 @@ from retally_router.ports import NodeStream
 from retally_router.sse import FrameCutter, payload_of
 
 DONE = b"[DONE]"
+MOST_PROMPT_BYTES = 32 * 1024 * 1024
+MOST_TOKEN_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +49,18 @@ class Placement:
     failure: RetallyError | None = None
     cutter: FrameCutter = field(default_factory=FrameCutter)
     held: list[Frame] = field(default_factory=list)
+    received: int = 0
 
     @property
     def is_open(self) -> bool:
         """Whether a receipt of this node is missing in the router's books."""
         segments = [(self.placed.job_id, choice, segment) for choice, segment, _ in self.record.segments]
         return self.account is not None and any(key in self.account.open for key in segments)
+
+    @property
+    def most_bytes(self) -> int:
+        """No honest answer is longer: the prompt's log-probabilities, and frames of single tokens with theirs."""
+        return MOST_PROMPT_BYTES + MOST_TOKEN_BYTES * self.placed.request.max_output * self.placed.request.n
 
     async def next(self) -> list[Frame]:
         """The node's next frames; none after its [DONE]. Raises what went wrong, after what came first."""
@@ -63,6 +71,9 @@ class Placement:
             data = await self.stream.next()
             if not data:
                 raise NodeUnavailable("the node's answer broke off")
+            self.received += len(data)
+            if self.received > self.most_bytes:
+                raise NodeUnavailable(f"the node sent more than {self.most_bytes} bytes for one job")
             frames = self._cut(data)
         return frames
 

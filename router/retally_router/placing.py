@@ -26,6 +26,9 @@ from retally_router.lanes import Lanes
 from retally_router.placement import Job, Placement
 from retally_router.ports import NodeApi, NodeStream
 
+#: What is read of a node's refusal.
+MOST_REFUSAL_BYTES = 64 * 1024
+
 Lost = Callable[[Placed, ChannelAccount, JobRecord], None]
 
 
@@ -179,7 +182,7 @@ def _submission(order: _Order, voucher: SignedVoucher) -> dict[str, Any]:
 async def _refused(stream: NodeStream) -> NodeRefused:
     try:
         raw = b""
-        while part := await stream.next():
+        while len(raw) < MOST_REFUSAL_BYTES and (part := await stream.next()):
             raw += part
         body = msgspec.json.decode(raw)
     except (msgspec.DecodeError, RetallyError):

@@ -22,9 +22,9 @@ class Commands:
         """GET."""
         return self._call("GET", key)
 
-    def set(self, key: str, value: Part, *, ex: int | None = None) -> Any:
-        """SET, for so many seconds if they are given."""
-        return self._call("SET", key, value, *(() if ex is None else ("EX", ex)))
+    def set(self, key: str, value: Part, *, nx: bool = False, ex: int | None = None) -> Any:
+        """SET, for so many seconds if they are given; with `nx` only where nothing is, else the reply is None."""
+        return self._call("SET", key, value, *(("NX",) if nx else ()), *(() if ex is None else ("EX", ex)))
 
     def delete(self, key: str) -> Any:
         """DEL."""

@@ -174,7 +174,7 @@ class ServeJob:
                 if taken.chunk is not None or taken.receipt is not None:
                     await self._note(placement, taken)
             except CHEATS as error:
-                await self.means.log.add_fault(placement.placed, error.message, frame.value)
+                await self.means.log.add_fault(placement.placed, error.message, frame.shown)
                 raise
             if self.continuations:
                 if failover.is_repeated_opening(frame):
@@ -272,6 +272,8 @@ class ServeJob:
                 cached = next((leaf.receipt.cached_tokens for leaf in self.receipts), None)
                 self.attempts.visits[self.node].succeeded(tokens, self.prompt_tokens, cached)
             if account is not None:
+                # Also where a client that left ended the wait between the receipt's record and its payment.
+                self.means.sender.pay(account)
                 # Not before: a router that dies before its last voucher is out leaves it to the next.
                 await self.means.sender.once_paid(account, partial(self.means.log.forget, placement.record))
         elif account is not None:
