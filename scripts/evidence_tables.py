@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from retally.protocol.calibration import PROBABILITY, Bins, MarginTable
 from retally.protocol.evidence import JOB_MISMATCH, TOKEN_CLIP, WEIGHTS, largest_log_e, margin_log_e
-from retally_verifier.calibration_largest import largest_bins, seen_bins
+from retally_verifier.calibration_largest import largest_bins, mean_tokens, seen_bins
 from retally_verifier.calibration_tables import CONFIDENCE_MISS, FLAT, Margins, histograms, miss_of, upper_bounds
 
 Floats = NDArray[np.float64]
@@ -71,13 +71,16 @@ def mixed(cheats: Mapping[str, Sequence[Margins]], edges: Sequence[int], sparsit
     return alternative
 
 
-def table_of(honest: Floats, alternative: Floats, edges: Sequence[int], largest: Bins) -> MarginTable:
+def table_of(
+    honest: Floats, alternative: Floats, edges: Sequence[int], largest: Bins, largest_tokens: int
+) -> MarginTable:
     """The table as integers: honest bounds rounded up, the alternative rounded down."""
     return MarginTable(
         edges=tuple(edges),
         honest=tuple(max(1, math.ceil(value * PROBABILITY)) for value in honest),
         cheat=tuple(math.floor(value * PROBABILITY) for value in alternative),
         largest=largest,
+        largest_tokens=largest_tokens,
     )
 
 
@@ -95,7 +98,7 @@ def fit(
         largest, seen = largest_bins(honest, noise, miss), seen_bins(honest, miss)
         counts = [(histograms(jobs, edges), peaks(jobs)) for jobs in cheats.values()]
         for name, chosen, sparsity in alternatives(cheats):
-            table = table_of(honest_bounds, mixed(chosen, edges, sparsity), edges, largest)
+            table = table_of(honest_bounds, mixed(chosen, edges, sparsity), edges, largest, mean_tokens(honest))
             gain = float(np.mean([growth(*each, table) for each in counts]))
             if best is None or gain > best[0]:
                 best = gain, Fitted(table, name, sparsity, replace(table, largest=seen))
@@ -130,7 +133,9 @@ def growth(counts: Floats, largest: Floats, table: MarginTable) -> float:
     sums = np.array([counts @ np.minimum(TOKEN_CLIP, np.log(1 - w + w * ratios)) for w in WEIGHTS])
     values = np.logaddexp.reduce(sums, axis=0) - math.log(len(WEIGHTS))
     if table.largest is not None:
-        alone = np.array([largest_log_e(value, table.largest) for value in largest])
+        parts = (-(-counts.sum(axis=1) // table.largest_tokens)).astype(int)
+        bins = table.largest
+        alone = np.array([largest_log_e(value, bins, part) for value, part in zip(largest, parts, strict=True)])
         values = np.logaddexp(values, alone) - math.log(2)
     return float(np.log(0.5 + 0.5 * np.exp(np.minimum(JOB_MISMATCH, values))).mean())
 

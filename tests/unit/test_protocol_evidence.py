@@ -44,7 +44,7 @@ TABLE = MarginTable(
 LARGEST = Bins(
     edges=(300_000, 2_000_000), honest=(PROBABILITY, 10_000_000, 10_000), cheat=(0, 250_000_000, 750_000_000)
 )
-WITH_LARGEST = replace(TABLE, largest=LARGEST)
+WITH_LARGEST = replace(TABLE, largest=LARGEST, largest_tokens=256)
 CALIBRATION = Calibration(
     model_id=keccak(b"model"),
     node_profile=keccak(b"node"),
@@ -164,6 +164,15 @@ class TestJobEvidence:
         assert margin_log_e(spliced, TABLE) < 5
         assert margin_log_e(spliced, WITH_LARGEST) == pytest.approx(LARGEST_CLIP - math.log(2), abs=0.01)
         assert verdict_of(margin_log_e(spliced, WITH_LARGEST)) == VerdictKind.MISMATCH
+
+    def test_a_longer_job_counts_as_several(self) -> None:
+        # it begins so many parts of the length that the bins hold for, and each may be the odd one.
+        bins = replace(LARGEST, cheat=(0, 250_000_000, 75_000_000))
+        table = replace(TABLE, largest=bins, largest_tokens=100)
+        assert largest_log_e(5.0, bins, 3) == pytest.approx(largest_log_e(5.0, bins) - math.log(3))
+        spliced = [np.array([5.0, *[0.0] * (length - 1)]) for length in (100, 101, 250)]
+        alone, twice, thrice = (margin_log_e(job, table) for job in spliced)
+        assert alone > twice > thrice
 
     def test_what_the_largest_margin_says_is_clipped_and_halves_the_rest(self) -> None:
         assert largest_log_e(10.0, LARGEST) == LARGEST_CLIP

@@ -22,6 +22,8 @@ NOISE = 0.5
 FORGIVEN = 2
 #: The part of a job's e that pays for asking further re-executors only where the first ones disagree.
 PRICE = 0.1
+#: Where fewer owners may be drawn a majority would be two, and two of one hand could make guilt at every draw.
+LEAST_DRAWN = 5
 #: Who stood alone so often, and in such a share of its replays, is drawn last and shown as suspect.
 ALONE_OFTEN, ALONE_SHARE = 3, 0.2
 
@@ -74,6 +76,8 @@ def majority_of(most: int) -> int:
 
 def agreeing(said: Sequence[Said], most: int) -> tuple[Said, ...]:
     """The largest set that agrees with each other, if it is a majority of those that may be drawn; else nobody."""
+    if most < LEAST_DRAWN:
+        return ()
     for size in range(len(said), majority_of(most) - 1, -1):
         for part in itertools.combinations(said, size):
             if is_unanimous(part):

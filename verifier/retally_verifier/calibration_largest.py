@@ -2,8 +2,8 @@
 
 An honest token gets a margin `x` in two ways only, and each has its own law:
 
-- **Rounding.** Both sides allow the two tokens, and their logits differ by `x / 2` at least. Assumed: such noise has a
-  finite variance beyond `FROM`, so that its chance falls with the square of `x`.
+- **Rounding.** Both sides allow the two tokens, and their logits differ by `x / 2` at least. Assumed: from the
+  first edge on the chance of such noise falls at least with the square of `x`.
 - **The edge of the nucleus.** The token that wins for the verifier was not allowed for the node. That they disagree
   about it hangs on numbers computed before the position's noise is added, and the noise is the payer's. So a winner
   of probability `p` wins by more than `x` with the chance `exp(-x) / (1 - p + p exp(-x))` of winning at all (a maximum
@@ -29,7 +29,7 @@ Margins = NDArray[np.float64]
 EDGES = (100_000, 300_000, 1_000_000, 4_000_000)
 #: The alternative: one token that the model would not have chosen is far off. Fitted to no cheat.
 SHARES = (0.0, 1 / 16, 1 / 16, 1 / 8, 3 / 4)
-#: Noise whose variance is finite has at least this index.
+#: The assumed law of rounding.
 INDEX = 2.0
 
 
@@ -50,6 +50,11 @@ def _bins(set_ups: Sequence[NDArray[np.float64]]) -> Bins:
         honest=(PROBABILITY, *(max(1, math.ceil(value * PROBABILITY)) for value in bounds)),
         cheat=tuple(math.floor(share * PROBABILITY) for share in SHARES),
     )
+
+
+def mean_tokens(honest: Mapping[str, Sequence[Margins]]) -> int:
+    """How long a job is that the bins hold for: the mean length, of the set-up whose jobs are shortest."""
+    return max(1, min(sum(map(len, jobs)) // len(jobs) for jobs in honest.values()))
 
 
 def reach_bounds(jobs: Sequence[Margins], noise: float, miss: float) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from retally.protocol.calibration import PROBABILITY, MarginTable
 from retally.protocol.evidence import margin_log_e
 from retally_verifier import calibration_largest
-from retally_verifier.calibration_largest import largest_bins, upper_share
+from retally_verifier.calibration_largest import largest_bins, mean_tokens, upper_share
 
 Margins = NDArray[np.float64]
 
@@ -98,6 +98,7 @@ def make_table(
         honest=tuple(max(1, math.ceil(value * PROBABILITY)) for value in bounds),
         cheat=tuple(math.floor(value * PROBABILITY) for value in shares),
         largest=largest_bins(honest, math.inf if noise is None else noise, miss_of(len(honest))),
+        largest_tokens=mean_tokens(honest),
     )
 
 

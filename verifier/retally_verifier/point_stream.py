@@ -19,6 +19,16 @@ if redis.call('HSETNX', KEYS[1], ARGV[1], '1') == 1 then
   redis.call('XADD', KEYS[2], '*', 'id', ARGV[1], 'task', ARGV[2])
 end
 """
+#: A result that nobody waits for is left nowhere: it would answer for the same point asked anew.
+_GIVE = """
+local first = 0
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then
+  first = redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2])
+end
+redis.call('XACK', KEYS[3], ARGV[3], ARGV[4])
+redis.call('XDEL', KEYS[3], ARGV[4])
+return first
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,7 @@ class PointStream:
         base = f"retally:verifier:{verifier.lower()}"
         self._points, self._asked, self._results = f"{base}:points", f"{base}:asked", f"{base}:results"
         self._ask = self._redis.register_script(_ASK)
+        self._give = self._redis.register_script(_GIVE)
 
     async def ask(self, tasks: Mapping[str, str]) -> None:
         """Adds points by name; one that is under way stays as it is."""
@@ -84,15 +95,8 @@ class PointStream:
 
     async def give(self, entry: Entry, result: str) -> bool:
         """Hands a result in, once: whether it is the first, and still wanted."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hexists(self._asked, entry.name)
-            pipe.hsetnx(self._results, entry.name, result)
-            pipe.xack(self._points, GROUP, entry.entry_id)
-            pipe.xdel(self._points, entry.entry_id)
-            wanted, is_first, *_ = await pipe.execute()
-        if not wanted:
-            await self._redis.hdel(self._results, entry.name)
-        return bool(wanted and is_first)
+        keys = [self._asked, self._results, self._points]
+        return bool(await self._give(keys=keys, args=[entry.name, result, GROUP, entry.entry_id]))
 
     async def is_open(self, entry: Entry) -> bool:
         """Whether nobody has handed a result in."""

@@ -123,8 +123,12 @@ class Replayer:
         nodes = [node for node in self._store.live_nodes(model_id) if node.owner not in excluded]
         kept = [node for node in nodes if not await self._registry.are_siblings(accused, node.owner)]
         # By the commit's seed: the accused can't know beforehand who replays it.
-        random.Random(seed).shuffle(kept)  # the seed is the randomness
-        return kept
+        chance = random.Random(seed)  # the seed is the randomness
+        chance.shuffle(kept)
+        # Owners have one lot each, however many nodes they run.
+        owners = sorted({node.owner for node in kept})
+        chance.shuffle(owners)
+        return sorted(kept, key=lambda node: owners.index(node.owner))
 
     async def _ask(self, drawing: _Drawing, nodes: Sequence[NodeRecord]) -> None:
         """The first of an owner's nodes that answers."""

@@ -188,9 +188,10 @@ class Store:
         return None if row is None else finding_of(row)
 
     def replays(self, since: int) -> list[ReplayRow]:
-        """What replays said of owners from a time on, oldest first."""
+        """What replays said of owners from a time on, oldest first; a receipt that covers several points once."""
         query = (
-            "SELECT owner, time, detail FROM findings WHERE time >= ? AND state = ? ORDER BY commit_id, range_index, k"
+            "SELECT owner, time, detail FROM findings WHERE time >= ? AND state = ? GROUP BY receipt "
+            "ORDER BY commit_id, range_index, k"
         )
         rows = self._db.execute(query, (since, FindingState.REPLAYED))
         return [ReplayRow(Address(row[0]), row[1], json.loads(row[2])) for row in rows]

@@ -67,24 +67,33 @@ class Bins:
 class MarginTable(Bins):
     """What judges a job: shares of tokens by margin and, if it was calibrated, of jobs by their largest margin.
 
-    `largest.honest` holds for jobs of any length that the calibration covers: each is a bound of the chance that the
-    largest margin reaches the bin at all, so that a shorter job's lies below it too.
+    `largest.honest` holds for jobs of up to `largest_tokens` tokens: each is a bound of the chance that the largest
+    margin reaches the bin at all, so that a shorter job's lies below it too. A longer job is so many such jobs.
     """
 
     largest: Bins | None = None
+    largest_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        Bins.__post_init__(self)
+        if (self.largest is None) != (self.largest_tokens == 0) or self.largest_tokens < 0:
+            raise BadRequest("bins of the largest margin go with the tokens that they hold for", param="largestTokens")
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object."""
         wire = Bins.to_json(self)
-        return wire if self.largest is None else {**wire, "largest": self.largest.to_json()}
+        if self.largest is None:
+            return wire
+        return {**wire, "largest": self.largest.to_json(), "largestTokens": self.largest_tokens}
 
     @classmethod
     def from_json(cls, value: object) -> Self:
         """The table of a JSON object."""
         wire = parse_object("table", value)
-        check_fields("table", wire, set(_BINS), frozenset({"largest"}))
+        check_fields("table", wire, set(_BINS), frozenset({"largest", "largestTokens"}))
         edges, honest, cheat = (_integers(name, wire[name]) for name in _BINS)
-        return cls(edges, honest, cheat, Bins.from_json(wire["largest"]) if "largest" in wire else None)
+        largest = Bins.from_json(wire["largest"]) if "largest" in wire else None
+        return cls(edges, honest, cheat, largest, check_integer("largestTokens", wire.get("largestTokens", 0), 32))
 
 
 def _integers(name: str, value: object) -> tuple[int, ...]:

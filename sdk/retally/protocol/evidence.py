@@ -50,13 +50,17 @@ def margin_log_e(margins: Floats, table: MarginTable) -> float:
     sums = [float(np.minimum(TOKEN_CLIP, np.log(1 - w + w * ratios)).sum()) for w in WEIGHTS]
     said = [_log_mean_exp(sums)]
     if table.largest is not None:
-        said.append(largest_log_e(float(margins.max()), table.largest))
+        said.append(largest_log_e(float(margins.max()), table.largest, -(-len(margins) // table.largest_tokens)))
     return min(JOB_CLIP, _log_mean_exp(said))
 
 
-def largest_log_e(largest: float, bins: Bins) -> float:
-    """What the largest margin of a job says: one token may be all that a cheat changed; -inf where it is small."""
-    ratio = float(bins.ratios()[int(bins.bins(np.array([largest]))[0])])
+def largest_log_e(largest: float, bins: Bins, stretch: int = 1) -> float:
+    """What the largest margin of a job says: one token may be all that a cheat changed; -inf where it is small.
+
+    The job is `stretch` times as long as those that the bins hold for: one of its parts reaches a bin at most so many
+    times as likely.
+    """
+    ratio = float(bins.ratios()[int(bins.bins(np.array([largest]))[0])]) / stretch
     return min(LARGEST_CLIP, math.log(ratio)) if ratio > 0 else -math.inf
 
 

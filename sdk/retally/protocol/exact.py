@@ -15,6 +15,8 @@ from retally.protocol.wire import AnswerBundle
 EQUALITY = "equality"
 #: What fp32 and fp64 round apart between the sampler and its replay, in nats.
 ROUNDING = 1e-4
+#: In 1e-6.
+COLDEST = 10_000
 EXACT_EDGE = Edge(ROUNDING, ROUNDING)
 #: An equal answer halves the job's stake: e is 1/2 then, so that honest wealth only ever falls.
 EQUAL = math.log(0.5)
@@ -35,7 +37,12 @@ def differing(replayed: Replayed, scores: ReplayScores) -> list[int]:
 
 
 def judge_exactly(bundle: AnswerBundle, scores: ReplayScores, eos_ids: Collection[int]) -> JobLogE:
-    """The evidence of an answer that has to be equal token by token; it needs no calibration."""
+    """The evidence of an answer that has to be equal token by token; it needs no calibration.
+
+    So cold that fp32 rounds the noise away beside the logits, replay and sampler may part: nothing is said there.
+    """
+    if 0 < bundle.params.temperature < COLDEST:
+        return JobLogE(0.0, False, {"reason": "too cold for a replay in fp64"})
     found = differing(replayed_of(bundle, eos_ids), scores)
     return JobLogE(JOB_CLIP if found else EQUAL, True, _summary(bundle.output_ids, found))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from retally.errors import RetallyError
+from retally.errors import BadRequest
 from retally.protocol.answer import Deviation, Renderer
 from retally.protocol.evidence import JOB_CLIP, JobLogE
 from retally.protocol.grammar import AnswerMasks, Grammars
@@ -27,7 +27,7 @@ def judge_before_replay(
         return judged, FREE
     try:
         masks = masks_of(bundle, eos_ids, grammars)
-    except RetallyError as error:
+    except BadRequest as error:
         # No honest node admits a form that can't be enforced; but what can't be rebuilt proves nothing either.
         return Judgement(JobLogE(0.0, False, {"form": error.message})), FREE
     return judge_form(bundle, masks), masks

@@ -138,8 +138,11 @@ def _margin(
         return TokenMargin(float(min(CLIP, l.max() - l[own])), best)
     gumbel = noise(replayed.seed, position, candidates).astype(np.float64)
     temperature = params.temperature / ONE
-    nuclei = _nuclei(l, params, _tail_mass(tail, float(raw.min()), temperature, l), edge)
-    margin, best = _sampled_margin(l, l / temperature + gumbel, own, *nuclei)
+    core, loose = _nuclei(l, params, _tail_mass(tail, float(raw.min()), temperature, l), edge)
+    if mask is not None:
+        # Where most of the 64 are forbidden, allowed tokens beyond them may stand before one that is near their edge.
+        core &= l - edge.epsilon > float(raw.min())
+    margin, best = _sampled_margin(l, l / temperature + gumbel, own, core, loose)
     return TokenMargin(margin, int(candidates[best]))
 
 
@@ -150,7 +153,7 @@ def _sampled_margin(
     core: NDArray[np.bool_],
     loose: NDArray[np.bool_],
 ) -> tuple[float, int]:
-    best = int(np.where(core, keys, -np.inf).argmax())
+    best = int(np.where(core, keys, -np.inf).argmax()) if core.any() else own
     margin = max(0.0, float(keys[best] - keys[own]))
     if not loose[own]:
         margin += max(0.0, float(l[loose].min() - l[own]))
@@ -195,5 +198,5 @@ def _nuclei(
         loose &= l + edge.epsilon >= floor
     core &= np.isfinite(l)
     loose &= np.isfinite(l)
-    core[order[0]] = loose[order[0]] = True
+    loose[order[0]] = True
     return core, loose
