@@ -22,6 +22,7 @@ from economics_profit import RATES, Cell, Special, World, cell, honest_loss, tab
 from economics_special import specials
 from economics_terms import Assumptions, Cheat, cheats, terms_of
 from retally.chain.parameters import default_parameters
+from retally.protocol.evidence import JOB_MISMATCH
 
 FEES = (0.001, 0.01, 0.1, 1.0, 10.0)
 ALPHA = 1e-9
@@ -96,7 +97,7 @@ def notes(world: World) -> list[str]:
         "holds.",
         f"Simulated counts must lie within the closed forms, give or take {TOLERANCE:.0%}.",
         f"Under the calibration that the devnet ships one spliced token in {world.evidence.tokens} gives "
-        f"{splice:+.1f} nats: a splice is seen only with a calibration from more honest jobs.",
+        f"{splice:+.1f} nats; a mismatch is {JOB_MISMATCH:.1f}.",
     ]
 
 

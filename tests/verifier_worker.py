@@ -23,7 +23,7 @@ from retally_verifier.shared_work import Worker
 
 DOMAIN = Domain(31337, SigningKey(keccak(b"escrow")).address)
 VERIFIER = SigningKey(keccak(b"verifier")).address
-IDLE_SECONDS = 0.6
+IDLE_SECONDS = 1.2
 
 
 class WritingJudge(PointJudge):
