@@ -50,17 +50,13 @@ class Placement:
     cutter: FrameCutter = field(default_factory=FrameCutter)
     held: list[Frame] = field(default_factory=list)
     received: int = 0
+    most_bytes: int = MOST_PROMPT_BYTES
 
     @property
     def is_open(self) -> bool:
         """Whether a receipt of this node is missing in the router's books."""
         segments = [(self.placed.job_id, choice, segment) for choice, segment, _ in self.record.segments]
         return self.account is not None and any(key in self.account.open for key in segments)
-
-    @property
-    def most_bytes(self) -> int:
-        """No honest answer is longer: the prompt's log-probabilities, and frames of single tokens with theirs."""
-        return MOST_PROMPT_BYTES + MOST_TOKEN_BYTES * self.placed.request.max_output * self.placed.request.n
 
     async def next(self) -> list[Frame]:
         """The node's next frames; none after its [DONE]. Raises what went wrong, after what came first."""
@@ -97,3 +93,8 @@ class Placement:
                 self.failure = error
                 break
         return frames
+
+
+def most_bytes_of(request: JobRequest) -> int:
+    """No honest answer is longer: the prompt's log-probabilities, and frames of single tokens with theirs."""
+    return MOST_PROMPT_BYTES + MOST_TOKEN_BYTES * request.max_output * request.n

@@ -23,7 +23,7 @@ from retally_router.directory import Listed
 from retally_router.job_log import JobLog, JobRecord, record_of
 from retally_router.keys import Session
 from retally_router.lanes import Lanes
-from retally_router.placement import Job, Placement
+from retally_router.placement import Job, Placement, most_bytes_of
 from retally_router.ports import NodeApi, NodeStream
 
 #: What is read of a node's refusal.
@@ -148,6 +148,7 @@ class Placer:
             account.delivered = max(account.delivered, voucher[0].cumulative)
         checker = FrameChecker(placed, order.choices)
         placement = Placement(placed, account, order.record, checker, stream, whole=not job.ask.stream)
+        placement.most_bytes = most_bytes_of(job.request)
         try:
             async with asyncio.timeout(self._first_seconds):
                 await placement.wait_first()

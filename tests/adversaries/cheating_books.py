@@ -173,13 +173,15 @@ def phantom_choice(node: Node) -> Node:
 def padded_prompt(node: Node) -> Node:
     """Prompt ids that the pinned template does not give, billed like the others."""
     admission = copy(node.admission)
-    honest = admission._render
+    forms = copy(admission._forms)
+    honest = forms.render
 
-    def render(prompt: Mapping[str, Any], date: str) -> Sequence[int]:
-        ids = list(honest(prompt, date))
+    def render(prompt: Mapping[str, Any], template_date: str) -> Sequence[int]:
+        ids = list(honest(prompt, template_date))
         return [ids[0], *ids[1 : 1 + EXTRA], *ids[1:]]
 
-    admission._render = render
+    forms.render = render  # type: ignore[method-assign]  # the lie
+    admission._forms = forms
     return replace(node, admission=admission)
 
 

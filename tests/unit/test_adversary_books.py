@@ -84,7 +84,7 @@ async def test_a_padded_prompt_is_billed_as_it_is_served(world: World) -> None:
     world.node = books.padded_prompt(honest)
     job, _ = await serve(world, Customer())
     [record] = kept(world, job)
-    true = honest.admission._render(job.record.prompt, job.record.params.template_date)
+    true = honest.admission._forms.render(job.record.prompt, job.record.params.template_date)
     assert len(job.record.prompt_ids) == len(true) + books.EXTRA
     assert record.receipt.prompt_root == ids_root(job.record.prompt_ids)
 

@@ -38,4 +38,5 @@ def test_wrappers_name_functions_of_their_contract(wrapper: type[Contract]) -> N
 
 
 def test_every_wrapper_is_looked_at() -> None:
-    assert set(WRAPPERS) == set(Contract.__subclasses__())
+    ours = {each for each in Contract.__subclasses__() if each.__module__.startswith("retally.")}
+    assert set(WRAPPERS) == ours
