@@ -8,21 +8,14 @@ import logging
 import sys
 from pathlib import Path
 
-import uvicorn
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from retally.keep_alive import SERVER_SECONDS
-from retally.protocol.answer import AnswerContext
-from retally.protocol.audit_points import AuditPoint
-from retally.protocol.case import Range, VerdictKind
+from retally.protocol.case import VerdictKind
 from retally.protocol.encoding import Address
-from retally_verifier.api import create_app
 from retally_verifier.audit_commit import CommitAuditor, _place
-from retally_verifier.bootstrap import Verifier, open_verifier
-from retally_verifier.metrics import VerifierMetrics
+from retally_verifier.bootstrap import Verifier, open_verifier, server_of
 from retally_verifier.open_case import CaseOpener
-from retally_verifier.records import AuditedCommit, Finding, FindingState
+from retally_verifier.records import CommitState, Finding, FindingState
 from retally_verifier.settings import VerifierSettings
 
 #: What a false accuser says the evidence weighs.
@@ -34,11 +27,16 @@ SHOWN = 4
 class LazyAuditor(CommitAuditor):
     """Says match of every point without asking anybody for anything."""
 
-    async def _judge(self, commit: AuditedCommit, item: Range, point: AuditPoint) -> Finding | None:
-        context = AnswerContext(self._chain.domain, commit.record, item, point)
-        return Finding(
-            **_place(context), state=FindingState.REPLAYED, verdict=VerdictKind.MATCH, log_e=-1.0, detail={"lazy": True}
-        )
+    async def step(self) -> None:
+        for commit in self._store.commits(CommitState.SEEN):
+            await self._fix_seed(commit)
+        for commit in self._store.commits(CommitState.SEEDED):
+            for task in self._open_tasks(commit):
+                place, said = _place(task.context), {"lazy": True}
+                self._store.put_finding(
+                    Finding(**place, state=FindingState.REPLAYED, verdict=VerdictKind.MATCH, log_e=-1.0, detail=said)
+                )
+            self._close(commit)
 
 
 class FalseAccuser(CaseOpener):
@@ -86,18 +84,8 @@ async def serve(settings: VerifierSettings, lie: str, victim: Address | None) ->
         else:
             assert victim is not None
             accuse(verifier, victim)
-        app = create_app(verifier.store, verifier.loops, VerifierMetrics(verifier.store).registry)
-        config = uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_keep_alive=SERVER_SECONDS,
-        )
         verifier.loops.start()
-        await uvicorn.Server(config).serve()
+        await server_of(verifier).serve()
 
 
 def main() -> None:

@@ -123,23 +123,28 @@ async def open_verifier(settings: VerifierSettings) -> AsyncIterator[Verifier]:
         store.close()
 
 
+def server_of(verifier: Verifier) -> uvicorn.Server:
+    """The server of its findings and metrics."""
+    app = create_app(verifier.store, verifier.loops, VerifierMetrics(verifier.store, verifier.clock).registry)
+    config = uvicorn.Config(
+        app,
+        host=verifier.settings.host,
+        port=verifier.settings.port,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_keep_alive=SERVER_SECONDS,
+    )
+    return uvicorn.Server(config)
+
+
 async def serve(settings: VerifierSettings) -> None:
     """Runs a verifier until it is told to stop, or another process may have become its leader."""
     key = service_key(settings, Deployment.load(settings.deployment).chain_id)
     async with leases(settings, key.address, leads=True) as lost, open_verifier(settings) as verifier:
-        app = create_app(verifier.store, verifier.loops, VerifierMetrics(verifier.store, verifier.clock).registry)
-        config = uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_keep_alive=SERVER_SECONDS,
-        )
         log.info("verifier %s at %s", verifier.key.address, settings.public_url)
         verifier.loops.start()
-        await _until(uvicorn.Server(config).serve(), lost)
+        await _until(server_of(verifier).serve(), lost)
 
 
 async def work(settings: VerifierSettings) -> None:
