@@ -8,21 +8,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import uvicorn
-from redis.asyncio import Redis
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from retally.chain.connection import Chain
 from retally.chain.deployment import Deployment
 from retally.keystore import service_key
 from retally.protocol.encoding import Address
-from retally_router.bootstrap import Outside, RedisConnection, build_router
+from retally_router.bootstrap import STORE_SECONDS, Outside, RedisConnection, build_router
 from retally_router.chain_view import OnChainView
 from retally_router.front import Front
+from retally_router.joined_redis import open_store
 from retally_router.logs import configure_logs
 from retally_router.node_api import HttpNodeApi
 from retally_router.ports import ChainView, RegisteredNode, Standing
+from retally_router.serve import serve
 from retally_router.settings import RouterSettings
 
 
@@ -45,7 +44,7 @@ def build(settings: RouterSettings, own: Address) -> Front:
     """The router as its own bootstrap builds it, over the false view."""
     deployment = Deployment.load(settings.deployment)
     chain = Chain(settings.rpc_url, deployment)
-    redis = Redis.from_url(settings.redis_url)
+    redis = open_store(settings.redis_url, STORE_SECONDS)
     nodes = HttpNodeApi(
         connect_seconds=settings.connect_seconds,
         first_byte_seconds=settings.first_byte_seconds,
@@ -65,16 +64,7 @@ def main() -> None:
     options = parser.parse_args()
     settings = RouterSettings.load(options.config)
     configure_logs(settings.log_level)
-    uvicorn.run(
-        build(settings, options.own),
-        host=settings.host,
-        port=settings.port,
-        loop="uvloop",
-        http="httptools",
-        lifespan="on",
-        log_level="warning",
-        access_log=False,
-    )
+    serve(build(settings, options.own), settings)
 
 
 if __name__ == "__main__":

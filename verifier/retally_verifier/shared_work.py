@@ -66,6 +66,7 @@ class Worker:
         self._at_once = at_once
         self._idle_seconds = idle_seconds
         self._running: set[asyncio.Task[None]] = set()
+        self._under_way: set[str] = set()
 
     async def run(self) -> None:
         """Works until it is cancelled."""
@@ -91,6 +92,8 @@ class Worker:
         entries = await self._stream.take(
             self._name, free, idle_seconds=self._idle_seconds, wait_seconds=RETRY_SECONDS / 2
         )
+        # A late heartbeat lets this worker claim what it is at itself: to wait for that would be to wait for itself.
+        entries = [entry for entry in entries if entry.name not in self._under_way]
         if entries and entries[0].deliveries > 1:
             # Alone: if it kills this worker too, no other point is counted as what did it.
             await asyncio.gather(*self._running)
@@ -102,6 +105,7 @@ class Worker:
             task.add_done_callback(self._running.discard)
 
     async def _one(self, entry: Entry) -> None:
+        self._under_way.add(entry.name)
         try:
             if not await self._stream.is_open(entry):
                 await self._stream.drop(entry)
@@ -113,6 +117,8 @@ class Worker:
                 await self._stream.give(entry, outcome_to_json(await self._judged(entry)))
         except Exception:  # it stays with this worker until it has idled, then somebody tries again
             log.exception("point %s can't be judged", entry.name)
+        finally:
+            self._under_way.discard(entry.name)
 
     async def _judged(self, entry: Entry) -> Outcome:
         task, last = task_of_json(entry.task, self._domain)
