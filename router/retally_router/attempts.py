@@ -45,6 +45,8 @@ class Attempts:
     job: Job
     expected: Mapping[str, Expectation]
     visits: dict[str, Visit] = field(default_factory=dict)
+    #: The nodes that had the job, in lower case.
+    tried: set[str] = field(default_factory=set)
     hedges: int = 0
     #: What left nodes may still bill.
     unsettled: int = 0
@@ -102,6 +104,7 @@ class Attempts:
 
     async def _begin(self, node: Listed, choices: Sequence[ChoiceState], remaining_fee: int) -> Begun:
         at, expected = time.monotonic(), self.expected.get(node.node)
+        self.tried.add(node.node.lower())
         self.visits[node.node] = self.means.watch.visit(node.node, expected, streams=len(choices))
         try:
             return Begun(await self.means.placer.place(self.job, node, choices, remaining_fee), at)
