@@ -45,8 +45,9 @@ class Attempts:
     job: Job
     expected: Mapping[str, Expectation]
     visits: dict[str, Visit] = field(default_factory=dict)
-    #: The nodes that had the job, in lower case.
+    #: The nodes that have the job or failed it, in lower case.
     tried: set[str] = field(default_factory=set)
+    late: set[str] = field(default_factory=set)
     hedges: int = 0
     #: What left nodes may still bill.
     unsettled: int = 0
@@ -78,6 +79,9 @@ class Attempts:
             visit = self.visits.pop(name)
             visit.first_token()
             visit.end()
+            # Given up for being late, not for failing: after all others it may go on where the winner breaks off.
+            self.tried.discard(name.lower())
+            self.late.add(name.lower())
         return begun
 
     async def _race(

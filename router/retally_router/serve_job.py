@@ -255,7 +255,8 @@ class ServeJob:
         allowed = self.means.max_continuations - self.attempts.hedges
         # Asked anew: a long answer outlives what was known when it began.
         plan = self.again(frozenset(self.attempts.tried))
-        self.attempts.expected, candidates = plan.expected, plan.candidates
+        self.attempts.expected = plan.expected
+        candidates = sorted(plan.candidates, key=lambda node: node.node.lower() in self.attempts.late)
         self.offered += [node for node in candidates if node not in self.offered]
         while candidates and self.continuations < allowed and time.monotonic() < ends:
             node = candidates.pop(0)
