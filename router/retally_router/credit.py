@@ -16,58 +16,12 @@ from retally.crash_points import crash_point
 from retally.errors import CapExceeded, InsufficientFunds, SignerExpired
 from retally.protocol.eip712 import Address
 from retally.protocol.voucher import ChannelId
+from retally_router.credit_scripts import HOLD, PROMISE, RELEASE, USED
 from retally_router.ports import Standing
 
 LARGEST = 2**53 - 1
 HOLD_SECONDS = 3600
 NO_JOBS: Mapping[str, int] = MappingProxyType({})
-
-# An outstanding promise is one that the chain has not seen collected or reserved yet: promised - used, per signer.
-_HOLD = """
-local key, job, amount, signer = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local balance, used, cap = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local now, expiry, lane = tonumber(ARGV[7]), ARGV[8], ARGV[9]
-redis.call('HSET', key, 'used:' .. signer, ARGV[5])
-local all, promised, spent, held, mine = redis.call('HGETALL', key), {}, {}, 0, 0
-for i = 1, #all, 2 do
-  local kind, name = string.match(all[i], '^(%a+):(.+)$')
-  if kind == 'promised' then promised[name] = tonumber(all[i + 1])
-  elseif kind == 'used' then spent[name] = tonumber(all[i + 1])
-  elseif kind == 'hold' and name ~= job then
-    local a, s, e = string.match(all[i + 1], '^(%d+)|(%w+)|(%d+)|%d+$')
-    if tonumber(e) < now then redis.call('HDEL', key, all[i])
-    else
-      held = held + tonumber(a)
-      if s == signer then mine = mine + tonumber(a) end
-    end
-  end
-end
-local outstanding = held
-for name, value in pairs(promised) do outstanding = outstanding + math.max(0, value - (spent[name] or 0)) end
-local capped = math.max(used, promised[signer] or 0) + mine
-if capped + amount > cap then return {'cap', string.format('%.0f', math.max(0, cap - capped))} end
-if outstanding + amount > balance then return {'funds', string.format('%.0f', math.max(0, balance - outstanding))} end
-redis.call('HSET', key, 'hold:' .. job, table.concat({ARGV[2], signer, expiry, lane}, '|'))
-return {'ok', '0'}
-"""
-
-# The promise is on record before the voucher that makes it leaves. What is promised for a job is held for it no more:
-# counted twice, it would refuse the last jobs that the deposit covers.
-_PROMISE = """
-local old, new = tonumber(redis.call('HGET', KEYS[1], 'promised') or '0'), tonumber(ARGV[1])
-if new <= old then return string.format('%.0f', old) end
-redis.call('HSET', KEYS[1], 'promised', ARGV[1])
-redis.call('HINCRBY', KEYS[2], 'promised:' .. ARGV[2], string.format('%.0f', new - old))
-for i = 3, #ARGV, 2 do
-  local field = 'hold:' .. ARGV[i]
-  local amount, rest = string.match(redis.call('HGET', KEYS[2], field) or '', '^(%d+)(|.+)$')
-  if amount then
-    local left = math.max(0, tonumber(amount) - tonumber(ARGV[i + 1]))
-    redis.call('HSET', KEYS[2], field, string.format('%.0f', left) .. rest)
-  end
-end
-return ARGV[1]
-"""
 
 
 def credit_key(payer: Address) -> str:
@@ -83,9 +37,15 @@ def channel_key_of(channel: ChannelId) -> str:
 class Credit:
     """Holds an amount for each job in flight, counts promises, refuses what the chain does not cover."""
 
-    def __init__(self, redis: Any, standing: Callable[[Address, Address, bool], Awaitable[Standing]]) -> None:
+    def __init__(
+        self,
+        redis: Any,
+        standing: Callable[[Address, Address, bool], Awaitable[Standing]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._redis = redis
         self._standing = standing
+        self._clock = clock
 
     async def hold(self, payer: Address, signer: Address, job: str, amount: int, *, lane: int = 0) -> None:
         """Sets the job's largest fee aside; raises with what is missing. The lane names the process that holds."""
@@ -102,7 +62,7 @@ class Credit:
     async def release(self, payer: Address, job: str) -> None:
         """Ends the hold of a job; what was promised for it stays counted."""
         crash_point("before:release")
-        await self._redis.hdel(credit_key(payer), f"hold:{job}")
+        await self._redis.eval(RELEASE, 1, credit_key(payer), job)
         crash_point("after:release")
 
     async def holds(self, payer: Address, signer: Address) -> list[tuple[str, int]]:
@@ -122,7 +82,7 @@ class Credit:
         keys = (channel_key_of(channel), credit_key(channel.payer))
         crash_point("before:promise")
         promised = int(
-            await self._redis.eval(_PROMISE, 2, *keys, cumulative, channel.signer, *chain.from_iterable(jobs.items()))
+            await self._redis.eval(PROMISE, 2, *keys, cumulative, channel.signer, *chain.from_iterable(jobs.items()))
         )
         crash_point("after:promise")
         return promised
@@ -133,11 +93,11 @@ class Credit:
         standing = await self._standing(payer, signer, fresh)
         if not standing.authorised:
             raise SignerExpired(signer, standing.expiry)
-        now = int(time.time())
+        now = int(self._clock())
         numbers = [min(standing.balance, LARGEST), min(standing.used, LARGEST), min(standing.cap, LARGEST)]
         args = [job, min(amount, LARGEST), signer, *numbers, now, now + HOLD_SECONDS, lane]
         crash_point("before:hold")
-        reason, left = await self._redis.eval(_HOLD, 1, credit_key(payer), *args)
+        reason, left = await self._redis.eval(HOLD, 1, credit_key(payer), *args)
         crash_point("after:hold")
         return reason.decode(), int(left)
 
@@ -148,5 +108,5 @@ class Credit:
             if kind == "promised":
                 standing = await self._standing(payer, Address(signer), True)
                 crash_point("before:used")
-                await self._redis.hset(key, f"used:{signer}", min(standing.used, LARGEST))
+                await self._redis.eval(USED, 1, key, signer, min(standing.used, LARGEST))
                 crash_point("after:used")

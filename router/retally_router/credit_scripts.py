@@ -1,0 +1,126 @@
+"""The Redis side of a payer's credit: holds and promises, with running sums so that no script walks what is open.
+
+One hash for each payer: `promised:`, `used:` and `held:` by signer, `hold:` by job, and the sums `held` (of all holds)
+and `owed` (of what each signer promised beyond what the chain has seen of it). All is counted anew at the first hold,
+then once a minute, which drops holds that expired, and before a refusal, which must not stand on an expired one. A sum
+that falls below zero was written by somebody else: it is counted anew too.
+"""
+
+COUNT_SECONDS = 60
+
+_SUMS = """
+local function whole(number) return string.format('%.0f', number) end
+local function add(key, field, amount)
+  if amount ~= 0 and redis.call('HINCRBY', key, field, whole(amount)) < 0 then redis.call('HDEL', key, 'counted') end
+end
+local function owed(promised, used) return math.max(0, promised - used) end
+local function set_used(key, signer, used)
+  local found = redis.call('HMGET', key, 'used:' .. signer, 'promised:' .. signer)
+  local promised, before = tonumber(found[2] or '0'), tonumber(found[1] or '0')
+  if used == before then return end
+  redis.call('HSET', key, 'used:' .. signer, whole(used))
+  add(key, 'owed', owed(promised, used) - owed(promised, before))
+end
+"""
+
+# An outstanding promise is one that the chain has not seen collected or reserved yet: promised - used, per signer.
+HOLD = f"""{_SUMS}
+local key, job, amount, signer = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local balance, used, cap = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local now, expiry, lane = tonumber(ARGV[7]), ARGV[8], ARGV[9]
+local function count()
+  local all, promised, spent, held, total, outstanding = redis.call('HGETALL', key), {{}}, {{}}, {{}}, 0, 0
+  for i = 1, #all, 2 do
+    local kind, name = string.match(all[i], '^(%a+):(.+)$')
+    if kind == 'promised' then promised[name] = tonumber(all[i + 1])
+    elseif kind == 'used' then spent[name] = tonumber(all[i + 1])
+    elseif kind == 'held' then redis.call('HDEL', key, all[i])
+    elseif kind == 'hold' then
+      local a, s, e = string.match(all[i + 1], '^(%d+)|(%w+)|(%d+)|%d+$')
+      if tonumber(e) < now then redis.call('HDEL', key, all[i])
+      else total, held[s] = total + tonumber(a), (held[s] or 0) + tonumber(a) end
+    end
+  end
+  for name, value in pairs(promised) do outstanding = outstanding + owed(value, spent[name] or 0) end
+  for name, value in pairs(held) do redis.call('HSET', key, 'held:' .. name, whole(value)) end
+  redis.call('HSET', key, 'held', whole(total), 'owed', whole(outstanding), 'counted', whole(now))
+end
+local fields = {{'used:' .. signer, 'promised:' .. signer, 'held:' .. signer, 'held', 'owed', 'counted'}}
+fields[7] = 'hold:' .. job
+local spent, promised, mine, held, outstanding, counted, own, whose
+local function look()
+  local found = redis.call('HMGET', key, unpack(fields))
+  for i = 1, 5 do found[i] = tonumber(found[i] or '0') end
+  spent, promised, mine, held, outstanding = unpack(found, 1, 5)
+  counted = tonumber(found[6] or '')
+  own, whose = string.match(found[7] or '0|', '^(%d+)|(%w*)')
+  own = tonumber(own)
+end
+local function missing()
+  -- Asked for again, a job is held once.
+  local capped = math.max(used, promised) + mine - (whose == signer and own or 0)
+  local owing = outstanding + held - own
+  if capped + amount > cap then return {{'cap', whole(math.max(0, cap - capped))}} end
+  if owing + amount > balance then return {{'funds', whole(math.max(0, balance - owing))}} end
+end
+look()
+if used ~= spent then
+  redis.call('HSET', key, 'used:' .. signer, whole(used))
+  local change = owed(promised, used) - owed(promised, spent)
+  add(key, 'owed', change)
+  outstanding = outstanding + change
+end
+if not counted or math.abs(now - counted) > {COUNT_SECONDS} then
+  count()
+  look()
+end
+local refused = missing()
+if refused and counted ~= now then
+  count()
+  look()
+  refused = missing()
+end
+if refused then return refused end
+if whose ~= '' and whose ~= signer then
+  add(key, 'held:' .. whose, -own)
+  add(key, 'held:' .. signer, amount)
+else add(key, 'held:' .. signer, amount - own) end
+add(key, 'held', amount - own)
+redis.call('HSET', key, 'hold:' .. job, table.concat({{ARGV[2], signer, expiry, lane}}, '|'))
+return {{'ok', '0'}}
+"""
+
+# The promise is on record before the voucher that makes it leaves. What is promised for a job is held for it no more:
+# counted twice, it would refuse the last jobs that the deposit covers.
+PROMISE = f"""{_SUMS}
+local old, new = tonumber(redis.call('HGET', KEYS[1], 'promised') or '0'), tonumber(ARGV[1])
+if new <= old then return whole(old) end
+redis.call('HSET', KEYS[1], 'promised', ARGV[1])
+local key, signer = KEYS[2], ARGV[2]
+local promised = redis.call('HINCRBY', key, 'promised:' .. signer, whole(new - old))
+local used = tonumber(redis.call('HGET', key, 'used:' .. signer) or '0')
+add(key, 'owed', owed(promised, used) - owed(promised - (new - old), used))
+for i = 3, #ARGV, 2 do
+  local field = 'hold:' .. ARGV[i]
+  local amount, holder, rest = string.match(redis.call('HGET', key, field) or '', '^(%d+)|(%w+)(|.+)$')
+  if amount then
+    local share = math.min(tonumber(amount), tonumber(ARGV[i + 1]))
+    redis.call('HSET', key, field, whole(tonumber(amount) - share) .. '|' .. holder .. rest)
+    add(key, 'held', -share)
+    add(key, 'held:' .. holder, -share)
+  end
+end
+return ARGV[1]
+"""
+
+RELEASE = f"""{_SUMS}
+local key, field = KEYS[1], 'hold:' .. ARGV[1]
+local amount, signer = string.match(redis.call('HGET', key, field) or '', '^(%d+)|(%w+)|')
+if not amount then return 0 end
+redis.call('HDEL', key, field)
+add(key, 'held', -tonumber(amount))
+add(key, 'held:' .. signer, -tonumber(amount))
+return 1
+"""
+
+USED = f"{_SUMS} set_used(KEYS[1], ARGV[1], tonumber(ARGV[2])) return 1"

@@ -1,0 +1,167 @@
+"""A payer's credit: the running sums say what a full count says, whatever happens in whatever order."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+from tests.router_world import DATABASE, database_url
+
+from retally.errors import CapExceeded, InsufficientFunds
+from retally.protocol.eip712 import Address, SigningKey, keccak
+from retally.protocol.voucher import ChannelId
+from retally_router.credit import HOLD_SECONDS, Credit, credit_key
+from retally_router.ports import Standing
+
+PAYER, NODE = SigningKey(keccak(b"payer")).address, SigningKey(keccak(b"node")).address
+SIGNERS = [SigningKey(keccak(name)).address for name in (b"one", b"two")]
+BALANCE, CAP = 100, 70
+
+signers, jobs, amounts = st.sampled_from([0, 1]), st.sampled_from("abcdef"), st.integers(0, 45)
+steps = st.one_of(
+    st.tuples(st.just("hold"), jobs, signers, amounts),
+    st.tuples(st.just("release"), jobs),
+    st.tuples(st.just("promise"), signers, amounts, st.dictionaries(jobs, amounts, max_size=3)),
+    st.tuples(st.just("collect"), signers, amounts),
+    st.tuples(st.just("wait"), st.sampled_from([0, 1, 61, HOLD_SECONDS // 2, HOLD_SECONDS + 1])),
+)
+
+
+@dataclass
+class Counted:
+    """The same credit as a list that is summed anew each time, beside the chain and the clock."""
+
+    now: int = 1000
+    holds: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    promised: dict[int, int] = field(default_factory=lambda: {0: 0, 1: 0})
+    collected: dict[int, int] = field(default_factory=lambda: {0: 0, 1: 0})
+    seen: dict[int, int] = field(default_factory=lambda: {0: 0, 1: 0})
+
+    async def standing(self, payer: Address, signer: Address, fresh: bool) -> Standing:
+        """What the chain says: what was collected has left the balance."""
+        used = self.collected[SIGNERS.index(signer)]
+        return Standing(BALANCE - sum(self.collected.values()), used, CAP, self.now + 1)
+
+    def missing(self, job: str, signer: int, amount: int) -> tuple[str, int] | None:
+        """What keeps a job from being held; what expired is gone."""
+        self.holds = {name: hold for name, hold in self.holds.items() if hold[2] >= self.now}
+        others = [hold for name, hold in self.holds.items() if name != job]
+        capped = max(self.seen[signer], self.promised[signer]) + sum(a for a, s, _ in others if s == signer)
+        owed = sum(max(0, self.promised[each] - self.seen[each]) for each in (0, 1)) + sum(a for a, _, _ in others)
+        if capped + amount > CAP:
+            return "cap", max(0, CAP - capped)
+        balance = BALANCE - sum(self.collected.values())
+        return ("funds", max(0, balance - owed)) if owed + amount > balance else None
+
+    def hold(self, job: str, signer: int, amount: int) -> tuple[str, int] | None:
+        """Holds, after a second look at the chain if the first refused."""
+        self.seen[signer] = self.collected[signer]
+        refused = self.missing(job, signer, amount)
+        if refused is not None:
+            # Who promised nothing is not asked about again, and owes nothing.
+            self.seen = {each: self.collected[each] if self.promised[each] else self.seen[each] for each in (0, 1)}
+            refused = self.missing(job, signer, amount)
+        if refused is None:
+            self.holds[job] = (amount, signer, self.now + HOLD_SECONDS)
+        return refused
+
+    def promise(self, signer: int, more: int, shares: dict[str, int]) -> None:
+        """What is promised for a job is held for it no more."""
+        self.promised[signer] += more
+        for job, share in shares.items() if more else ():
+            if job in self.holds:
+                amount, whose, ends = self.holds[job]
+                self.holds[job] = (max(0, amount - share), whose, ends)
+
+
+async def hold(credit: Credit, job: str, signer: int, amount: int) -> tuple[str, int] | None:
+    """How the router's credit answers."""
+    try:
+        await credit.hold(PAYER, SIGNERS[signer], job, amount)
+    except CapExceeded as error:
+        return "cap", error.left
+    except InsufficientFunds as error:
+        return "funds", error.available
+    return None
+
+
+async def step(credit: Credit, counted: Counted, name: str, *args: Any) -> None:
+    """One step of both."""
+    if name == "hold":
+        assert await hold(credit, *args) == counted.hold(*args)
+    elif name == "release":
+        await credit.release(PAYER, args[0])
+        counted.holds.pop(args[0], None)
+    elif name == "promise":
+        signer, more, shares = args
+        total = counted.promised[signer] + more
+        assert await credit.promise(ChannelId(PAYER, SIGNERS[signer], NODE, 0), total, shares) == total
+        counted.promise(signer, more, shares)
+    elif name == "collect":
+        signer, amount = args
+        counted.collected[signer] = min(counted.promised[signer], counted.collected[signer] + amount)
+    else:
+        counted.now += args[0]
+
+
+async def play(url: str, taken: list[tuple[Any, ...]]) -> None:
+    """All steps; at last the sums are what is there."""
+    async with Redis.from_url(url) as redis:
+        await redis.delete(*[key async for key in redis.scan_iter(f"retally:{{{PAYER}}}:*")] or ["-"])
+        counted = Counted()
+        credit = Credit(redis, counted.standing, lambda: counted.now)
+        for each in taken:
+            await step(credit, counted, *each)
+        row = {name.decode(): value.decode() for name, value in (await redis.hgetall(credit_key(PAYER))).items()}
+    held = [value.split("|") for name, value in row.items() if name.startswith("hold:")]
+    if "counted" in row:
+        assert int(row.get("held", 0)) == sum(int(amount) for amount, *_ in held)
+        for signer in SIGNERS:
+            own = sum(int(amount) for amount, whose, *_ in held if whose == signer)
+            assert int(row.get(f"held:{signer}", 0)) == own
+        owed = [int(row.get(f"promised:{each}", 0)) - int(row.get(f"used:{each}", 0)) for each in SIGNERS]
+        assert int(row.get("owed", 0)) == sum(max(0, each) for each in owed)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(taken=st.lists(steps, max_size=30))
+def test_running_sums_refuse_and_grant_as_a_full_count_does(redis_url: str, taken: list[tuple[Any, ...]]) -> None:
+    asyncio.run(play(database_url(redis_url, DATABASE), taken))
+
+
+async def commands(redis: Any, name: str) -> int:
+    """How often Redis ran it."""
+    return int((await redis.info("commandstats")).get(f"cmdstat_{name}", {}).get("calls", 0))
+
+
+async def test_no_hold_promise_or_release_walks_what_is_open(redis_url: str) -> None:
+    async with Redis.from_url(database_url(redis_url, DATABASE)) as redis:
+        await redis.delete(credit_key(PAYER), "retally:channel")
+        counted = Counted()
+        credit = Credit(redis, counted.standing, lambda: counted.now)
+        await credit.hold(PAYER, SIGNERS[0], "first", 0)
+        before = await commands(redis, "hgetall")
+        for number in range(20):
+            await credit.hold(PAYER, SIGNERS[0], str(number), 1)
+        await credit.promise(ChannelId(PAYER, SIGNERS[0], NODE, 7), 10**6, {"1": 1})
+        await credit.release(PAYER, "2")
+        assert await commands(redis, "hgetall") == before
+
+
+async def test_sums_that_others_wrote_over_are_counted_anew(redis_url: str) -> None:
+    async with Redis.from_url(database_url(redis_url, DATABASE)) as redis:
+        await redis.delete(credit_key(PAYER))
+        counted = Counted()
+        credit = Credit(redis, counted.standing, lambda: counted.now)
+        await credit.hold(PAYER, SIGNERS[0], "a", 10)
+        await redis.hset(credit_key(PAYER), "held", 5)
+        await credit.release(PAYER, "a")
+        assert not await redis.hexists(credit_key(PAYER), "counted")
+        await credit.hold(PAYER, SIGNERS[0], "b", 70)
+        assert await redis.hget(credit_key(PAYER), "held") == b"70"
