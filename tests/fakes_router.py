@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from retally.errors import BadRequest, RetallyError, VoucherTooLow, openai_envelope
+from retally.errors import BadRequest, DuplicateJob, RetallyError, VoucherTooLow, openai_envelope
 from retally.protocol.eip712 import Address, Bytes32, Domain, SigningKey, check_signed_by, keccak
 from retally.protocol.encoding import to_hex
 from retally.protocol.offer import Offer
@@ -15,6 +15,7 @@ from retally.protocol.pricing import input_fee_round_down
 from retally.protocol.receipt import FinishReason, JobReceipt
 from retally.protocol.voucher import ChannelId, Voucher
 from retally.protocol.wire import ChannelState, JobSubmission
+from retally_router.check_frames import ENDED
 from retally_router.ports import RegisteredNode
 from tests.fakes_router_writer import Writer, send_event, send_json
 from tests.fakes_world import DOMAIN, MODEL, MODEL_ID, NOW, PROFILE_ID
@@ -62,6 +63,8 @@ class FakeNode:
     cancelled: int = 0
     vouchers_refused: bool = False
     writers: dict[bytes, list[Writer]] = field(default_factory=dict)
+    #: What went out of each job, to be shown again.
+    sent: dict[bytes, list[Any]] = field(default_factory=dict)
     ended: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     def __post_init__(self) -> None:
@@ -164,6 +167,9 @@ class FakeNode:
     async def _job(self, job: JobSubmission, receive: Any, send: Any) -> None:
         if self.refuse is not None:
             raise self.refuse
+        if (job_id := job.assignments[0].assignment.job_id) in self.sent:
+            await self._show(job, job_id, send)
+            return
         self.jobs.append(job)
         await self._take(job.voucher, to_hex(job.voucher_signature))
         line = self.line(job.voucher.channel)
@@ -206,14 +212,34 @@ class FakeNode:
         """What of the prompt the cache held: this node has none."""
         return 0
 
+    async def _show(self, job: JobSubmission, job_id: bytes, send: Any) -> None:
+        """The same answer again if it was whole, as a node does; the same job is never made twice."""
+        closed = [receipt for receipt, _ in self.receipts.get(job_id, []) if receipt.finish_reason in ENDED]
+        if len(closed) < len(job.assignments):
+            raise DuplicateJob(to_hex(job_id))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        for message in self.sent[job_id]:
+            await send(message)
+        await self._end(job, sum(receipt.output_tokens for receipt in closed), send)
+
     async def _stream(self, job: JobSubmission, line: Line, send: Any) -> None:
-        writers = self.writers[job.request.nonce] = [Writer(self, job, line, item, send) for item in job.assignments]
+        sent = self.sent.setdefault(job.assignments[0].assignment.job_id, [])
+
+        async def remember(message: Any) -> None:
+            sent.append(message)
+            await send(message)
+
+        writers = [Writer(self, job, line, item, remember) for item in job.assignments]
+        self.writers[job.request.nonce] = writers
         await asyncio.gather(*[writer.run() for writer in writers])
+        await self._end(job, sum(len(writer.ids) for writer in writers), send)
+
+    async def _end(self, job: JobSubmission, output: int, send: Any) -> None:
         if job.options.include_usage:
-            count = len(self.prompt_ids(job))
-            output = sum(len(writer.ids) for writer in writers)
+            count, job_id = len(self.prompt_ids(job)), job.assignments[0].assignment.job_id
+            base = {"id": "chatcmpl-" + job_id.hex()[:24], "object": "chat.completion.chunk", "created": 1}
             usage = {"prompt_tokens": count, "completion_tokens": output, "total_tokens": count + output}
-            await send_event(send, {**writers[0].base, "choices": [], "usage": usage})
+            await send_event(send, {**base, "model": job.options.model, "choices": [], "usage": usage})
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
 

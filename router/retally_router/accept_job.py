@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 
 from retally.errors import BadRequest, NodeUnavailable, SignerExpired, Unauthorized, UnsupportedParameter
-from retally.protocol.eip712 import Address, Domain
+from retally.protocol.eip712 import Address, Bytes32, Domain
 from retally.protocol.pricing import Prices
 from retally_router.allowance import Allowances
 from retally_router.attempts import Attempts
 from retally_router.authorize import SignedJob, authorize
+from retally_router.begun_job import BegunJob, Repeatable
+from retally_router.check_frames import Placed
 from retally_router.credit import Credit
 from retally_router.directory import Directory, Listed
 from retally_router.keys import Keys, Session
@@ -27,12 +29,12 @@ from retally_router.make_request import (
     read_ask,
     sign_request,
 )
-from retally_router.observed import Expectation
 from retally_router.payment_terms import PaymentTerms
 from retally_router.placement import Job
 from retally_router.ports import Clock, Standing
 from retally_router.prefix_map import chain_of_bytes
 from retally_router.quotes import Quotes
+from retally_router.resume_job import ResumedJob, ResumeJob
 from retally_router.selection import Need, Plan, Selection
 from retally_router.serve_job import Means, ServeJob
 
@@ -57,25 +59,32 @@ class AcceptJob:
     request_lifetime_seconds: int
     allowances: Allowances
     terms: PaymentTerms
+    resume: ResumeJob
 
-    async def accept(self, endpoint: str, headers: Mapping[bytes, bytes], raw: bytes, request_id: str) -> ServeJob:
+    async def accept(
+        self,
+        endpoint: str,
+        headers: Mapping[bytes, bytes],
+        raw: bytes,
+        request_id: str,
+        again: Repeatable | None = None,
+    ) -> ServeJob:
         """The job, ready to be started; raises with what the caller has to change."""
         now = self.clock.now()
         caller = await authorize(headers, self.keys, self.domain, now)
         body = parse_body(raw)
-        ask = read_ask(
-            body,
-            endpoint,
-            default_max_tokens=self.default_max_tokens,
-            now=now,
-            signed_params=caller.params if isinstance(caller, SignedJob) else None,
-        )
+        begun = again.begun if again is not None else None
+        placed = await self.resume.find(begun) if begun is not None else None
+        params = caller.params if isinstance(caller, SignedJob) else begun.params if begun and placed else None
+        ask = read_ask(body, endpoint, default_max_tokens=self.default_max_tokens, now=now, signed_params=params)
         if ask.params.prompt_logprobs:
             raise UnsupportedParameter("prompt_logprobs", "is served by nodes only, not through a router")
         if isinstance(caller, SignedJob):
             return await self._signed(ask, caller, request_id)
         await self._check_authorised(caller, now)
-        return await self._paid(ask, caller, now, request_id, session_of(headers, body, caller))
+        if begun is not None and placed is not None:
+            return await self._shown(ask, caller, request_id, begun, placed)
+        return await self._paid(ask, caller, now, request_id, session_of(headers, body, caller), again)
 
     async def _check_authorised(self, session: Session, now: int) -> None:
         standing = await self.standing(session.payer, session.signer, False)
@@ -89,7 +98,9 @@ class AcceptJob:
         if standing.expiry < now + COLLECT_SECONDS:
             raise SignerExpired(session.signer, standing.expiry)
 
-    async def _paid(self, ask: Ask, session: Session, now: int, request_id: str, talk: Hashable) -> ServeJob:
+    async def _paid(
+        self, ask: Ask, session: Session, now: int, request_id: str, talk: Hashable, repeatable: Repeatable | None
+    ) -> ServeJob:
         need = need_of(ask, talk)
         plan = self.selection.plan(self.directory.nodes(), need)
         candidates = [node for node in plan.candidates if node.model_id == plan.candidates[0].model_id]
@@ -124,9 +135,18 @@ class AcceptJob:
         def again(tried: frozenset[str]) -> Plan:
             return self.selection.again(self.directory.nodes(), replace(bound, exclude=tried))
 
-        job = self._job(ask, signed, session, candidates, tokens, request_id, plan.expected, again)
-        job.held = held
-        return job
+        job = Job(ask, signed.request, signed.signature, signed.job_id, session, request_id, tokens, repeatable)
+        return ServeJob(self.means, job, candidates, Attempts(self.means, job, plan.expected), again, held=held)
+
+    async def _shown(self, ask: Ask, session: Session, request_id: str, begun: BegunJob, placed: Placed) -> ServeJob:
+        request = placed.request
+        check_signed_matches(ask, request)
+        # What the dead router owes is taken up as for any other job.
+        await self.means.settle.recover(session)
+        tokens = placed.prompt_tokens_at_most
+        job = Job(ask, request, begun.signature, Bytes32(placed.job_id), session, request_id, tokens)
+        attempts = Attempts(self.means, job, {})
+        return ResumedJob(self.means, job, [], attempts, lambda tried: Plan([], {}), shown=(placed, begun))
 
     async def _signed(self, ask: Ask, caller: SignedJob, request_id: str) -> ServeJob:
         request = caller.request
@@ -139,21 +159,8 @@ class AcceptJob:
             raise BadRequest("the voucher or request is not for the quoted node", code="quote_mismatch", hint=hint)
         signed = Signed(request, caller.request_signature, request.digest(self.domain))
         tokens = min(ask.prompt_tokens_at_most, node.offer.max_context)
-        return self._job(ask, signed, caller, [node], tokens, request_id, {}, lambda tried: Plan([], {}))
-
-    def _job(
-        self,
-        ask: Ask,
-        signed: Signed,
-        caller: Session | SignedJob,
-        candidates: list[Listed],
-        tokens: int,
-        request_id: str,
-        expected: Mapping[str, Expectation],
-        again: Callable[[frozenset[str]], Plan],
-    ) -> ServeJob:
-        job = Job(ask, signed.request, signed.signature, signed.job_id, caller, request_id, tokens)
-        return ServeJob(self.means, job, candidates, Attempts(self.means, job, expected), again)
+        job = Job(ask, request, signed.signature, signed.job_id, caller, request_id, tokens)
+        return ServeJob(self.means, job, [node], Attempts(self.means, job, {}), lambda tried: Plan([], {}))
 
 
 def need_of(ask: Ask, talk: Hashable) -> Need:

@@ -38,6 +38,7 @@ from retally_router.payment_terms import PaymentTerms
 from retally_router.placing import Assigner, Placer
 from retally_router.ports import ChainView, Clock
 from retally_router.quotes import Quotes
+from retally_router.resume_job import ResumeJob
 from retally_router.selection import Selection
 from retally_router.serve_job import Means
 from retally_router.settings import RouterSettings
@@ -180,6 +181,7 @@ def _accept(settings: RouterSettings, outside: Outside, parts: _Parts) -> Accept
         settings.request_lifetime_seconds,
         parts.allowances,
         PaymentTerms(outside.domain, outside.asset),
+        ResumeJob(outside.nodes, outside.domain, parts.directory.find),
     )
 
 

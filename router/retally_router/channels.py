@@ -70,9 +70,16 @@ class Channels:
                     account.reopen({key: known})
                 raise
 
+    async def last_voucher(self, session: Session, placed: Placed) -> tuple[Voucher, bytes]:
+        """A voucher over what the job's channel has promised already, whoever writes to it."""
+        channel = ChannelId(session.payer, session.signer, placed.node.node, placed.lane)
+        promised, _, _ = await self._log.totals(channel)
+        voucher = Voucher(channel.payer, channel.signer, channel.node, channel.lane, promised)
+        return voucher, session.signing_key.sign(voucher.digest(self._domain))
+
     async def _load(self, session: Session, channel: ChannelId, endpoint: str) -> ChannelAccount:
         account = ChannelAccount(channel, session.signing_key, self._domain, endpoint, self._credit.promise)
-        account.promised, account.closed, account.pending = await self._log.totals(account)
+        account.promised, account.closed, account.pending = await self._log.totals(channel)
         shown = await self._api.channel(endpoint, channel.payer, channel.signer, channel.lane)
         state = ChannelState.from_wire(shown)
         self._check_best(channel, state)

@@ -18,6 +18,7 @@ from retally.protocol.encoding import to_hex
 from retally_router.accept_job import AcceptJob
 from retally_router.asgi_sink import AsgiSink, read_body, wait_gone
 from retally_router.assemble import Assembly, receipts_of
+from retally_router.begun_job import Repeatable
 from retally_router.job_metrics import JobMetrics
 from retally_router.job_use import settle_use
 from retally_router.metrics import Metrics
@@ -26,6 +27,8 @@ from retally_router.sink import ClientGone, Headers, Receive, Scope, Send, Sink
 from retally_router.sse import DONE, frame_of
 
 ENDPOINTS = {"/v1/chat/completions": "chat", "/v1/completions": "text"}
+#: Where a request's scope says that it may be repeated.
+REPEATABLE = "retally.repeatable"
 PATHS = {endpoint: path for path, endpoint in ENDPOINTS.items()}
 _JSON = (b"content-type", b"application/json")
 _STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -61,7 +64,8 @@ class HotPath:
         except ClientGone:
             return
         endpoint = ENDPOINTS[scope["path"]]
-        work = asyncio.create_task(self.serve(endpoint, dict(scope["headers"]), raw, sink, request_id))
+        again = scope.get(REPEATABLE)
+        work = asyncio.create_task(self.serve(endpoint, dict(scope["headers"]), raw, sink, request_id, again))
         gone = asyncio.create_task(wait_gone(receive))
         try:
             await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -73,14 +77,20 @@ class HotPath:
                 await work
 
     async def serve(
-        self, endpoint: str, headers: Mapping[bytes, bytes], raw: bytes, sink: Sink, request_id: str
+        self,
+        endpoint: str,
+        headers: Mapping[bytes, bytes],
+        raw: bytes,
+        sink: Sink,
+        request_id: str,
+        again: Repeatable | None = None,
     ) -> None:
         """One request whose body is whole; in a task of its own, to be cancelled when the client leaves."""
         answer, began = Answer(sink), time.monotonic()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         self._metrics.in_flight.inc()
         try:
-            await self._run(endpoint, headers, raw, answer, request_id)
+            await self._run(endpoint, headers, raw, answer, request_id, again)
         except RetallyError as error:
             self._jobs.refused(error)
             await answer.fail(self._accept.terms.on(error, PATHS[endpoint], headers))
@@ -101,10 +111,16 @@ class HotPath:
             log.info("request", endpoint=endpoint, status=answer.status, seconds=round(time.monotonic() - began, 4))
 
     async def _run(
-        self, endpoint: str, headers: Mapping[bytes, bytes], raw: bytes, answer: Answer, request_id: str
+        self,
+        endpoint: str,
+        headers: Mapping[bytes, bytes],
+        raw: bytes,
+        answer: Answer,
+        request_id: str,
+        again: Repeatable | None,
     ) -> None:
         began = time.monotonic()
-        job = await self._accept.accept(endpoint, headers, raw, request_id)
+        job = await self._accept.accept(endpoint, headers, raw, request_id, again)
         self._jobs.accepted(time.monotonic() - began)
         structlog.contextvars.bind_contextvars(job=job.job.job_id.hex())
         try:

@@ -18,11 +18,14 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from redis.exceptions import RedisError
 
 from retally.errors import BadRequest, Conflict
+from retally_router.begun_job import BegunJob
 
 MAX_KEY = 255
 KEEP_SECONDS = 86_400
 # A router that dies holds its requests up for so long; one that lives renews the claim.
 CLAIM_SECONDS = 15
+# What a router had begun is known for so long after its death.
+BEGUN_SECONDS = 300
 LARGEST_ANSWER = 8 * 1024 * 1024
 
 _DROP = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
@@ -93,6 +96,30 @@ class IdempotentAnswers:
         sealed = AESGCM(claim.secret).encrypt(nonce, msgspec.msgpack.encode(answer), claim.digest)
         entry = _Entry(claim.digest, b"", nonce, sealed)
         await self._redis.set(claim.place, msgspec.msgpack.encode(entry), ex=KEEP_SECONDS)
+        await self.forget(claim)
+
+    async def begin(self, claim: Claim, job: BegunJob) -> None:
+        """Notes which job is made for the claim, and where, before its node gets it."""
+        nonce = secrets.token_bytes(12)
+        sealed = AESGCM(claim.secret).encrypt(nonce, msgspec.msgpack.encode(job), _bound_to(claim))
+        await self._redis.set(_begun_key(claim), nonce + sealed, ex=BEGUN_SECONDS)
+
+    async def begun(self, claim: Claim) -> BegunJob | None:
+        """What a router that died, or one that could not say how it ended, had begun for the same request."""
+        found = await self._redis.get(_begun_key(claim))
+        if found is None:
+            return None
+        try:
+            plain = AESGCM(claim.secret).decrypt(found[:12], found[12:], _bound_to(claim))
+        except InvalidTag:
+            # Of another body under this key: that request ended without an answer, and this one is not it.
+            return None
+        return msgspec.msgpack.decode(plain, type=BegunJob)
+
+    async def forget(self, claim: Claim) -> None:
+        """Forgets what was begun: its end is known here."""
+        with contextlib.suppress(RedisError):
+            await self._redis.delete(_begun_key(claim))
 
     async def give_up(self, claim: Claim) -> None:
         """Frees the key: nothing was made that a repetition may not make again."""
@@ -105,6 +132,7 @@ class IdempotentAnswers:
             await asyncio.sleep(CLAIM_SECONDS / 3)
             with contextlib.suppress(RedisError):
                 await self._redis.eval(_RENEW, 1, claim.place, claim.raw, CLAIM_SECONDS)
+                await self._redis.expire(_begun_key(claim), BEGUN_SECONDS)
 
     def _stored(self, entry: _Entry, secret: bytes, digest: bytes) -> StoredAnswer:
         if entry.digest != digest:
@@ -123,3 +151,11 @@ class IdempotentAnswers:
             message = f"the answer was larger than the {LARGEST_ANSWER} bytes that are kept"
             raise Conflict(message, code="idempotent_answer_too_large", hint="its receipts are at GET /v1/receipts")
         return answer
+
+
+def _begun_key(claim: Claim) -> str:
+    return claim.place.replace("idempotent", "begun", 1)
+
+
+def _bound_to(claim: Claim) -> bytes:
+    return b"begun" + claim.digest

@@ -14,6 +14,7 @@ from retally.protocol.encoding import parse_bytes32, to_hex
 from retally.protocol.job import JobRequest
 from retally.protocol.offer import Offer
 from retally.protocol.receipt import ReceiptLeaf
+from retally.protocol.voucher import ChannelId
 from retally_router.channel_state import ChannelAccount
 from retally_router.check_frames import Placed
 from retally_router.credit import channel_key_of
@@ -140,9 +141,9 @@ class JobLog:
         records = [msgspec.json.decode(raw, type=JobRecord) for raw in found]
         return [record for record in records if record.request["signer"] == signer]
 
-    async def totals(self, account: ChannelAccount) -> tuple[int, int, dict[int, int]]:
+    async def totals(self, channel: ChannelId) -> tuple[int, int, dict[int, int]]:
         """What Redis knows of a channel: promised, closed, and receipts beyond a gap."""
-        key = channel_key_of(account.channel)
+        key = channel_key_of(channel)
         promised, closed, pending = await self._redis.hmget(key, "promised", "closed", "pending")
         return int(promised or 0), int(closed or 0), msgspec.json.decode(pending or b"{}", type=dict[int, int])
 

@@ -13,7 +13,8 @@ from redis.exceptions import RedisError
 
 from retally.errors import BadRequest, RetallyError, Unavailable
 from retally_router.asgi_sink import read_body
-from retally_router.hot_path import ENDPOINTS, HotPath
+from retally_router.begun_job import Repeatable
+from retally_router.hot_path import ENDPOINTS, REPEATABLE, HotPath
 from retally_router.idempotency import LARGEST_ANSWER, Claim, IdempotentAnswers, StoredAnswer, key_of_header
 from retally_router.responses_path import RESPONSES, ResponsesPath, first_then, send_error, with_body
 from retally_router.sink import ClientGone, Message, Receive, Scope, Send
@@ -104,20 +105,28 @@ class OtherPaths:
         await asyncio.shield(work)
 
     async def _make(self, claim: Claim, scope: Scope, body: bytes, send: Send) -> None:
-        recorder = _Recorder(send, partial(self._finish, claim), self._seconds / 2)
+        again = Repeatable(None, partial(self._answers.begin, claim))
+        recorder = _Recorder(send, partial(self._finish, claim, again), self._seconds / 2)
         renewing = asyncio.create_task(self._answers.renew(claim))
         try:
-            await self._serve(scope, body, _never, recorder.send)
+            again.begun = await self._answers.begun(claim)
+            await self._serve({**scope, REPEATABLE: again}, body, _never, recorder.send)
         finally:
             renewing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await renewing
             if not recorder.whole:
-                await self._answers.give_up(claim)
+                await self._give_up(claim, again)
 
-    async def _finish(self, claim: Claim, answer: StoredAnswer | None) -> None:
+    async def _give_up(self, claim: Claim, again: Repeatable) -> None:
+        if again.noted:
+            # Made here, and told how it ended: only another router's end is a riddle.
+            await self._answers.forget(claim)
+        await self._answers.give_up(claim)
+
+    async def _finish(self, claim: Claim, again: Repeatable, answer: StoredAnswer | None) -> None:
         if answer is None:
-            await self._answers.give_up(claim)
+            await self._give_up(claim, again)
             return
         try:
             await self._answers.keep(claim, answer)

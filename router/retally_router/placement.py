@@ -8,6 +8,7 @@ from retally.errors import NodeUnavailable, RetallyError
 from retally.protocol.eip712 import Bytes32
 from retally.protocol.job import JobRequest
 from retally_router.authorize import SignedJob
+from retally_router.begun_job import Repeatable
 from retally_router.channel_state import ChannelAccount
 from retally_router.check_frames import FrameChecker, Placed
 from retally_router.frames import Frame
@@ -33,6 +34,7 @@ class Job:
     caller: Session | SignedJob
     request_id: str
     prompt_tokens_at_most: int
+    repeatable: Repeatable | None = None
 
 
 @dataclass(slots=True)

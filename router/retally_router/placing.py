@@ -16,6 +16,7 @@ from retally.protocol.job import Assignment
 from retally.protocol.merkle import ids_root
 from retally.protocol.wire import JobSubmission, SubmittedAssignment
 from retally_router.authorize import SignedJob
+from retally_router.begun_job import BegunJob
 from retally_router.channel_state import ChannelAccount, SignedVoucher
 from retally_router.channels import Channels, segments_of
 from retally_router.check_frames import ChoiceState, FrameChecker, Placed
@@ -76,6 +77,11 @@ class _Order:
     choices: Sequence[ChoiceState]
     assignments: tuple[SubmittedAssignment, ...]
 
+    async def note(self) -> None:
+        """For whoever repeats the request when this router is dead."""
+        if self.job.repeatable is not None:
+            await self.job.repeatable.note(BegunJob(self.record, self.job.signature, self.job.ask.params.to_json()))
+
 
 class Placer:
     """Places jobs on nodes."""
@@ -105,18 +111,29 @@ class Placer:
         lane = self._lanes.current if isinstance(caller, Session) else caller.lane
         placed = Placed(self._assigner.domain, job.job_id, job.request, lane, node, job.prompt_tokens_at_most)
         segments = tuple((choice.index, choice.segment, choice.output_from) for choice in choices)
-        assignments = tuple(self._assigner.assign(job, node, choice, remaining_fee) for choice in choices)
-        order = _Order(job, placed, record_of(placed, segments), choices, assignments)
+        order = self._order(job, placed, record_of(placed, segments), choices, remaining_fee)
         if isinstance(caller, SignedJob):
             return await self._submit(order, None, (caller.voucher, caller.voucher_signature))
         return await self._place_paid(order, await self._channels.open(caller, placed))
+
+    async def show(self, job: Job, placed: Placed, record: JobRecord, choices: Sequence[ChoiceState]) -> Placement:
+        """The answer that the node has made for this job already: nothing more is promised for it."""
+        assert isinstance(job.caller, Session)
+        order = self._order(job, placed, record, choices, job.request.max_fee)
+        return await self._submit(order, None, await self._channels.last_voucher(job.caller, placed))
+
+    def _order(
+        self, job: Job, placed: Placed, record: JobRecord, choices: Sequence[ChoiceState], remaining_fee: int
+    ) -> _Order:
+        assignments = tuple(self._assigner.assign(job, placed.node, choice, remaining_fee) for choice in choices)
+        return _Order(job, placed, record, choices, assignments)
 
     async def _place_paid(self, order: _Order, account: ChannelAccount) -> Placement:
         segments = segments_of(order.placed, order.record.segments)
         try:
             total = account.admit(segments)
-            # Both are on record before the voucher leaves; they need not wait for one another.
-            _, voucher = await asyncio.gather(self._log.begin(order.record), account.voucher(total))
+            # All are on record before the voucher leaves; they need not wait for one another.
+            _, _, voucher = await asyncio.gather(self._log.begin(order.record), order.note(), account.voucher(total))
             return await self._submit_paid(order, account, voucher)
         except NodeRefused:
             for key in segments:
