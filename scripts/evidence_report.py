@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+import evidence_noise
 import evidence_results
 from evidence_jobs import CHEATS, TOKENS, UNSEEN
 from evidence_plan import Plan
@@ -50,7 +51,8 @@ def report(plan: Plan, skipped: Mapping[str, str], owners: int) -> dict[str, Any
             "tokensPerJob": TOKENS,
             "skipped": dict(skipped),
             "pairs": list(evidence_results.pair_rows(found)),
-            "noise": list(evidence_results.noise_rows(plan)),
+            "noise": list(evidence_noise.noise_rows(plan)),
+            "temperatures": list(evidence_noise.temperature_rows(plan)),
             "honest": list(evidence_results.honest_rows(found, owners)),
             "cheats": list(evidence_results.cheat_rows(found)),
             "tables": evidence_results.table_rows(found),

@@ -14,9 +14,7 @@ from evidence_bootstrap import RATES, conviction, honest_owners
 from evidence_jobs import CHEATS, UNSEEN
 from evidence_plan import (
     BATCHED,
-    CHEAT_VERIFIERS,
     FEW,
-    NODES,
     REFERENCE,
     REFERENCE_NARROW,
     VERIFIERS,
@@ -219,20 +217,6 @@ def pair_rows(found: Results) -> Iterator[dict[str, object]]:
             "heldOut": len(log_es),
             "largestLogE": round(float(log_es.max()), 3),
         }
-
-
-def noise_rows(plan: Plan) -> Iterator[dict[str, object]]:
-    """How far two replays of the same honest tokens differ in the claimed token's logprob, nats."""
-    for other in (FEW, *CHEAT_VERIFIERS[1:]):
-        gaps = []
-        for batch in (each for each in plan.batches() if not each.cheat and each.node in NODES):
-            pairs = zip(replays(plan, batch, BATCHED), replays(plan, batch, other), strict=False)
-            gaps += [np.abs(one.logprobs - two.logprobs) for one, two in pairs]
-        if gaps:
-            each = np.concatenate(gaps)
-            half, most = np.quantile(each, [0.5, 0.999])
-            yield {"verifiers": [BATCHED.name, other.name], "tokens": len(each), "median": float(f"{half:.3g}"),
-                   "q999": float(f"{most:.3g}"), "largest": float(f"{each.max():.3g}")}  # fmt: skip
 
 
 def honest_rows(found: Results, owners: int) -> Iterator[dict[str, object]]:
