@@ -135,13 +135,15 @@ def _power(results: Mapping[str, Any]) -> str:
                 f"{known[0]['jobs']} of {known[0]['meanTokens']:.0f}",
                 " / ".join(f"{100 * each['positiveShare']:.2g}" for each in known),
                 *(f"{each['power']:.2f} ({each['powerUnderEnvelope']:.2f})" if each else "–" for each in found),
+                " / ".join(f"{each['powerUnderSquare']:.2f}" for each in known),
                 *(
                     " / ".join(f"{each[name]:.1f}" for each in known)
                     for name in ("medianLogE", "medianLogEWithoutLaws")
                 ),
             ]
             rows.append(f"| {' | '.join(cells)} |")
-    head = f"| cheat | jobs, tokens | margins, % | {' | '.join(KINDS)} | median log e | without the laws |"
+    kinds = " | ".join(KINDS)
+    head = f"| cheat | jobs, tokens | margins, % | {kinds} | under the square | median log e | without the laws |"
     return _table(head, rows)
 
 

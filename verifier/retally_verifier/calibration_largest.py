@@ -41,9 +41,9 @@ FAR = 7 / 8
 PARTS = 2
 
 
-def largest_bins(honest: Mapping[str, Sequence[Margins]], noise: float, miss: float) -> Bins:
+def largest_bins(honest: Mapping[str, Sequence[Margins]], noise: float, miss: float, index: float = INDEX) -> Bins:
     """The bins of a job's largest margin; `noise` is the largest difference of log-probabilities seen, nats."""
-    return _bins([reach_bounds(jobs, noise, miss) for jobs in honest.values()])
+    return _bins([reach_bounds(jobs, noise, miss, index) for jobs in honest.values()])
 
 
 def seen_bins(honest: Mapping[str, Sequence[Margins]], miss: float) -> Bins:
@@ -80,18 +80,18 @@ def mean_tokens(honest: Mapping[str, Sequence[Margins]]) -> int:
     return max(1, min(sum(map(len, jobs)) // len(jobs) for jobs in honest.values()))
 
 
-def reach_bounds(jobs: Sequence[Margins], noise: float, miss: float) -> NDArray[np.float64]:
+def reach_bounds(jobs: Sequence[Margins], noise: float, miss: float, index: float = INDEX) -> NDArray[np.float64]:
     """For each edge an upper bound of the chance that a job's largest margin reaches it.
 
     Up to `NEAR`, and to the last edge that a job reached, the bounds are those of what was seen; then the laws go on.
     """
     edges = [edge / 1e6 for edge in EDGES]
     seen, last = _seen(jobs, miss)
-    disputed = upper_share(0, len(jobs), miss) * min(1.0, math.pow(2 * noise / WIDE, INDEX))
+    disputed = upper_share(0, len(jobs), miss) * min(1.0, math.pow(2 * noise / WIDE, index))
     first = max(MEASURED, last + 1)
     beyond = []
     for end in edges[first:]:
-        rounding = min(seen[start] * fall(edges[start], end) for start in range(last, first))
+        rounding = min(seen[start] * fall(edges[start], end, index) for start in range(last, first))
         beyond.append(min(seen[first - 1], max(rounding + disputed * math.exp(-end), seen[last] / MOST)))
     return np.array([*seen[:first], *beyond])
 
@@ -104,9 +104,9 @@ def _seen(jobs: Sequence[Margins], miss: float) -> tuple[list[float], int]:
     return bounds, max((index for index, each in enumerate(hits) if each), default=0)
 
 
-def fall(start: float, end: float) -> float:
+def fall(start: float, end: float, index: float = INDEX) -> float:
     """What of the jobs that reach one margin by rounding reaches a larger one, at most."""
-    return min(1.0, math.pow(start / end, INDEX))
+    return min(1.0, math.pow(start / end, index))
 
 
 def upper_share(hits: int, jobs: int, miss: float) -> float:
