@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
 from tests.adversaries.registry import Adversary
 
-from adversaries_claims import Claimant
 from adversaries_stage import MAX_TOKENS, Stage
 from retally import AsyncClient, Wallet, result_of
 from retally.chain.deployment import Deployment
+from retally.chain.transactions import TxSender
+from retally.claim_faults import Claimant
 from retally.devnet.keys import derive_key
 from retally.devnet.network import RunningNode
-from retally.devnet.parties import Party
-from retally.inclusion import Inclusion, check_inclusion
+from retally.devnet.parties import GAS_WEI
+from retally.inclusion import Inclusion
 from retally.inference.chat_format import ChatFormat
 from retally.job_result import JobResult
 from retally.protocol.encoding import parse_signature
 from retally.protocol.receipt import JobReceipt, ReceiptLeaf
+from retally.receipt_faults import Fault, Shown, find_faults
 
 JOBS = 3
+NOTHING = {"convicted": False, "by": "nothing differed"}
 
 
 async def play_claims(stage: Stage, cheats: Sequence[Adversary]) -> dict[str, dict[str, Any]]:
@@ -51,9 +55,9 @@ async def play_claims(stage: Stage, cheats: Sequence[Adversary]) -> dict[str, di
 
 async def claiming(stage: Stage) -> Claimant:
     """An account that has nothing but gas."""
-    party = Party(derive_key(stage.seed, "claimant"), stage.net.anvil, stage.chain)
-    await party.fund()
-    return Claimant(stage.chain, party)
+    key = derive_key(stage.seed, "claimant")
+    await stage.net.anvil.set_balance(key.address, GAS_WEI)
+    return Claimant(stage.chain, TxSender(stage.chain, key))
 
 
 async def buy(stage: Stage, node: RunningNode) -> list[JobResult]:
@@ -83,43 +87,32 @@ def checks_of(job: JobResult) -> dict[str, Any]:
 async def conflict(stage: Stage, claimant: Claimant, node: RunningNode, jobs: Sequence[JobResult]) -> dict[str, Any]:
     """The receipt that the payer got against the one that the node shows: two signatures, no commit."""
     for job in jobs:
-        for shown in await receipts_of(node, str(job.job_id)):
-            held = next((each for each in job.receipts if each.receipt.choice == shown.receipt.choice), None)
-            if held is not None and held.receipt.output_root != shown.receipt.output_root:
-                return await claimant.conflict(held, shown)
-    return {"convicted": False, "by": "nothing differed"}
+        shown = Shown(await receipts_of(node, str(job.job_id)))
+        for fault in find_faults(job.evidence, shown, stage.chain.domain):
+            return await proven(claimant, fault)
+    return NOTHING
 
 
 async def committed(stage: Stage, claimant: Claimant, node: RunningNode, jobs: Sequence[JobResult]) -> dict[str, Any]:
     """What lies under commits against what the payer holds; the first difference is proven."""
     for job in jobs:
-        for found in await inclusions_of(node, str(job.job_id)):
-            check_inclusion(found, stage.chain.domain)
-            proof = await difference(stage, claimant, job, found)
-            if proof is not None:
-                return proof
-    return {"convicted": False, "by": "nothing differed"}
+        evidence = replace(job.evidence, renderer=ChatFormat.load(stage.net.model_dir).render)
+        shown = Shown((), await inclusions_of(node, str(job.job_id)))
+        for fault in find_faults(evidence, shown, stage.chain.domain):
+            return await proven(claimant, fault)
+    return NOTHING
 
 
-async def difference(stage: Stage, claimant: Claimant, job: JobResult, found: Inclusion) -> dict[str, Any] | None:
-    """Prove what is wrong with a committed receipt, if anything is."""
-    leaf, domain = found.leaf, stage.chain.domain
-    evidence = job.evidence
-    assert evidence.request is not None
-    assert evidence.params is not None
-    assert evidence.prompt is not None
-    if leaf.receipt.choice >= evidence.request.n:
-        await claimant.bind(found)
-        return await claimant.deviation(leaf, evidence, bound=True)
-    held = next(each for each in job.receipts if each.receipt.choice == leaf.receipt.choice)
-    if held.receipt.digest(domain) != leaf.receipt.digest(domain):
-        await claimant.bind(found)
-        return await claimant.double_money(leaf, held)
-    ids = ChatFormat.load(stage.net.model_dir).render(evidence.prompt, evidence.params.template_date)
-    if leaf.receipt.prompt_tokens != len(ids):
-        await claimant.bind(found)
-        return await claimant.miscount(leaf, list(ids), bound=True)
-    return None
+async def proven(claimant: Claimant, fault: Fault) -> dict[str, Any]:
+    """What the first fault that is found comes to."""
+    ended = await claimant.prove(fault)
+    return {
+        "by": f"Faults, {fault.name}",
+        "owner": ended.owner,
+        "slashed": ended.slashed,
+        "refunded": ended.refunded,
+        "convicted": ended.slashed > 0,
+    }
 
 
 async def compare_honest(stage: Stage, node: RunningNode, job: JobResult) -> None:

@@ -68,10 +68,12 @@ class Fuzz:
         self.faults.append({**shown, "headers": repr(case.headers)[:500], "answer": repr(answer[:300])})
 
 
-async def measure(requests: int, seed: int, clients: int, siege_seconds: float, folder: Path) -> dict[str, Any]:
-    """One run as figures."""
-    async with fuzzed_router(folder, SETTINGS) as router:
-        return await _measure(router, requests, seed, clients, siege_seconds)
+async def measure(
+    requests: int, seed: int, clients: int, siege_seconds: float, folder: Path, server: str = "asgi"
+) -> dict[str, Any]:
+    """One run as figures; `server` is asgi or native."""
+    async with fuzzed_router(folder, {**SETTINGS, "server": server}) as router:
+        return {"server": server, **await _measure(router, requests, seed, clients, siege_seconds)}
 
 
 async def _measure(
@@ -135,10 +137,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--siege-seconds", type=float, default=20.0)
+    parser.add_argument(
+        "--server", choices=("asgi", "native"), default="asgi", help="which of the router's two servers"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="retally-fuzz-") as folder:
-        run = measure(args.requests, args.seed, args.clients, args.siege_seconds, Path(folder))
+        run = measure(args.requests, args.seed, args.clients, args.siege_seconds, Path(folder), args.server)
         figures = asyncio.run(run)
     for name, value in figures.items():
         if name != "faults":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -33,7 +33,7 @@ from retally_router.placement import Job
 from retally_router.ports import Clock, Standing
 from retally_router.prefix_map import chain_of_bytes
 from retally_router.quotes import Quotes
-from retally_router.selection import Need, Selection
+from retally_router.selection import Need, Plan, Selection
 from retally_router.serve_job import Means, ServeJob
 
 # Vouchers of a signer must stay collectable: nodes refuse signers that expire sooner.
@@ -90,8 +90,11 @@ class AcceptJob:
             raise SignerExpired(session.signer, standing.expiry)
 
     async def _paid(self, ask: Ask, session: Session, now: int, request_id: str, talk: Hashable) -> ServeJob:
-        plan = self.selection.plan(self.directory.nodes(), need_of(ask, talk))
+        need = need_of(ask, talk)
+        plan = self.selection.plan(self.directory.nodes(), need)
         candidates = [node for node in plan.candidates if node.model_id == plan.candidates[0].model_id]
+        # As many as can be tried: the dearest's price is held, and who is out of reach shall raise no hold.
+        candidates = candidates[: self.means.max_attempts + self.means.max_continuations]
         prices = highest(candidates)
         context = max(node.offer.max_context for node in candidates)
         tokens = min(ask.prompt_tokens_at_most, context)
@@ -115,7 +118,13 @@ class AcceptJob:
         except BaseException:
             held.settle(0, 0)
             raise
-        job = self._job(ask, signed, session, candidates, tokens, request_id, plan.expected)
+        # What was signed binds whoever goes on with it: this model at these prices.
+        bound = replace(need, model=candidates[0].model_hex, wishes=replace(need.wishes, max_prices=prices))
+
+        def again(tried: frozenset[str]) -> Plan:
+            return self.selection.again(self.directory.nodes(), replace(bound, exclude=tried))
+
+        job = self._job(ask, signed, session, candidates, tokens, request_id, plan.expected, again)
         job.held = held
         return job
 
@@ -130,7 +139,7 @@ class AcceptJob:
             raise BadRequest("the voucher or request is not for the quoted node", code="quote_mismatch", hint=hint)
         signed = Signed(request, caller.request_signature, request.digest(self.domain))
         tokens = min(ask.prompt_tokens_at_most, node.offer.max_context)
-        return self._job(ask, signed, caller, [node], tokens, request_id)
+        return self._job(ask, signed, caller, [node], tokens, request_id, {}, lambda tried: Plan([], {}))
 
     def _job(
         self,
@@ -140,10 +149,11 @@ class AcceptJob:
         candidates: list[Listed],
         tokens: int,
         request_id: str,
-        expected: Mapping[str, Expectation] | None = None,
+        expected: Mapping[str, Expectation],
+        again: Callable[[frozenset[str]], Plan],
     ) -> ServeJob:
         job = Job(ask, signed.request, signed.signature, signed.job_id, caller, request_id, tokens)
-        return ServeJob(self.means, job, candidates, Attempts(self.means, job, expected or {}))
+        return ServeJob(self.means, job, candidates, Attempts(self.means, job, expected), again)
 
 
 def need_of(ask: Ask, talk: Hashable) -> Need:

@@ -45,6 +45,9 @@ class Attempts:
     job: Job
     expected: Mapping[str, Expectation]
     visits: dict[str, Visit] = field(default_factory=dict)
+    #: The nodes that have the job or failed it, in lower case.
+    tried: set[str] = field(default_factory=set)
+    late: set[str] = field(default_factory=set)
     hedges: int = 0
     #: What left nodes may still bill.
     unsettled: int = 0
@@ -76,6 +79,9 @@ class Attempts:
             visit = self.visits.pop(name)
             visit.first_token()
             visit.end()
+            # Given up for being late, not for failing: after all others it may go on where the winner breaks off.
+            self.tried.discard(name.lower())
+            self.late.add(name.lower())
         return begun
 
     async def _race(
@@ -102,6 +108,7 @@ class Attempts:
 
     async def _begin(self, node: Listed, choices: Sequence[ChoiceState], remaining_fee: int) -> Begun:
         at, expected = time.monotonic(), self.expected.get(node.node)
+        self.tried.add(node.node.lower())
         self.visits[node.node] = self.means.watch.visit(node.node, expected, streams=len(choices))
         try:
             return Begun(await self.means.placer.place(self.job, node, choices, remaining_fee), at)

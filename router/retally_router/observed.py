@@ -217,6 +217,11 @@ class Watch:
         seen = self._nodes.get(node)
         return seen is None or (seen.cheated is None and not seen.breaker.is_open(self.clock()))
 
+    def is_shut_out(self, node: str) -> bool:
+        """Whether the node was caught at cheating."""
+        seen = self._nodes.get(node)
+        return seen is not None and seen.cheated is not None
+
 
 def _learn(known: float, ratio: float, samples: int) -> float:
     # In logarithms: twice as slow and twice as quick are equally far away. The first samples weigh more.

@@ -157,6 +157,18 @@ class Selection:
             ordered = [trial, *(node for node in ordered if node is not trial)]
         return Plan(_as_wished(ordered, need.wishes.order), expected)
 
+    def again(self, nodes: Iterable[Listed], need: Need) -> Plan:
+        """For a broken stream: as `plan`, with those that failed of late behind the others; empty if there is none."""
+        fit = [node for node in nodes if node.alive and need.model == node.model_hex and passes(node, need)]
+        fit = [node for node in fit if need.wishes.allow_unaudited or not node.on_probation]
+        fit = [node for node in fit if not self._watch.is_shut_out(node.node)]
+        if not fit:
+            return Plan([], {})
+        now = self._watch.clock()
+        expected: dict[str, Expectation] = {node.node: self._expect(node, need, now) for node in fit}
+        wished = _as_wished(self._order(fit, expected, need), need.wishes.order)
+        return Plan(sorted(wished, key=lambda node: not self._watch.is_open(node.node)), expected)
+
     def _order(self, nodes: Sequence[Listed], expected: Mapping[str, Expectation], need: Need) -> list[Listed]:
         wishes, output = need.wishes, self._output_tokens(need)
         aim = Aim(wishes.pace, self._value_of_second * wishes.pace.worth, output, wishes.sort)

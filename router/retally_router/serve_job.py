@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -28,6 +29,7 @@ from retally_router.observed import Watch
 from retally_router.placement import Job, Placement
 from retally_router.placing import Placer
 from retally_router.refusals import CHEATS, is_final
+from retally_router.selection import Plan
 from retally_router.settle_jobs import SettleJobs
 from retally_router.vouchers import VoucherSender
 
@@ -61,6 +63,8 @@ class ServeJob:
     job: Job
     candidates: list[Listed]
     attempts: Attempts
+    #: The nodes that may go on with the job as it was signed, best first, without those named.
+    again: Callable[[frozenset[str]], Plan]
     choices: list[ChoiceState] = field(default_factory=list)
     placement: Placement | None = None
     continuations: int = 0
@@ -249,10 +253,15 @@ class ServeJob:
             raise failover.broken(error)
         ends = time.monotonic() + self.means.first_seconds
         allowed = self.means.max_continuations - self.attempts.hedges
-        while self.candidates and self.continuations < allowed and time.monotonic() < ends:
-            node = self.candidates.pop(0)
+        # Asked anew: a long answer outlives what was known when it began.
+        plan = self.again(frozenset(self.attempts.tried))
+        self.attempts.expected = plan.expected
+        candidates = sorted(plan.candidates, key=lambda node: node.node.lower() in self.attempts.late)
+        self.offered += [node for node in candidates if node not in self.offered]
+        while candidates and self.continuations < allowed and time.monotonic() < ends:
+            node = candidates.pop(0)
             self.continuations += 1
-            is_last = not self.candidates or self.continuations == allowed
+            is_last = not candidates or self.continuations == allowed
             unfinished = failover.unfinished(self.choices)
             failover.cut_over(unfinished)
             left = max(0, self.job.request.max_fee - self.cost - self.attempts.unsettled)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,13 +31,18 @@ WAIT_SECONDS = 60
 #: Exit codes of a verdict.
 MATCH, MISMATCH = 0, 6
 
+LIAR = (str(Path(__file__).parents[1] / "adversaries" / "cheating_node.py"),)
+LIES = ("inflated-counts", "swapped-receipts")
+
 pytestmark = pytest.mark.engine
 
 
 @pytest.fixture(scope="module")
 def market(tmp_path_factory: pytest.TempPathFactory, engine_url: str) -> Iterator[Network]:
-    """Three honest nodes, who are a jury, and one that samples colder than it signs."""
-    nodes = (*(NodeSpec(name=f"node{n}") for n in (1, 2, 3)), cheating_node("node4", "sampler"))
+    """Three honest nodes, who are a jury, one that samples colder than it signs, and two that lie in their books."""
+    honest = [NodeSpec(name=f"node{n}") for n in (1, 2, 3)]
+    liars = (NodeSpec(name=name, program=LIAR, arguments=("--cheat", name)) for name in LIES)
+    nodes = (*honest, cheating_node("node4", "sampler"), *liars)
     home = tmp_path_factory.mktemp("own-job")
     options = NetworkOptions(home=home, engine_urls={"honest": engine_url}, nodes=nodes, verifier=False)
     network = Network(options)
@@ -114,6 +120,38 @@ class TestVerify:
         # Nothing that it signed contradicts itself: only the replay shows it.
         assert found["brokenRules"] == []
         assert "mismatch" in terminal.run(*words, code=MISMATCH)
+
+
+class TestClaim:
+    """What a node's own signatures prove needs no jury."""
+
+    def test_an_honest_job_proves_nothing(self, terminal: Terminal, honest_job: str) -> None:
+        asyncio.run(terminal.network.settle_all())
+        assert terminal.json("claim", honest_job, "--ask", QUESTION, "--yes") == {"faults": []}
+
+    def test_tokens_that_no_tree_holds_are_slashed_and_paid_back(self, terminal: Terminal) -> None:
+        liar = terminal.network.nodes[4]
+        job = ask(terminal, liar)
+        asyncio.run(terminal.network.settle_all())
+        # Nothing is sent before somebody agrees.
+        [fault] = terminal.json("claim", job, "--ask", QUESTION)["faults"]
+        assert (fault["name"], fault["node"], fault["proven"]) == ("miscount", liar.address, False)
+        [fault] = terminal.json("claim", job, "--ask", QUESTION, "--yes")["faults"]
+        assert fault["proven"] is True
+        assert int(fault["refunded"]) == int(terminal.json("receipt", job)["cost"]) > 0
+        assert int(fault["slashed"]) > 0
+        # Once.
+        [again] = terminal.json("claim", job, "--ask", QUESTION, "--yes")["faults"]
+        assert again["proven"] is False
+        assert "AlreadyProven" in again["refused"]
+
+    def test_another_receipt_under_the_commit_is_found_without_the_model(self, terminal: Terminal) -> None:
+        job = ask(terminal, terminal.network.nodes[5])
+        asyncio.run(terminal.network.settle_all())
+        faults = terminal.json("claim", job, "--yes")["faults"]
+        assert [fault["name"] for fault in faults] == ["double_money", "conflict"]
+        assert faults[0]["proven"] is True
+        assert int(faults[0]["slashed"]) > 0
 
 
 class TestReexecute:

@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 from tests.adversaries.registry import ADVERSARIES, Act
-from tests.contracts.court.proofs import ids_leaves, sealed, top_of
 
 from adversaries import AT_ONCE, main, waves
-from adversaries_claims import top_of_ids
 from adversaries_results import Results, markdown, profit_of, rows, summary
-from retally.protocol.merkle import ids_root
 
 
 def test_who_plays_together_shares_an_act_and_few_engines() -> None:
@@ -54,13 +51,6 @@ def test_a_profit_is_that_of_the_rate_at_which_somebody_cheats() -> None:
     assert profit_of(by_name["wrong-seed"], said) == {"dollars": -480.0, "round": "a year"}
     assert profit_of(by_name["one-in-5"], said) == {"dollars": -500.0, "round": "a year"}
     assert profit_of(by_name["one-in-20"], said) is None
-
-
-@pytest.mark.parametrize("count", [1, 32, 33, 100])
-def test_the_top_that_a_claim_shows_seals_to_the_root(count: int) -> None:
-    ids = tuple(range(count))
-    assert sealed(count, top_of_ids(ids)) == ids_root(ids)
-    assert top_of_ids(ids) == top_of(ids_leaves(ids))
 
 
 def test_half_a_table_is_not_written(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,9 @@ from retally_router.http_protocol import RouterProtocol
 
 
 class TestFuzz:
-    async def test_three_hundred_hostile_requests_and_a_short_siege(self, tmp_path: Path) -> None:
-        figures = await fuzz_router.measure(300, 7, 4, 2.0, tmp_path)
+    @pytest.mark.parametrize("server", ["asgi", "native"])
+    async def test_three_hundred_hostile_requests_and_a_short_siege(self, tmp_path: Path, server: str) -> None:
+        figures = await fuzz_router.measure(300, 7, 4, 2.0, tmp_path, server)
         assert fuzz_router.faults_of(figures) == [], figures
 
 

@@ -68,6 +68,27 @@ async def test_a_late_node_is_raced_and_left(redis_url: str) -> None:
         assert world.router.watch.of(stuck.address).breaker.failures == 0
 
 
+async def test_who_was_late_goes_on_where_the_winner_breaks_off(redis_url: str) -> None:
+    late, quick = FakeNode("a"), FakeNode("b")
+    async with router_world(redis_url, [late, quick], hedge_share=0.1, first_byte_seconds=20.0) as world:
+        await earned(world)
+        late.seconds_per_token, quick.die_after = 1.0, 6
+
+        async def hasten() -> None:
+            async with late.ended:
+                await late.ended.wait_for(lambda: late.cancelled)
+            late.seconds_per_token = 0.0
+
+        hastened = asyncio.create_task(hasten())
+        answer = await ask(world, provider={"order": [late.address]})
+        await hastened
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["retally"]["node"] == late.address
+        assert [job.assignments[0].assignment.output_from for job in late.jobs[-2:]] == [0, 6]
+        assert answer.json()["usage"]["completion_tokens"] == 12
+        await closed(world)
+
+
 async def test_no_hedge_without_a_budget(redis_url: str) -> None:
     stuck, quick = FakeNode("a"), FakeNode("b")
     async with router_world(redis_url, [stuck, quick], hedge_share=0.0, first_byte_seconds=20.0) as world:

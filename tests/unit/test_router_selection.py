@@ -11,6 +11,7 @@ from tests.fakes_router import FakeNode
 from tests.fakes_world import DOMAIN, MODEL
 
 from retally.errors import ContextExceeded, NodeUnavailable, PriceAboveMax, UnknownModel
+from retally.protocol.eip712 import Bytes32
 from retally.protocol.pricing import Prices
 from retally_router.directory import Listed
 from retally_router.observed import Expectation, Watch
@@ -156,3 +157,42 @@ class TestOrder:
             first = plan.candidates[0].node
             watch.visit(first, plan.expected[first])
         assert all(watch.of(node.node).in_flight >= 3 for node in nodes)
+
+
+class TestAgain:
+    """Who may go on with a broken stream."""
+
+    def ask(self, *tried: Listed, most: int = 10**9) -> Need:
+        asked = need(max_prices=Prices(most, most, most))
+        model = listed("any").model_hex
+        return replace(asked, model=model, exclude=frozenset(node.node.lower() for node in tried))
+
+    def test_who_failed_of_late_comes_last_and_is_not_left_out(self, selection: Selection, watch: Watch) -> None:
+        bad, good = listed("a", price=1), listed("b")
+        fail(watch, bad)
+        fail(watch, bad)
+        assert selection.plan([bad, good], need()).candidates == [good]
+        assert selection.again([bad, good], self.ask()).candidates == [good, bad]
+        assert selection.again([bad], self.ask()).expected.keys() == {bad.node}
+
+    def test_never_who_cheated_or_had_the_job_or_asks_more_than_was_signed(
+        self, selection: Selection, watch: Watch
+    ) -> None:
+        cheat, before, dear, dead = (
+            listed("a"),
+            listed("b"),
+            listed("c", price=10**9),
+            replace(listed("d"), alive=False),
+        )
+        watch.visit(cheat.node).cheated("another id than it signed")
+        assert selection.again([cheat, before, dear, dead], self.ask(before)).candidates == []
+
+    def test_never_another_model(self, selection: Selection) -> None:
+        other = replace(listed("a"), model_id=Bytes32(b"\1" * 32))
+        assert selection.again([other], self.ask()).candidates == []
+
+    def test_never_an_unaudited_node_where_the_client_minds(self, selection: Selection) -> None:
+        node = replace(listed("a"), audited=False, on_probation=True)
+        assert selection.again([node], self.ask()).candidates == []
+        mild = replace(self.ask(), wishes=replace(self.ask().wishes, allow_unaudited=True))
+        assert selection.again([node], mild).candidates == [node]

@@ -190,6 +190,25 @@ class TestOtherNode:
             assert sum("role" in c["delta"] for frame in frames for c in frame["choices"]) == 1
             assert len({frame["id"] for frame in frames}) == 1
 
+    async def test_stream_continues_on_a_node_that_failed_of_late_rather_than_nowhere(self, redis_url: str) -> None:
+        dying = FakeNode("a", die_after=6)
+        async with router_world(redis_url, [dying, FakeNode("b")]) as world:
+            watch, other = world.router.watch, world.nodes[1].address
+            watch.of(other).breaker.open_seconds = 3600
+            for _ in range(watch.breaker_failures):
+                watch.of(other).breaker.failed(watch.clock(), 0.0)
+            assert not watch.is_open(other)
+            answer = (await world.ask()).json()
+            (receipt,) = [JobReceipt.from_wire(one["receipt"]) for one in answer["retally"]["receipts"]]
+            assert (receipt.node, receipt.output_from, len(dying.jobs)) == (other, 6, 1)
+            assert watch.is_open(other)
+
+    async def test_a_node_too_dear_to_be_reached_raises_no_hold(self, redis_url: str) -> None:
+        nodes = [FakeNode(name) for name in "abcde"] + [FakeNode("f", price_in=10**12, price_out=10**12)]
+        async with router_world(redis_url, nodes) as world:
+            world.chain.fund(world.payer.address, balance=10**6)
+            assert (await world.ask()).status_code == 200
+
     async def test_dead_nodes_segment_is_settled_by_its_receipt(self, redis_url: str) -> None:
         dying = FakeNode("a", price_in=1, die_after=6)
         async with router_world(redis_url, [dying, FakeNode("b", price_out=7_000_000)]) as world:

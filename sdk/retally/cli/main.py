@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import retally
-from retally.cli import chat, jobs, keys, market, money, proxy, reexecute, verify, wallet
+from retally.cli import chat, claim, jobs, keys, market, money, proxy, reexecute, verify, wallet
 from retally.cli.devnet import app as devnet_app
 from retally.cli.doctor import doctor
 from retally.cli.output import JsonGroup, emit
@@ -123,6 +123,7 @@ for command in _MARKET:
 app.command("verify-receipt", rich_help_panel=MARKET)(jobs.verify_receipt)
 app.command("verify", rich_help_panel=MARKET)(verify.verify)
 app.command("reexecute", rich_help_panel=MARKET)(reexecute.reexecute)
+app.command("claim", rich_help_panel=MARKET)(claim.claim)
 app.command("proxy", rich_help_panel=MACHINE)(proxy.proxy)
 app.add_typer(devnet_app, name="devnet", rich_help_panel=MACHINE)
 app.command("doctor", rich_help_panel=MACHINE)(doctor)

@@ -36,10 +36,15 @@ def _next_level(level: Sequence[Bytes32]) -> list[Bytes32]:
 
 def root(leaves: Sequence[Bytes32], count: int | None = None) -> Bytes32:
     """The root over leaf hashes; `count` is what the root binds, if not the number of leaves."""
+    return seal(len(leaves) if count is None else count, top_of(leaves))
+
+
+def top_of(leaves: Sequence[Bytes32]) -> Bytes32:
+    """The last node of a tree, which its root seals with a count."""
     level = list(leaves)
     while len(level) > 1:
         level = _next_level(level)
-    return seal(len(leaves) if count is None else count, level[0] if level else ZERO_BYTES32)
+    return level[0] if level else ZERO_BYTES32
 
 
 def prove(leaves: Sequence[Bytes32], index: int) -> list[Bytes32]:
