@@ -3,8 +3,9 @@
 Usage: scripts/bench_replay [--jobs N] [--tokens N] [--at-once N] [--random-model MILLIONS] [--json]
 
 One vLLM server decodes jobs with retally's sampler and then replays them: one prefill with 64 logprobs a token, parsed
-and turned into margins as a verifier does. What the engine spends is the processor time of all its processes; what the
-verifier spends beside it is this process's own, and is counted to the replay alone.
+and turned into margins as a verifier does; once by the engine's score route, once by vLLM's completions, which make
+text of each logprob. What the engine spends is the processor time of all its processes; what the verifier spends beside
+it is this process's own, and is counted to the replay alone.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from random_model import make_random_model
 from replay_parts import parts_of
 from retally.devnet.engine_server import EngineServer, model_name_of, share_cores
 from retally.devnet.tools import devnet_model_dir
+from retally.inference.chat_format import ChatFormat
 from retally.inference.engine import EngineSampling
 from retally.inference.vllm_engine import VllmEngine
 from retally.protocol.margins import Replayed, robust_margins
@@ -46,6 +48,15 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Costs:
+    """Of the same jobs: their decode, their replay, and their replay by completions."""
+
+    decode: Cost
+    replay: Cost
+    in_text: Cost
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
     """Of one job: seconds by the clock, of the engine's processors, and of this process's."""
 
@@ -65,6 +76,12 @@ class Bench:
     def __init__(self, server: EngineServer) -> None:
         self.server = server
         self.engine = VllmEngine(server.url, server.model_name)
+        self.in_text = VllmEngine(server.url, server.model_name, asks_score_route=False)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.engine.close()
+        await self.in_text.close()
 
     async def measured(self, count: int, work: Callable[[], Awaitable[None]]) -> Cost:
         """What one of so many jobs takes."""
@@ -82,29 +99,35 @@ class Bench:
             for token in chunk.ids
         ]  # fmt: skip
 
-    async def replay(self, asked: Asked, ids: Sequence[int]) -> float:
+    async def replay(self, engine: VllmEngine, asked: Asked, ids: Sequence[int]) -> float:
         """The largest margin of an answer: what a verifier does with it."""
-        scores = await self.engine.score([*asked.prompt_ids, *ids], len(asked.prompt_ids))
-        replayed = Replayed(asked.sampling.params, asked.sampling.seed, asked.prompt_ids, (), ids, ())
+        scores = await engine.score([*asked.prompt_ids, *ids], len(asked.prompt_ids))
+        sampling = asked.sampling
+        replayed = Replayed(sampling.params, sampling.seed, asked.prompt_ids, (), ids, sampling.eos_ids)
         return float(robust_margins(replayed, scores).max())
 
-    async def pair(self, jobs: Sequence[Asked], at_once: int) -> tuple[Cost, Cost]:
+    async def costs(self, jobs: Sequence[Asked], at_once: int) -> Costs:
         """What decode and replay of these jobs cost, so many at once."""
         answers: list[list[int]] = []
-        margins: list[float] = []
 
         async def decode() -> None:
             answers.extend(await batched(jobs, self.decode, at_once))
 
-        async def replay() -> None:
-            made = list(zip(jobs, answers, strict=True))
-            margins.extend(await batched(made, lambda pair: self.replay(*pair), at_once))
-
         decoded = await self.measured(len(jobs), decode)
-        replayed = await self.measured(len(jobs), replay)
-        if max(margins) > 1:
-            raise SystemExit(f"the engine's own answers have margins of {max(margins):.2f} nats: the replay is wrong")
-        return decoded, replayed
+        if any(len(ids) != job.sampling.max_new_tokens for job, ids in zip(jobs, answers, strict=True)):
+            raise SystemExit("an answer is shorter than asked for: decode and replay would not be of one length")
+        found: list[Cost] = []
+        for engine in (self.engine, self.in_text):
+            margins: list[float] = []
+
+            async def replay(engine: VllmEngine = engine, margins: list[float] = margins) -> None:
+                made = list(zip(jobs, answers, strict=True))
+                margins.extend(await batched(made, lambda pair: self.replay(engine, *pair), at_once))
+
+            found.append(await self.measured(len(jobs), replay))
+            if max(margins) > 1:
+                raise SystemExit(f"the engine's own answers have margins of {max(margins):.2f}: the replay is wrong")
+        return Costs(decoded, *found)
 
 
 async def batched(items: Sequence[Item], call: Callable[[Item], Awaitable[Result]], at_once: int) -> list[Result]:
@@ -115,8 +138,8 @@ async def batched(items: Sequence[Item], call: Callable[[Item], Awaitable[Result
     return found
 
 
-def make_jobs(count: int, tokens: int, seed: int) -> list[Asked]:
-    """Jobs of exactly so many tokens."""
+def make_jobs(count: int, tokens: int, seed: int, eos_ids: tuple[int, ...]) -> list[Asked]:
+    """Jobs of exactly so many tokens: the end is forbidden until then."""
     source = random.Random(seed)
     params = JobParams(
         max_tokens=tokens, min_tokens=tokens, template_date="2026-01-01", temperature=ONE, top_p=950_000
@@ -124,7 +147,7 @@ def make_jobs(count: int, tokens: int, seed: int) -> list[Asked]:
     return [
         Asked(
             tuple(source.randrange(FIRST_ID, LAST_ID) for _ in range(PROMPT_TOKENS)),
-            EngineSampling(params=params, seed=source.randbytes(32), max_new_tokens=tokens),
+            EngineSampling(params=params, seed=source.randbytes(32), eos_ids=eos_ids, max_new_tokens=tokens),
         )
         for _ in range(count)
     ]
@@ -135,55 +158,61 @@ async def measure(server: EngineServer, jobs: int, tokens: int, at_once: int) ->
     bench = Bench(server)
     await server.start()
     try:
-        # Warms up both ways of asking.
-        await bench.pair(make_jobs(2, 16, 0), 2)
-        alone = await bench.pair(make_jobs(jobs, tokens, 1), 1)
-        together = await bench.pair(make_jobs(max(jobs, 2 * at_once), tokens, 2), at_once)
-        parts = await parts_of(server, bench.engine, make_jobs(jobs, tokens, 3), bench.decode)
+        if hints := (await bench.engine.check()).hints:
+            raise SystemExit(f"nothing to compare: {'; '.join(hints)}")
+        eos_ids = ChatFormat.load(devnet_model_dir()).eos_ids
+        # Warms up all ways of asking.
+        await bench.costs(make_jobs(2, 16, 0, eos_ids), 2)
+        alone = await bench.costs(make_jobs(jobs, tokens, 1, eos_ids), 1)
+        together = await bench.costs(make_jobs(max(jobs, 2 * at_once), tokens, 2, eos_ids), at_once)
+        asked = make_jobs(jobs, tokens, 3, eos_ids)
+        parts = [await parts_of(server, asked, await batched(asked, bench.decode, at_once), n) for n in (1, at_once)]
     finally:
-        await bench.engine.close()
+        await bench.close()
         await server.stop()
     show("one at a time", alone, TARGET_ALONE)
     show(f"{at_once} at once", together, TARGET_BATCHED)
-    print(
-        "milliseconds of a replay, one at a time: " + ", ".join(f"{name} {value:.1f}" for name, value in parts.items())
-    )
+    for n, found in zip((1, at_once), parts, strict=True):
+        said = ", ".join(f"{name} {value:.1f}" for name, value in found.items())
+        print(f"milliseconds of a replay's parts, {n} at a time: {said}")
     return {
         "alone": described(alone, TARGET_ALONE),
         "batched": described(together, TARGET_BATCHED),
-        "partsMilliseconds": parts,
+        "partsMilliseconds": {"alone": parts[0], "batched": parts[1]},
     }
 
 
-def show(name: str, costs: tuple[Cost, Cost], target: float) -> None:
-    """One line for people."""
-    decoded, replayed = costs
-    ratio, alone = replayed.processor / decoded.engine, replayed.engine / decoded.engine
-    mark = "" if ratio <= target else f"  MISSED {target:.0%}"
-    print(
-        f"{name:<14} decode {1000 * decoded.engine:.0f} ms, replay {1000 * replayed.engine:.0f} + "
-        f"{1000 * replayed.own:.0f} ms of processors: {ratio:.1%} (engine alone {alone:.1%}, "
-        f"by the clock {replayed.wall / decoded.wall:.1%}){mark}"
-    )
+def show(name: str, costs: Costs, target: float) -> None:
+    """One line for people for each way of replaying."""
+    for way, cost in ((name, costs.replay), ("  in text", costs.in_text)):
+        ratio, alone = cost.processor / costs.decode.engine, cost.engine / costs.decode.engine
+        mark = "" if ratio <= target else f"  MISSED {target:.0%}"
+        print(
+            f"{way:<14} decode {1000 * costs.decode.engine:.0f} ms, replay {1000 * cost.engine:.0f} + "
+            f"{1000 * cost.own:.0f} ms of processors: {ratio:.1%} (engine alone {alone:.1%}, "
+            f"by the clock {cost.wall / costs.decode.wall:.1%}){mark}"
+        )
 
 
-def described(costs: tuple[Cost, Cost], target: float) -> dict[str, object]:
+def described(costs: Costs, target: float) -> dict[str, object]:
     """The comparison for machines."""
-    decoded, replayed = costs
-    ratio = replayed.processor / decoded.engine
+    ratio = costs.replay.processor / costs.decode.engine
     return {
-        "decodeMilliseconds": {"wall": 1000 * decoded.wall, "engine": 1000 * decoded.engine},
-        "replayMilliseconds": {
-            "wall": 1000 * replayed.wall,
-            "engine": 1000 * replayed.engine,
-            "verifier": 1000 * replayed.own,
-        },
+        "decodeMilliseconds": {"wall": 1000 * costs.decode.wall, "engine": 1000 * costs.decode.engine},
+        "replayMilliseconds": in_milliseconds(costs.replay),
+        "replayInTextMilliseconds": in_milliseconds(costs.in_text),
         "ratio": ratio,
-        "engineRatio": replayed.engine / decoded.engine,
-        "wallRatio": replayed.wall / decoded.wall,
+        "ratioInText": costs.in_text.processor / costs.decode.engine,
+        "engineRatio": costs.replay.engine / costs.decode.engine,
+        "wallRatio": costs.replay.wall / costs.decode.wall,
         "target": target,
         "holds": ratio <= target,
     }
+
+
+def in_milliseconds(cost: Cost) -> dict[str, float]:
+    """What a replay takes."""
+    return {"wall": 1000 * cost.wall, "engine": 1000 * cost.engine, "verifier": 1000 * cost.own}
 
 
 def main() -> None:
@@ -203,6 +232,8 @@ def main() -> None:
         print(f"model: {f'{parameters:,} random parameters' if parameters else model_name_of(model)}")
         before = machine_load()
         server = EngineServer(model, folder, mark=str(folder), model_name=model_name_of(model), cores=share_cores(1)[0])
+        # For a part's comparison: vLLM's own route of ids.
+        server.service.command.append("--enable-scale-out")
         found = asyncio.run(measure(server, asked.jobs, asked.tokens, asked.at_once))
         load = [before, machine_load()]
         print(f"load: {load[0]} before, {load[1]} after")

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from retally.buy_scores import ScoredRows
 from retally.chain.calibrations import Calibrations
 from retally.chain.registry import Registry
 from retally.errors import NodeUnavailable
@@ -17,6 +16,7 @@ from retally.protocol.calibration import PROBABILITY, Calibration, MarginTable
 from retally.protocol.eip712 import Domain, SigningKey
 from retally.protocol.encoding import Address, Bytes32, keccak
 from retally.protocol.params import ONE
+from retally.protocol.scored_rows import ScoredRows
 from retally.protocol.wire import AnswerBundle
 from retally_verifier.records import NodeRecord
 from retally_verifier.replay import Replayer

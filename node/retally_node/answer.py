@@ -11,6 +11,7 @@ from retally.inference.engine import Scores
 from retally.inference.tool_calls import ToolCall
 from retally.protocol.encoding import to_hex
 from retally.protocol.receipt import FinishReason
+from retally.protocol.scored_rows import scores_to_wire
 from retally.protocol.wire import JobOptions
 from retally_node.admission import WHOLE_REASONS, StoredAnswer
 from retally_node.decode import SaidByTokens, TextFormat
@@ -92,7 +93,9 @@ class AnswerWriter:
         extension["ids"] = {str(i): [token.id for token in c.tokens] for i, c in self._choices.items()}
         extension["q"] = {str(i): c.quantised for i, c in self._choices.items()}
         if scores is not None:
-            extension["promptLogprobs"] = scores_to_wire(scores)
+            extension["promptLogprobs"] = scores_to_wire(
+                scores.start, scores.top_ids, scores.top_logprobs, scores.claimed_logprobs
+            )
         return self._shape.whole(answers, self._usage(), extension)
 
     @property
@@ -161,16 +164,6 @@ def _stored_frame(stored: StoredAnswer, record: ReceiptRecord, text_format: Text
         finish=FinishReason(record.receipt.finish_reason),
         receipt=record,
     )
-
-
-def scores_to_wire(scores: Scores) -> Json:
-    """A scoring job's result: one row for each position from `start` on."""
-    return {
-        "start": scores.start,
-        "topIds": scores.top_ids.tolist(),
-        "topLogprobs": scores.top_logprobs.tolist(),
-        "claimed": scores.claimed_logprobs.tolist(),
-    }
 
 
 def _finish(choice: _Choice) -> FinishReason:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from urllib.parse import urlsplit
 
 from retally.errors import EngineUnavailable
@@ -11,6 +12,8 @@ from retally.inference.model_files import ModelFiles
 from retally.inference.profile_files import ProfileFile
 from retally_node.engine_process import EngineProcess, vllm_command
 from retally_node.settings import NodeSettings
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 
@@ -43,6 +46,8 @@ async def ready_engine(engine: Engine, process: EngineProcess | None, timeout_se
                 raise
             await asyncio.sleep(POLL_SECONDS)
     check_abilities(info)
+    for hint in info.hints:
+        log.warning("%s", hint)
     return info
 
 

@@ -6,15 +6,11 @@ import asyncio
 import secrets
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from retally.chain.clock import Clock
-from retally.errors import BadRequest, InvalidReceipt
+from retally.errors import InvalidReceipt
 from retally.node_client import NodeClient, NodeEndpoint
 from retally.protocol.eip712 import Domain, TypedMessage, check_signed_by
 from retally.protocol.encoding import ZERO_BYTES32, Address, Bytes32, parse_object, parse_signature
@@ -25,6 +21,7 @@ from retally.protocol.offer import Offer
 from retally.protocol.params import JobParams
 from retally.protocol.pricing import max_fee
 from retally.protocol.receipt import JobReceipt
+from retally.protocol.scored_rows import ScoredRows
 from retally.protocol.wire import JobSubmission, SubmittedAssignment
 from retally.wallet import SignedVoucher
 
@@ -59,27 +56,6 @@ class Purse(Protocol):
     def ended(self, node: NodeEndpoint, request: JobRequest) -> None:
         """The job runs no more, whether or not it came to a receipt."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredRows:
-    """A replay's raw logprobs for the judged tokens."""
-
-    top_ids: NDArray[np.int32]
-    top_logprobs: NDArray[np.float32]
-
-    @classmethod
-    def from_wire(cls, value: object, start: int, count: int) -> ScoredRows:
-        """The rows of the answer's tokens out of a whole transcript's."""
-        wire = parse_object("promptLogprobs", value)
-        skip = start - int(wire["start"])
-        ids = np.asarray(wire["topIds"], dtype=np.int32)
-        logprobs = np.asarray(wire["topLogprobs"], dtype=np.float32)
-        if np.isnan(logprobs).any():
-            raise BadRequest("a score is no number", param="promptLogprobs")
-        if skip < 0 or ids.shape != logprobs.shape or ids.ndim != 2 or len(ids) - skip != count:
-            raise BadRequest("the scores do not fit the transcript", param="promptLogprobs")
-        return cls(ids[skip:], logprobs[skip:])
 
 
 class ScoreBuyer:

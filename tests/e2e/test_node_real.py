@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import tomli_w
 from tests.conftest import RunningAnvil
@@ -38,6 +39,7 @@ from retally.protocol.audit_points import drawn_points
 from retally.protocol.case import AnswerRequest
 from retally.protocol.encoding import keccak
 from retally.protocol.receipt import JobReceipt
+from retally.protocol.scored_rows import ScoredRows
 from retally.protocol.wire import AnswerBundle, SignedAnswerRequest
 
 pytestmark = pytest.mark.engine
@@ -124,8 +126,9 @@ async def test_scores_a_transcript(node: RealNode, client: httpx.AsyncClient) ->
     scored = await session.plain(2 * 10**5, max_tokens=1, prompt_logprobs=64)
     scores = scored["retally"]["promptLogprobs"]
     assert scores["start"] == 1
-    assert len(scores["claimed"]) == answer["usage"]["prompt_tokens"] - 1
-    assert {len(row) for row in scores["topIds"]} == {64}
+    rows = ScoredRows.from_wire(scores, 1, answer["usage"]["prompt_tokens"] - 1)
+    assert rows.top_ids.shape[1] == 64
+    assert (np.diff(rows.top_logprobs, axis=1) <= 0).all()
 
 
 async def test_collects_and_answers_the_audit_of_a_drawn_point(node: RealNode, client: httpx.AsyncClient) -> None:

@@ -161,7 +161,9 @@ class TestEveryRule:
 class TestPort:
     async def test_check_finds_all_abilities(self, engine: VllmEngine) -> None:
         info = await engine.check()
-        assert (info.has_sampler, info.has_prompt_logprobs, info.problems) == (True, True, ())
+        assert (info.has_sampler, info.has_prompt_logprobs) == (True, True)
+        # Nor does a replay cost more than need be: our flags load the score route.
+        assert (info.problems, info.hints) == ((), ())
         assert info.max_context == 1024
         assert info.version.startswith("vllm 0.")
 
@@ -179,6 +181,29 @@ class TestPort:
         rows = [row for chunk in chunks for row in chunk.top_logprobs or ()]
         assert [len(row) for row in rows] == [3] * 5
         assert all(list(row.values()) == sorted(row.values(), reverse=True) for row in rows)
+
+    async def test_scores_are_the_same_bits_by_either_road(
+        self, engine: VllmEngine, engine_url: str, jobs: list[Job]
+    ) -> None:
+        """As arrays from the score route, and as text from vLLM's own interface."""
+        other = VllmEngine(engine_url, NAME, asks_score_route=False)
+        try:
+            for job in jobs[:4]:
+                for start in (1, len(job.prompt), len(job.prompt) + TOKENS):
+                    ids = [*job.prompt, *job.answer]
+                    # One after the other: another batch may round otherwise.
+                    flat, text = await engine.score(ids, start), await other.score(ids, start)
+                    for name in ("top_ids", "top_logprobs", "claimed_logprobs"):
+                        assert getattr(flat, name).tobytes() == getattr(text, name).tobytes()
+                        assert getattr(flat, name).shape == getattr(text, name).shape
+        finally:
+            await other.close()
+
+    async def test_an_engine_asked_in_text_says_that_it_costs_more(self, engine_url: str) -> None:
+        other = VllmEngine(engine_url, NAME, asks_score_route=False)
+        (hint,) = (await other.check()).hints
+        await other.close()
+        assert "--middleware retally.inference.vllm_score_route.ScoreRoute" in hint
 
     async def test_closing_early_frees_the_engine(self, engine: VllmEngine) -> None:
         params = JobParams(max_tokens=900, min_tokens=900, template_date="2026-01-01")

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from tests.margins_one_by_one import nuclei
 
-from retally.protocol.margins import NARROW, NEAR, WIDE, Floats, Replayed, _nuclei, token_margins
+from retally.protocol.margins import NARROW, NEAR, WIDE, Floats, Replayed, token_margins
 from retally.protocol.params import ONE, JobParams
 from retally.protocol.sampler import allowed, noise
 
@@ -59,7 +60,7 @@ def test_the_nodes_nucleus_lies_between_core_and_loose(shape: dict[str, int], sl
         node = seen + source.choice([-1, 1], len(IDS)) * slack / 2 * (1 - 1e-6)
         temperature = rule.temperature / ONE
         kept = allowed((node / temperature).astype(np.float32), IDS, rule)
-        core, loose = _nuclei(seen, rule, 0.0, slack)
+        core, loose = nuclei(seen, rule, 0.0, slack)
         assert not (core & ~kept).any()
         assert not (kept & ~loose).any()
         sizes.append(core.sum())
@@ -74,7 +75,7 @@ def test_a_fixed_share_of_mass_would_not_hold() -> None:
     weights = [np.exp(each / 0.7) / np.exp(each / 0.7).sum() for each in (node, seen)]
     assert weights[0][0] < 0.9 < 0.91 < weights[1][0]
     claimed = winner(node, allowed((node / 0.7).astype(np.float32), np.arange(2), rule), 0.7)
-    core, loose = _nuclei(seen, rule, 0.0, NARROW * 2)
+    core, loose = nuclei(seen, rule, 0.0, NARROW * 2)
     assert not core[1]
     assert loose[claimed]
 

@@ -27,6 +27,13 @@ class Foreign(FakeEngine):
         return replace(await super().check(), has_sampler=False, problems=(f"12 seeded ones differ: {REMEDY}",))
 
 
+class Dear(FakeEngine):
+    """An engine that somebody started without the score route."""
+
+    async def check(self) -> EngineInfo:
+        return replace(await super().check(), hints=("replays cost more than need be",))
+
+
 class Silent(FakeEngine):
     """An engine that does not answer."""
 
@@ -78,3 +85,7 @@ class TestStartedByTheOperator:
             await ready_engine(Foreign(), None, 5)
         assert REMEDY in str(caught.value)
         assert "start_engine = true" in str(caught.value.hint)
+
+    async def test_that_costs_more_than_need_be_serves_and_is_told_so(self, caplog: pytest.LogCaptureFixture) -> None:
+        assert (await ready_engine(Dear(), None, 5)).has_prompt_logprobs
+        assert "replays cost more than need be" in caplog.text

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import uvicorn
 from tests.fakes_node import NODE_KEY, Customer, World, open_world
 
+from retally.protocol.encoding import to_hex
 from retally.protocol.merkle import ids_root, output_root
 from retally.protocol.receipt import Chunk, FinishReason, JobReceipt
+from retally.protocol.scored_rows import ScoredRows
 from retally.protocol.wire import JobOptions
 from retally_node.api import create_app
 
@@ -154,8 +157,11 @@ class TestServe:
             body = (await client.post("/retally/v1/jobs", json=submission.to_wire())).json()
         scores = body["retally"]["promptLogprobs"]
         assert scores["start"] == 1
-        assert len(scores["topIds"]) == len(scores["claimed"]) == 19
-        assert len(scores["topIds"][0]) == 64
+        rows = ScoredRows.from_wire(scores, 1, 19)
+        expected = await world.engine.score(list(range(2, 22)), 1)
+        np.testing.assert_array_equal(rows.top_ids, expected.top_ids)
+        np.testing.assert_array_equal(rows.top_logprobs, expected.top_logprobs)
+        assert scores["claimed"] == to_hex(expected.claimed_logprobs.tobytes())
         assert int(body["retally"]["cost"]) == 20 * 2 + 6
 
 

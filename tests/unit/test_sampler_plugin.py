@@ -131,6 +131,7 @@ class TestFlags:
     def test_loads_the_plugin_on_the_first_runner(self) -> None:
         arguments = engine_arguments("/models/m", "m", 8000)
         assert arguments[arguments.index("--logits-processors") + 1].endswith("vllm_sampler:RetallySampler")
+        assert arguments[arguments.index("--middleware") + 1].endswith("vllm_score_route.ScoreRoute")
         assert engine_environment({})["VLLM_USE_V2_MODEL_RUNNER"] == "0"
 
     def test_a_gpu_keeps_its_own_dtype(self) -> None:

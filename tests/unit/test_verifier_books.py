@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from retally.buy_scores import ScoredRows
 from retally.errors import BadRequest
 from retally.keystore import service_key
 from retally.protocol.case import CommitRecord
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Bytes32, keccak
+from retally.protocol.scored_rows import ScoredRows, scores_to_wire
 from retally_verifier.loops import Loops
 from retally_verifier.open_case import _strongest
 from retally_verifier.records import (
@@ -138,21 +141,46 @@ class TestStrongest:
 
 
 class TestScoredRows:
-    WIRE = {"start": 1, "topIds": [[1, 2], [3, 4], [5, 6]], "topLogprobs": [[-0.5, -1.0]] * 3}  # noqa: RUF012  # read only
+    @staticmethod
+    def wire(logprobs: Sequence[Sequence[float]] = ((-0.5, -1.0),) * 3) -> dict[str, Any]:
+        ids = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.int32)
+        rows = np.array(logprobs, dtype=np.float32)
+        return scores_to_wire(1, ids, rows, rows[:, 0])
 
     def test_takes_the_rows_of_the_answer(self) -> None:
-        rows = ScoredRows.from_wire(self.WIRE, 2, 2)
+        wire = self.wire(((-0.5, -1.0), (-0.1, -np.inf), (-1 / 3, -9999.0)))
+        rows = ScoredRows.from_wire(json.loads(json.dumps(wire)), 2, 2)
         assert rows.top_ids.tolist() == [[3, 4], [5, 6]]
+        assert rows.top_logprobs.tolist() == np.float32([[-0.1, -np.inf], [-1 / 3, -9999.0]]).tolist()
+
+    def test_is_what_the_rule_says(self) -> None:
+        assert self.wire() == {
+            "start": 1,
+            "top": 2,
+            "topIds": "0x" + "".join(f"{n:02x}000000" for n in range(1, 7)),
+            "topLogprobs": "0x" + "000000bf000080bf" * 3,
+            "claimed": "0x" + "000000bf" * 3,
+        }
 
     def test_refuses_a_score_that_is_no_number(self) -> None:
-        rows = [[-0.5, -1.0], [float("nan"), -1.0], [-0.5, -1.0]]
+        with pytest.raises(BadRequest, match="no number"):
+            ScoredRows.from_wire(self.wire(((-0.5, -1.0), (np.nan, -1.0), (-0.5, -1.0))), 1, 3)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"start": 2}, {"start": "1"}, {"start": None}, {"top": 0}, {"top": 65}, {"top": 3}, {"top": 2.0},
+            {"topIds": [[1, 2]] * 3}, {"topIds": None}, {"topIds": "0x00"}, {"topLogprobs": "0x" + "zz" * 24},
+        ],
+    )  # fmt: skip
+    def test_refuses_what_no_node_should_say(self, changes: dict[str, Any]) -> None:
         with pytest.raises(BadRequest):
-            ScoredRows.from_wire({**self.WIRE, "topLogprobs": rows}, 1, 3)
+            ScoredRows.from_wire({**self.wire(), **changes}, 1, 3)
 
     @pytest.mark.parametrize(("start", "count"), [(0, 3), (2, 3), (1, 2)])
     def test_refuses_rows_that_do_not_fit(self, start: int, count: int) -> None:
         with pytest.raises(BadRequest):
-            ScoredRows.from_wire(self.WIRE, start, count)
+            ScoredRows.from_wire(self.wire(), start, count)
 
 
 class TestLoops:

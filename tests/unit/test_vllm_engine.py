@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 from tests.fakes import FakeEngine
 from tests.fakes_node import tiny_format
+from tests.fakes_vllm_server import Handler, answering, engines
 
 from retally.errors import BadRequest, EngineUnavailable, RetallyError
 from retally.inference.engine import EngineChunk, EngineSampling
@@ -26,8 +26,6 @@ SAMPLING = EngineSampling(
 )
 USAGE = {"choices": [], "usage": {"prompt_tokens_details": {"cached_tokens": 2}}}
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 def frame(ids: list[int], finish: str | None = None, **changes: Any) -> dict[str, Any]:
     choice = {"token_ids": ids, "logprobs": {"token_logprobs": [-0.5] * len(ids)}, "finish_reason": finish}
@@ -36,20 +34,8 @@ def frame(ids: list[int], finish: str | None = None, **changes: Any) -> dict[str
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Callable[[Handler], Awaitable[VllmEngine]]]:
-    opened: list[Any] = []
-
-    async def start(handler: Handler) -> VllmEngine:
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", handler)
-        server = TestServer(app)
-        await server.start_server()
-        engine = VllmEngine(str(server.make_url("/v1")), "m")
-        opened.extend((engine.close, server.close))
-        return engine
-
-    yield start
-    for close in opened:
-        await close()
+    async with engines() as start:
+        yield start
 
 
 def streaming(*frames: dict[str, Any], cut: int | None = None, done: bool = True) -> Handler:
@@ -63,13 +49,6 @@ def streaming(*frames: dict[str, Any], cut: int | None = None, done: bool = True
         for begin in range(0, len(data), cut or len(data)):
             await response.write(data[begin : begin + (cut or len(data))])
         return response
-
-    return handler
-
-
-def answering(status: int, body: object) -> Handler:
-    async def handler(_request: web.Request) -> web.StreamResponse:
-        return web.json_response(body, status=status)
 
     return handler
 
@@ -154,32 +133,6 @@ class TestGenerate:
             with pytest.raises(EngineUnavailable, match="can't be reached"):
                 await work
         await engine.close()
-
-
-class TestScore:
-    @staticmethod
-    def body(*rows: dict[str, float] | None) -> dict[str, Any]:
-        entries = [None if row is None else {key: {"logprob": value} for key, value in row.items()} for row in rows]
-        return {"choices": [{"prompt_logprobs": entries}]}
-
-    async def test_orders_rows_and_finds_the_claimed_token(self, serve: Any) -> None:
-        engine = await serve(answering(200, self.body(None, {"9": -4.0, "3": -1.0, "2": -1.0}, {"6": -0.5, "7": -2.0})))
-        scores = await engine.score([5, 9, 6], 1, top=2)
-        assert scores.top_ids.tolist() == [[2, 3], [6, 7]]
-        assert scores.top_logprobs.tolist() == [[-1.0, -1.0], [-0.5, -2.0]]
-        assert scores.claimed_logprobs.tolist() == [-4.0, -0.5]
-
-    @pytest.mark.parametrize("rows", [(), (None, {"3": -1.0}, {"6": -1.0}), (None, None, {"6": -1.0})])
-    async def test_an_engine_without_prompt_logprobs_is_unavailable(self, serve: Any, rows: Any) -> None:
-        engine = await serve(answering(200, self.body(*rows)))
-        with pytest.raises(EngineUnavailable):
-            await engine.score([5, 9, 6], 1)
-
-    @pytest.mark.parametrize("start", [0, 4])
-    async def test_refuses_a_start_outside(self, serve: Any, start: int) -> None:
-        engine = await serve(answering(200, {}))
-        with pytest.raises(BadRequest, match="start"):
-            await engine.score([5, 9, 6], start)
 
 
 class TestCheck:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from retally.buy_scores import ScoreBuyer, ScoredRows
+from retally.buy_scores import ScoreBuyer
 from retally.chain.calibrations import Calibrations
 from retally.chain.clock import Clock
 from retally.chain.registry import Registry
@@ -23,6 +23,7 @@ from retally.protocol.form_judgement import FREE
 from retally.protocol.grammar import AnswerMasks
 from retally.protocol.judgement import ids_to_score, judge_replay, replayed_of
 from retally.protocol.margins import MaskedScores, robust_margins
+from retally.protocol.scored_rows import ScoredRows
 from retally.protocol.wire import AnswerBundle
 from retally_verifier.agreement import Said, agreeing, count, is_unanimous
 from retally_verifier.drift import drift_log_e

@@ -68,6 +68,8 @@ class EngineInfo:
     #: One prefill returns 64 raw logprobs for each token.
     has_prompt_logprobs: bool
     problems: tuple[str, ...] = field(default=())
+    #: What it can do without, at a price.
+    hints: tuple[str, ...] = field(default=())
 
 
 class Engine(Protocol):

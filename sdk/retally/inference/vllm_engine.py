@@ -15,23 +15,30 @@ import numpy as np
 from retally.errors import BadRequest, EngineUnavailable, UpstreamTimeout
 from retally.inference.engine import EngineChunk, EngineInfo, EngineSampling, Scores
 from retally.inference.sampler_check import form_problem, sampler_problem
-from retally.inference.vllm_flags import SAMPLER_ARGUMENT
-from retally.inference.vllm_frames import Completion, Frame, chunk_of, scores_of
+from retally.inference.vllm_flags import SAMPLER_ARGUMENT, SCORE_PATH, SCORE_PLUGIN
+from retally.inference.vllm_frames import Completion, Frame, chunk_of, scores_of, scores_of_arrays
 from retally.keep_alive import SHY_CLIENT_SECONDS
 
 CONNECT_SECONDS = 10
 SILENCE_SECONDS = 120
 ATTEMPTS = 3
 DONE = b"[DONE]"
+COMPLETIONS_PATH = "/v1/completions"
+#: How a server, or what stands before it, says that it has no score route, or none that fits it.
+NO_ROUTE = (403, 404, 405, 501)
+SLOW_REPLAYS = f"replays cost this engine several times as much as need be: start vLLM with --middleware {SCORE_PLUGIN}"
 
 
 class VllmEngine:
     """One vLLM server; opens its connections on first use."""
 
-    def __init__(self, base_url: str, model_name: str) -> None:
+    def __init__(self, base_url: str, model_name: str, *, asks_score_route: bool = True) -> None:
         self._base_url = base_url.rstrip("/").removesuffix("/v1")
         self.model_name = model_name
         self._session: aiohttp.ClientSession | None = None
+        self._asks_score_route = asks_score_route
+        #: Found out at the first score, and again at each check.
+        self._lacks_score_route = not asks_score_route
 
     async def generate(self, prompt_ids: Sequence[int], sampling: EngineSampling) -> AsyncIterator[EngineChunk]:
         """Stream an answer's tokens; closing the iterator cancels the request in the server."""
@@ -56,9 +63,26 @@ class VllmEngine:
         """Return raw logprobs of ids[start:] from one prefill."""
         if not 1 <= start <= len(ids):
             raise BadRequest(f"start must lie between 1 and {len(ids)}", param="start")
+        content = None if self._lacks_score_route else await self._arrays(ids, start, top)
+        if content is not None:
+            return scores_of_arrays(content, ids[start:], start, top)
+        self._lacks_score_route = True
+        return await self._score_in_text(ids, start, top)
+
+    async def _arrays(self, ids: Sequence[int], start: int, top: int) -> bytes | None:
+        """What the score route says, None where there is none."""
+        body = {"model": self.model_name, "ids": list(ids), "start": start, "top": top}
+        try:
+            async with self._post(SCORE_PATH, body) as response:
+                return None if response.status in NO_ROUTE else await self._content(response)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unreachable(error) from error
+
+    async def _score_in_text(self, ids: Sequence[int], start: int, top: int) -> Scores:
+        """The same by vLLM's own interface, which makes text of each alternative."""
         body = {**self._plain(ids), "max_tokens": 1, "prompt_logprobs": top}
         try:
-            async with self._post(body) as response:
+            async with self._post(COMPLETIONS_PATH, body) as response:
                 content = await self._content(response)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _unreachable(error) from error
@@ -70,6 +94,7 @@ class VllmEngine:
     async def check(self) -> EngineInfo:
         """Ask for the model, then try the sampler and the prompt logprobs for real."""
         served, version = await self.served()
+        self._lacks_score_route = not self._asks_score_route
         scores = await self.score([5, 6, 7, 8], 1)
         has_logprobs = scores.top_ids.shape == (3, 64) and bool(np.isfinite(scores.top_logprobs).all())
         problem = await sampler_problem(self) if has_logprobs else "not tried: no prompt logprobs"
@@ -82,6 +107,7 @@ class VllmEngine:
             has_sampler=problem is None,
             has_prompt_logprobs=has_logprobs,
             problems=(*problems, *([problem] if problem else [])),
+            hints=(SLOW_REPLAYS,) if self._lacks_score_route else (),
         )
 
     async def served(self) -> tuple[dict[str, Any], str]:
@@ -119,19 +145,19 @@ class VllmEngine:
         return self._session
 
     @asynccontextmanager
-    async def _post(self, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _post(self, path: str, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request, again when a kept connection turns out closed: asking twice changes nothing."""
-        response = await self._answered(body, ATTEMPTS)
+        response = await self._answered(path, body, ATTEMPTS)
         async with response:
             yield response
 
-    async def _answered(self, body: dict[str, Any], attempts: int) -> aiohttp.ClientResponse:
+    async def _answered(self, path: str, body: dict[str, Any], attempts: int) -> aiohttp.ClientResponse:
         try:
-            return await self._open().post(f"{self._base_url}/v1/completions", json=body)
+            return await self._open().post(self._base_url + path, json=body)
         except aiohttp.ServerDisconnectedError:
             if attempts == 1:
                 raise
-        return await self._answered(body, attempts - 1)
+        return await self._answered(path, body, attempts - 1)
 
     def _plain(self, ids: Sequence[int]) -> dict[str, Any]:
         """Return a request that lets the engine itself change nothing."""
@@ -159,7 +185,7 @@ class VllmEngine:
     async def _frames(self, body: dict[str, Any]) -> AsyncIterator[Frame]:
         """Yield the events of a stream, split by hand: a first frame may be longer than a line buffer."""
         try:
-            async with self._post(body) as response:
+            async with self._post(COMPLETIONS_PATH, body) as response:
                 if response.status != 200:
                     await self._content(response)
                 rest = b""

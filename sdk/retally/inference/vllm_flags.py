@@ -10,6 +10,9 @@ from retally.keep_alive import SERVER_SECONDS
 
 SAMPLER_ARGUMENT = "retally"
 SAMPLER_PLUGIN = "retally.inference.vllm_sampler:RetallySampler"
+#: Answers replays without text (`vllm_score_route`). An engine without it is asked for completions: that costs more.
+SCORE_PLUGIN = "retally.inference.vllm_score_route.ScoreRoute"
+SCORE_PATH = "/v1/retally/scores"
 #: The `vllm` command of some builds does not start; the module does in all of them.
 SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 #: 64 logprobs for replay, one more for the claimed token, one to spare.
@@ -28,6 +31,7 @@ def engine_arguments(
         *("--max-model-len", str(max_context)),
         *("--max-logprobs", str(MAX_LOGPROBS)),
         *("--logits-processors", SAMPLER_PLUGIN),
+        *("--middleware", SCORE_PLUGIN),
         # The model's own defaults for temperature and the like must not reach a signed job.
         *("--generation-config", "vllm"),
         "--enable-prompt-tokens-details",

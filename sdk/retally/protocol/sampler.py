@@ -5,7 +5,7 @@ Fractions are divided by one million in fp64 and rounded once to fp32; scores ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +33,10 @@ def noise_key(seed: bytes, position: int) -> int:
     return int.from_bytes(keccak(seed + u32(position))[:8], "big")
 
 
-def uniforms(key: int, ids: Sequence[int] | Ids) -> NDArray[np.float64]:
+def uniforms(key: int | NDArray[np.uint64], ids: Sequence[int] | Ids) -> NDArray[np.float64]:
     """Return the uniforms in (0, 1) of token ids under a key, bit-exact on every machine (R-27)."""
     x = np.asarray(ids, dtype=np.uint64) + np.uint64(1)
-    x = np.uint64(key) + x * _GOLDEN
+    x = np.asarray(key, dtype=np.uint64) + x * _GOLDEN
     z = (x ^ (x >> np.uint64(30))) * _MIX_1
     z = (z ^ (z >> np.uint64(27))) * _MIX_2
     z = z ^ (z >> np.uint64(31))
@@ -46,6 +46,12 @@ def uniforms(key: int, ids: Sequence[int] | Ids) -> NDArray[np.float64]:
 def noise(seed: bytes, position: int, ids: Sequence[int] | Ids) -> Floats:
     """Return the Gumbel noise of token ids at a position of the answer (R-27)."""
     return np.asarray(-np.log(-np.log(uniforms(noise_key(seed, position), ids))), dtype=np.float32)
+
+
+def noise_rows(seed: bytes, positions: Iterable[int], ids: Ids) -> Floats:
+    """Return the same for many positions, one row of ids each."""
+    keys = np.array([[noise_key(seed, position)] for position in positions], dtype=np.uint64)
+    return np.asarray(-np.log(-np.log(uniforms(keys, ids))), dtype=np.float32)
 
 
 def log_softmax(logits: Floats) -> Floats:

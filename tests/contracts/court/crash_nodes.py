@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from retally.errors import BadRequest, NodeUnavailable
 from retally.inference.chat_format import ChatFormat
 from retally.inference.grammar import GrammarBook
@@ -15,6 +17,7 @@ from retally.node_client import NodeClient
 from retally.protocol.eip712 import Domain, SigningKey, check_signed_by
 from retally.protocol.encoding import Address, to_hex
 from retally.protocol.offer import Offer
+from retally.protocol.scored_rows import scores_to_wire
 from retally.protocol.wire import AnswerBundle, JobSubmission
 from retally_verifier.records import NodeRecord
 from tests.contracts.court.transcripts import MODEL, PRICES, PROFILE, Tree, make_job
@@ -137,5 +140,6 @@ class FakeNodes(NodeClient):
             "signature": to_hex(self._keys[node].sign(receipt.digest(self._domain))),
         }
         count = len(ids) - 1
-        scores = {"start": 1, "topIds": [[1, 2]] * count, "topLogprobs": [[-0.5, -1.0]] * count}
+        logprobs = np.array([[-0.5, -1.0]] * count, dtype=np.float32)
+        scores = scores_to_wire(1, np.array([[1, 2]] * count, dtype=np.int32), logprobs, logprobs[:, 0])
         return {"retally": {"receipts": [signed], "promptLogprobs": scores}}
