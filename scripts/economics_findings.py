@@ -24,9 +24,7 @@ def remedies(world: World) -> dict[str, str]:
     files += "longer jobs, an exact profile, or cases that show more"
     payer = f"one payer's evidence is capped at {PAYER_CLIP:.0f} nats: beyond {capped:,} points a period not shown it "
     payer += f"never convicts; bets down to 1e-6 would move that to {deeper:,.0f}"
-    few = (
-        "one token of a job shows it, and gives six nats where a re-executor computes in bfloat16: profiles in float32"
-    )
+    few = "one token of a job shows it, and makes a mismatch and no more: cases that show more than 32 receipts"
     return {
         "splice": few,
         "early stop": few,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import evidence_weights
 from evidence_jobs import EDITS, LIES, UNSEEN, WEIGHTS, Prompts, edit, lie
-from evidence_shards import Job, Segment, Shards
+from evidence_shards import MARGINS, Job, Segment, Shards
 
 GENUINE = "genuine"
 
@@ -49,8 +49,8 @@ REFERENCE_NARROW = SetUp("reference-bfloat16", HF16, 16)
 NODES = {BATCHED: 100, FEW: 4, REFERENCE: 20, REFERENCE_NARROW: 8, NARROW: 4}
 #: Of each node's chunks, those that a small batch replays too.
 FEW_REPLAYS = 6
-#: The same for bfloat16, which takes twenty times as long.
-NARROW_REPLAYS = 40
+#: The same for bfloat16, which takes up to twenty times as long.
+NARROW_REPLAYS = 100
 VERIFIERS = (BATCHED, FEW, REFERENCE, REFERENCE_NARROW)
 #: Cheats have big batches and are replayed by one verifier of each kind of kernels and precision.
 CHEAT_AT_ONCE = 32
@@ -154,7 +154,7 @@ class Plan:
 
     def replay_path(self, answers: Path, verifier: SetUp) -> Path:
         """Where a replay of them lies."""
-        return self.shards.path("replays", [self.sha(GENUINE), verifier.to_json(), answers.name])
+        return self.shards.path("replays", [self.sha(GENUINE), verifier.to_json(), answers.name, MARGINS])
 
     def folder(self, weights: str) -> Path:
         """The folder that an engine loads."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+import evidence_noise
 import evidence_results
 from evidence_jobs import CHEATS, TOKENS, UNSEEN
 from evidence_plan import Plan
@@ -50,7 +51,8 @@ def report(plan: Plan, skipped: Mapping[str, str], owners: int) -> dict[str, Any
             "tokensPerJob": TOKENS,
             "skipped": dict(skipped),
             "pairs": list(evidence_results.pair_rows(found)),
-            "noise": list(evidence_results.noise_rows(plan)),
+            "noise": list(evidence_noise.noise_rows(plan)),
+            "temperatures": list(evidence_noise.temperature_rows(plan)),
             "honest": list(evidence_results.honest_rows(found, owners)),
             "cheats": list(evidence_results.cheat_rows(found)),
             "tables": evidence_results.table_rows(found),
@@ -133,13 +135,15 @@ def _power(results: Mapping[str, Any]) -> str:
                 f"{known[0]['jobs']} of {known[0]['meanTokens']:.0f}",
                 " / ".join(f"{100 * each['positiveShare']:.2g}" for each in known),
                 *(f"{each['power']:.2f} ({each['powerUnderEnvelope']:.2f})" if each else "–" for each in found),
+                " / ".join(f"{each['powerUnderSquare']:.2f}" for each in known),
                 *(
                     " / ".join(f"{each[name]:.1f}" for each in known)
                     for name in ("medianLogE", "medianLogEWithoutLaws")
                 ),
             ]
             rows.append(f"| {' | '.join(cells)} |")
-    head = f"| cheat | jobs, tokens | margins, % | {' | '.join(KINDS)} | median log e | without the laws |"
+    kinds = " | ".join(KINDS)
+    head = f"| cheat | jobs, tokens | margins, % | {kinds} | under the square | median log e | without the laws |"
     return _table(head, rows)
 
 

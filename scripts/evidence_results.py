@@ -14,9 +14,7 @@ from evidence_bootstrap import RATES, conviction, honest_owners
 from evidence_jobs import CHEATS, UNSEEN
 from evidence_plan import (
     BATCHED,
-    CHEAT_VERIFIERS,
     FEW,
-    NODES,
     REFERENCE,
     REFERENCE_NARROW,
     VERIFIERS,
@@ -26,6 +24,7 @@ from evidence_plan import (
 )
 from evidence_shards import Floats, Replay
 from evidence_tables import Fitted
+from retally.protocol.calibration import MarginTable
 from retally.protocol.evidence import JOB_MISMATCH
 
 #: Node and verifier run vLLM in float32; one of them runs another library in float32; one of them runs bfloat16.
@@ -193,12 +192,12 @@ def claimed_table(found: Results, kind: str) -> Fitted:
 
 def judged(rows: Sequence[Replay], table: Fitted) -> Floats:
     """log e of each job."""
-    return evidence_tables.log_es([row.margins for row in rows], table.table)
+    return under(rows, table.table)
 
 
-def without_laws(rows: Sequence[Replay], table: Fitted) -> Floats:
-    """The same, if nothing is said about margins farther out than those that were seen."""
-    return evidence_tables.log_es([row.margins for row in rows], table.without_laws)
+def under(rows: Sequence[Replay], table: MarginTable) -> Floats:
+    """The same under one of a fit's tables."""
+    return evidence_tables.log_es([row.margins for row in rows], table)
 
 
 def pair_rows(found: Results) -> Iterator[dict[str, object]]:
@@ -219,20 +218,6 @@ def pair_rows(found: Results) -> Iterator[dict[str, object]]:
             "heldOut": len(log_es),
             "largestLogE": round(float(log_es.max()), 3),
         }
-
-
-def noise_rows(plan: Plan) -> Iterator[dict[str, object]]:
-    """How far two replays of the same honest tokens differ in the claimed token's logprob, nats."""
-    for other in (FEW, *CHEAT_VERIFIERS[1:]):
-        gaps = []
-        for batch in (each for each in plan.batches() if not each.cheat and each.node in NODES):
-            pairs = zip(replays(plan, batch, BATCHED), replays(plan, batch, other), strict=False)
-            gaps += [np.abs(one.logprobs - two.logprobs) for one, two in pairs]
-        if gaps:
-            each = np.concatenate(gaps)
-            half, most = np.quantile(each, [0.5, 0.999])
-            yield {"verifiers": [BATCHED.name, other.name], "tokens": len(each), "median": float(f"{half:.3g}"),
-                   "q999": float(f"{most:.3g}"), "largest": float(f"{each.max():.3g}")}  # fmt: skip
 
 
 def honest_rows(found: Results, owners: int) -> Iterator[dict[str, object]]:
@@ -270,7 +255,12 @@ def cheat_rows(found: Results) -> Iterator[dict[str, object]]:
                 "power": round(float((log_es >= JOB_MISMATCH).mean()), 4),
                 "powerUnderEnvelope": round(float((judged(rows, found.envelopes[kind]) >= JOB_MISMATCH).mean()), 4),
                 "medianLogE": round(float(np.median(log_es)), 2),
-                "medianLogEWithoutLaws": round(float(np.median(without_laws(rows, claimed_table(found, kind)))), 2),
+                "powerUnderSquare": round(
+                    float((under(rows, claimed_table(found, kind).under_square) >= JOB_MISMATCH).mean()), 4
+                ),
+                "medianLogEWithoutLaws": round(
+                    float(np.median(under(rows, claimed_table(found, kind).without_laws))), 2
+                ),
                 "convicted": [asdict(conviction(log_es, rate, CHEATING_OWNERS, seed=2)) for rate in RATES],
             }
 

@@ -22,6 +22,8 @@ Floats = NDArray[np.float64]
 
 #: Raised whenever the way of measuring changes.
 VERSION = 1
+#: Raised whenever R-34 changes: answers are kept, and each replay is made anew.
+MARGINS = 2
 FOLDER = Path(__file__).resolve().parent.parent / ".cache" / "evidence"
 
 

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retally.protocol.grammar import Words
-from retally.protocol.margins import CLIP, MAX_VOCABULARY, Edge, MaskedScores, Replayed, ReplayScores, TokenMargin
+from retally.protocol.margins import (
+    CLIP,
+    MAX_VOCABULARY,
+    NEAR,
+    WIDE,
+    MaskedScores,
+    Replayed,
+    ReplayScores,
+    TokenMargin,
+    shares,
+)
 from retally.protocol.params import ONE, JobParams
 from retally.protocol.sampler import adjusted, noise
 
 Floats = NDArray[np.float64]
 
 
-def margins_one_by_one(replayed: Replayed, scores: ReplayScores, edge: Edge) -> list[TokenMargin]:
+def margins_one_by_one(replayed: Replayed, scores: ReplayScores, slack: float) -> list[TokenMargin]:
     """One margin for each output token."""
     top_ids, top_logprobs = scores.top_ids, scores.top_logprobs
     count = len(replayed.output_ids)
@@ -24,7 +35,7 @@ def margins_one_by_one(replayed: Replayed, scores: ReplayScores, edge: Edge) -> 
     answer = [*replayed.prefix_ids, *replayed.output_ids]
     first = len(replayed.prefix_ids)
     return [
-        _margin(replayed, top_ids[i], top_logprobs[i], answer[: first + i], answer[first + i], rows[i], edge)
+        _margin(replayed, top_ids[i], top_logprobs[i], answer[: first + i], answer[first + i], rows[i], slack)
         for i in range(count)
     ]
 
@@ -36,7 +47,7 @@ def _margin(
     before: Sequence[int],
     claimed: int,
     mask: Words | None,
-    edge: Edge,
+    slack: float,
 ) -> TokenMargin:
     params, position = replayed.params, len(before)
     candidates = ids.astype(np.int64)
@@ -56,28 +67,43 @@ def _margin(
     if params.temperature == 0:
         return TokenMargin(float(min(CLIP, l.max() - l[own])), best)
     gumbel = noise(replayed.seed, position, candidates).astype(np.float64)
-    temperature = params.temperature / ONE
-    core, loose = _nuclei(l, params, _tail_mass(tail, float(raw.min()), temperature, l), edge)
-    if mask is not None:
-        # Where most of the 64 are forbidden, allowed tokens beyond them may stand before one that is near their edge.
-        core &= l - edge.epsilon > float(raw.min())
-    margin, best = _sampled_margin(l, l / temperature + gumbel, own, core, loose)
-    return TokenMargin(margin, int(candidates[best]))
+    row = _Row(l, gumbel, own, params, _tail_mass(tail, float(raw.min()), params.temperature / ONE, l))
+    least = None if mask is None else float(raw.min())
+    margin, index = row.margin(slack, least)
+    if margin > NEAR:
+        # A wider edge only ever lowers a margin.
+        margin = max(NEAR, row.margin(WIDE, least)[0])
+    return TokenMargin(margin, int(candidates[index]))
 
 
-def _sampled_margin(
-    l: Floats,  # noqa: E741
-    keys: Floats,
-    own: int,
-    core: NDArray[np.bool_],
-    loose: NDArray[np.bool_],
-) -> tuple[float, int]:
-    best = int(np.where(core, keys, -np.inf).argmax()) if core.any() else own
-    margin = max(0.0, float(keys[best] - keys[own]))
-    if not loose[own]:
-        margin += max(0.0, float(l[loose].min() - l[own]))
-    # Where the claimed token may have been allowed and beats all that certainly were, it is the one to name.
-    return min(CLIP, margin), best if margin > 0 else own
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One position's candidates."""
+
+    l: Floats  # noqa: E741  # R-34's name
+    gumbel: Floats
+    own: int
+    params: JobParams
+    tail: float
+
+    def margin(self, slack: float, least: float | None) -> tuple[float, int]:
+        """The margin where edges may lie so far apart, and the index of the token that it is measured against."""
+        l, own = self.l, self.own  # noqa: E741
+        temperature = self.params.temperature / ONE
+        core, loose = nuclei(l, self.params, self.tail, slack)
+        if least is not None:
+            # Where most of the 64 are forbidden, allowed ones beyond them may stand before one that is near their edge.
+            core &= l - slack > least
+        # In nats of log-probability: a colder job's noise is narrower, and what kernels differ by is not.
+        keys = l + temperature * self.gumbel
+        best = int(np.where(core, keys, -np.inf).argmax()) if core.any() else own
+        margin = max(0.0, float(keys[best] - keys[own]))
+        if not loose[own]:
+            margin += max(0.0, float(l[loose].min() - l[own]))
+        # A hotter job's is wider: there it is the measure, so that a disputed edge makes far margins as seldom.
+        margin /= max(1.0, temperature)
+        # Where the claimed token may have been allowed and beats all that certainly were, it is the one to name.
+        return min(CLIP, margin), best if margin > 0 else own
 
 
 def _tail_mass(tail: float, least: float, temperature: float, l: Floats) -> float:  # noqa: E741
@@ -90,13 +116,16 @@ def _tail_mass(tail: float, least: float, temperature: float, l: Floats) -> floa
     return float(bound * np.exp(-best))
 
 
-def _nuclei(
+def nuclei(
     l: Floats,  # noqa: E741
     params: JobParams,
     tail: float,
-    edge: Edge,
+    slack: float,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which tokens are allowed for certain, and which can't be ruled out."""
+    """Which tokens are allowed for certain, and which can't be ruled out.
+
+    Where no two log-probabilities lie further apart or closer than `slack` for the node, its nucleus lies between them.
+    """
     temperature = params.temperature / ONE
     order = np.argsort(-l, kind="stable")
     weights = np.exp((l - l[order[0]]) / temperature)
@@ -105,16 +134,16 @@ def _nuclei(
     within = min(int(min(top_k, len(l))), len(l))
     kept = float(weights[order[:within]].sum())
     beyond = tail if top_k > np.isfinite(l).sum() else 0.0
-    near = l[None, :] > l[:, None] - edge.epsilon
+    near = l[None, :] > l[:, None] - slack
     np.fill_diagonal(near, False)
-    far = l[None, :] > l[:, None] + edge.epsilon
-    share = params.top_p / ONE if params.top_p < ONE else np.inf
-    core = (near @ weights / kept < share - edge.mass) & (near.sum(axis=1) < top_k)
-    loose = (far @ weights / (kept + beyond) < share + edge.mass) & (far.sum(axis=1) < top_k)
+    far = l[None, :] > l[:, None] + slack
+    least, most = shares(params, slack)
+    core = (near @ weights / kept < least) & (near.sum(axis=1) < top_k)
+    loose = (far @ weights / (kept + beyond) < most) & (far.sum(axis=1) < top_k)
     if params.min_p:
         floor = l.max() + temperature * np.log(params.min_p / ONE)
-        core &= l - edge.epsilon >= floor
-        loose &= l + edge.epsilon >= floor
+        core &= l - slack >= floor
+        loose &= l + slack >= floor
     core &= np.isfinite(l)
     loose &= np.isfinite(l)
     loose[order[0]] = True

@@ -13,7 +13,7 @@ from tests.margins_one_by_one import margins_one_by_one
 from retally.inference.engine import Scores
 from retally.protocol import margins
 from retally.protocol.grammar import AnswerMasks, Words
-from retally.protocol.margins import ROBUST, TOP, Edge, MaskedScores, Replayed, ReplayScores, token_margins
+from retally.protocol.margins import NARROW, TOP, MaskedScores, Replayed, ReplayScores, token_margins
 from retally.protocol.params import ONE, JobParams
 from retally.protocol.sampler import log_softmax
 
@@ -76,15 +76,15 @@ def test_each_margin_is_that_of_the_token_alone(
 ) -> None:
     world = World(seed, tokens, shape)
     scores = world.masked() if has_form else world.scores
-    edge = Edge(1e-9, 1e-9) if is_exact else ROBUST
-    assert token_margins(world.replayed, scores, edge) == margins_one_by_one(world.replayed, scores, edge)
+    slack = 1e-9 if is_exact else NARROW
+    assert token_margins(world.replayed, scores, slack) == margins_one_by_one(world.replayed, scores, slack)
 
 
 @pytest.mark.parametrize("tokens", [margins.ROWS_AT_ONCE - 1, 2 * margins.ROWS_AT_ONCE + 1])
 def test_answers_longer_than_one_batch_are_whole(tokens: int) -> None:
     world = World(7, tokens, {"temperature": ONE, "top_p": 950_000, "min_tokens": 300})
     found = token_margins(world.replayed, world.scores)
-    assert found == margins_one_by_one(world.replayed, world.scores, ROBUST)
+    assert found == margins_one_by_one(world.replayed, world.scores, NARROW)
     assert len(found) == tokens
 
 
@@ -98,4 +98,4 @@ def test_numbers_that_no_engine_gives_make_no_other_margin(value: float, tempera
     top[world.chance.random(top.shape) < 0.1] = value
     ids = world.chance.integers(-3, 20, top.shape).astype(np.int32)
     scores = Scores(len(PROMPT), ids, top, top[:, 0])
-    assert token_margins(world.replayed, scores) == margins_one_by_one(world.replayed, scores, ROBUST)
+    assert token_margins(world.replayed, scores) == margins_one_by_one(world.replayed, scores, NARROW)

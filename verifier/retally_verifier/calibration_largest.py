@@ -2,13 +2,16 @@
 
 An honest token gets a margin `x` in two ways only, and each has its own law:
 
-- **Rounding.** Both sides allow the two tokens, and their logits differ by `x / 2` at least. Assumed: from the
-  first edge on the chance of such noise falls at least with the square of `x`.
-- **The edge of the nucleus.** The token that wins for the verifier was not allowed for the node. That they disagree
-  about it hangs on numbers computed before the position's noise is added, and the noise is the payer's. So a winner
-  of probability `p` wins by more than `x` with the chance `exp(-x) / (1 - p + p exp(-x))` of winning at all (a maximum
-  of Gumbel variables), at most `2 exp(-x)` for `p` up to a half. They can only disagree where logits differ by
-  `EPSILON`, and where the largest difference seen is less, that too is taken to fall with its square.
+- **Rounding.** Both sides allow the two tokens, and their log-probabilities differ by `x / 2` at least. Assumed: beyond
+  what was seen the chance of such noise falls at least with `INDEX`.
+- **The edge of the nucleus.** The token that wins for one side was not allowed for the other. With a margin above
+  `NEAR` that needs two tokens whose difference is off by more than `WIDE` (R-34). No difference of one token above
+  `noise` was seen in any job, so none of two above twice that, and beyond it the first law holds. That the two sides
+  disagree hangs on numbers computed before the position's noise is added, and the noise is the payer's: a token of
+  probability `p` wins by more than `x` with the chance `p exp(-x) / (1 - p + p exp(-x))` (a maximum of Gumbel
+  variables), at most `exp(-x)` for `p` up to a half; and one that lies `x` below all others is drawn as seldom.
+
+Neither law makes a margin more than `MOST` times less likely than what was measured.
 """
 
 from __future__ import annotations
@@ -21,21 +24,26 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from retally.protocol.calibration import PROBABILITY, Bins
-from retally.protocol.margins import EPSILON
+from retally.protocol.evidence import JOB_MISMATCH
+from retally.protocol.margins import WIDE
 
 Margins = NDArray[np.float64]
 
-#: Largest margins in 1e-6. What lies below the first is ordinary.
-EDGES = (100_000, 300_000, 1_000_000, 4_000_000)
-#: The alternative: one token that the model would not have chosen is far off. Fitted to no cheat.
-SHARES = (0.0, 1 / 16, 1 / 16, 1 / 8, 3 / 4)
-#: The assumed law of rounding.
-INDEX = 2.0
+#: Largest margins in 1e-6. Up to `NEAR` they are measured, beyond it laws hold.
+EDGES = (50_000, 100_000, 150_000, 200_000, 300_000, 500_000, 1_000_000, 1_400_000, 2_000_000, 2_800_000, 4_000_000)
+MEASURED = 6
+#: The assumed law of rounding; between 0.1 and 0.2 nats bfloat16 was seen to fall with the eighth power.
+INDEX = 4.0
+MOST = 1_000.0
+#: What of the alternative lies where one margin makes a job a mismatch; the rest in the bins before.
+FAR = 7 / 8
+#: Even in a job twice as long as those that the bins hold for: it begins two such parts.
+PARTS = 2
 
 
-def largest_bins(honest: Mapping[str, Sequence[Margins]], noise: float, miss: float) -> Bins:
+def largest_bins(honest: Mapping[str, Sequence[Margins]], noise: float, miss: float, index: float = INDEX) -> Bins:
     """The bins of a job's largest margin; `noise` is the largest difference of log-probabilities seen, nats."""
-    return _bins([reach_bounds(jobs, noise, miss) for jobs in honest.values()])
+    return _bins([reach_bounds(jobs, noise, miss, index) for jobs in honest.values()])
 
 
 def seen_bins(honest: Mapping[str, Sequence[Margins]], miss: float) -> Bins:
@@ -44,12 +52,27 @@ def seen_bins(honest: Mapping[str, Sequence[Margins]], miss: float) -> Bins:
 
 
 def _bins(set_ups: Sequence[NDArray[np.float64]]) -> Bins:
-    bounds = np.max(set_ups, axis=0)
+    bounds: NDArray[np.float64] = np.max(set_ups, axis=0)
+    last = convicting(bounds)
+    shares = alternative(last)
     return Bins(
-        edges=EDGES,
-        honest=(PROBABILITY, *(max(1, math.ceil(value * PROBABILITY)) for value in bounds)),
-        cheat=tuple(math.floor(share * PROBABILITY) for share in SHARES),
+        edges=EDGES[: last + 1],
+        honest=(PROBABILITY, *(max(1, math.ceil(value * PROBABILITY)) for value in bounds[: last + 1])),
+        cheat=tuple(math.floor(share * PROBABILITY) for share in shares),
     )
+
+
+def convicting(bounds: NDArray[np.float64]) -> int:
+    """The nearest edge whose margin makes a mismatch; where none does, the nearest of the least likely ones."""
+    # The mean with the sum's e, which such a job leaves at nothing, halves it.
+    enough = FAR / (2 * PARTS * math.exp(JOB_MISMATCH))
+    return int(np.flatnonzero(bounds <= max(enough, float(bounds.min())))[0])
+
+
+def alternative(last: int) -> tuple[float, ...]:
+    """What the bins weigh: one token that the model would not have chosen is far off. Fitted to no cheat."""
+    before = min(last, 2)
+    return (*[0.0] * (last + 1 - before), *[(1 - FAR) / max(1, before)] * before, FAR)
 
 
 def mean_tokens(honest: Mapping[str, Sequence[Margins]]) -> int:
@@ -57,19 +80,20 @@ def mean_tokens(honest: Mapping[str, Sequence[Margins]]) -> int:
     return max(1, min(sum(map(len, jobs)) // len(jobs) for jobs in honest.values()))
 
 
-def reach_bounds(jobs: Sequence[Margins], noise: float, miss: float) -> NDArray[np.float64]:
+def reach_bounds(jobs: Sequence[Margins], noise: float, miss: float, index: float = INDEX) -> NDArray[np.float64]:
     """For each edge an upper bound of the chance that a job's largest margin reaches it.
 
-    Up to the last edge that a job reached the bounds are those of what was seen, and the laws go on from there.
+    Up to `NEAR`, and to the last edge that a job reached, the bounds are those of what was seen; then the laws go on.
     """
     edges = [edge / 1e6 for edge in EDGES]
     seen, last = _seen(jobs, miss)
-    disagree = min(1.0, (noise / EPSILON) ** INDEX)
-    beyond = [
-        min(seen[start] * fall(edges[start], end, disagree) for start in range(last, len(edges)) if edges[start] <= end)
-        for end in edges[last:]
-    ]
-    return np.array([*seen[:last], *beyond])
+    disputed = upper_share(0, len(jobs), miss) * min(1.0, math.pow(2 * noise / WIDE, index))
+    first = max(MEASURED, last + 1)
+    beyond = []
+    for end in edges[first:]:
+        rounding = min(seen[start] * fall(edges[start], end, index) for start in range(last, first))
+        beyond.append(min(seen[first - 1], max(rounding + disputed * math.exp(-end), seen[last] / MOST)))
+    return np.array([*seen[:first], *beyond])
 
 
 def _seen(jobs: Sequence[Margins], miss: float) -> tuple[list[float], int]:
@@ -80,12 +104,9 @@ def _seen(jobs: Sequence[Margins], miss: float) -> tuple[list[float], int]:
     return bounds, max((index for index, each in enumerate(hits) if each), default=0)
 
 
-def fall(start: float, end: float, disagree: float) -> float:
-    """What of the jobs that reach one margin reaches a larger one, at most."""
-    if end == start:
-        return 1.0
-    rounding: float = (start / end) ** INDEX
-    return min(1.0, rounding + disagree * 2 * math.exp(start - end))
+def fall(start: float, end: float, index: float = INDEX) -> float:
+    """What of the jobs that reach one margin by rounding reaches a larger one, at most."""
+    return min(1.0, math.pow(start / end, index))
 
 
 def upper_share(hits: int, jobs: int, miss: float) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from retally.protocol.calibration import Calibration
 from retally.protocol.evidence import JOB_CLIP, JobLogE
 from retally.protocol.judgement import judge_replay, replayed_of
-from retally.protocol.margins import Edge, Replayed, ReplayScores, token_margins
+from retally.protocol.margins import Replayed, ReplayScores, token_margins
 from retally.protocol.wire import AnswerBundle
 
 EQUALITY = "equality"
@@ -17,7 +17,6 @@ EQUALITY = "equality"
 ROUNDING = 1e-4
 #: In 1e-6.
 COLDEST = 10_000
-EXACT_EDGE = Edge(ROUNDING, ROUNDING)
 #: An equal answer halves the job's stake: e is 1/2 then, so that honest wealth only ever falls.
 EQUAL = math.log(0.5)
 
@@ -32,7 +31,7 @@ def differing(replayed: Replayed, scores: ReplayScores) -> list[int]:
 
     Where a candidate beyond the scored ones could have changed the choice, nothing is held against the claimed token.
     """
-    margins = token_margins(replayed, scores, EXACT_EDGE)
+    margins = token_margins(replayed, scores, ROUNDING)
     return [index for index, token in enumerate(margins) if token.margin > ROUNDING]
 
 

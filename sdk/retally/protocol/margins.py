@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,8 +14,11 @@ from retally.protocol.grammar import AnswerMasks, Words
 from retally.protocol.params import ONE, JobParams
 from retally.protocol.sampler import adjusted, noise_rows
 
-EPSILON = 0.15
-MASS = 0.01
+#: By how much the difference of two log-probabilities may be off before the nucleus' edge is disputed, nats.
+NARROW = 0.15
+#: The same for what exceeds `NEAR`: a disputed edge makes far margins, and so far off no honest kernels are.
+WIDE = 2.0
+NEAR = 0.5
 CLIP = 10.0
 TOP = 64
 #: Bounds the tail beyond the top 64 at temperatures above 1; no vocabulary is larger.
@@ -23,17 +27,6 @@ MAX_VOCABULARY = 1 << 20
 ROWS_AT_ONCE = 256
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """How far honest numbers may lie apart at the nucleus' edge: in nats, and in mass."""
-
-    epsilon: float = EPSILON
-    mass: float = MASS
-
-
-ROBUST = Edge()
 
 
 class ReplayScores(Protocol):
@@ -103,6 +96,10 @@ class _Rows:
     #: Of the answer's tokens, which is the first.
     first: int
 
+    def some(self, which: NDArray[np.intp]) -> _Rows:
+        """Only these rows."""
+        return _Rows(self.ids[which], self.raw[which], self.own[which], self.first)
+
     @property
     def least(self) -> Floats:
         """The smallest raw logprob of each row."""
@@ -117,16 +114,16 @@ class _Rows:
 
 def robust_margins(replayed: Replayed, scores: ReplayScores) -> Floats:
     """One margin for each output token."""
-    return _weighed(replayed, scores, ROBUST)[0]
+    return _weighed(replayed, scores, NARROW)[0]
 
 
-def token_margins(replayed: Replayed, scores: ReplayScores, edge: Edge = ROBUST) -> list[TokenMargin]:
-    """The same, each with the token that it was measured against."""
-    margins, best = _weighed(replayed, scores, edge)
+def token_margins(replayed: Replayed, scores: ReplayScores, slack: float = NARROW) -> list[TokenMargin]:
+    """The same, each with the token that it was measured against; `slack` is the narrow edge's, nats."""
+    margins, best = _weighed(replayed, scores, slack)
     return [TokenMargin(*pair) for pair in zip(margins.tolist(), best.tolist(), strict=True)]
 
 
-def _weighed(replayed: Replayed, scores: ReplayScores, edge: Edge) -> tuple[Floats, NDArray[np.int64]]:
+def _weighed(replayed: Replayed, scores: ReplayScores, slack: float) -> tuple[Floats, NDArray[np.int64]]:
     """Margins, and the ids that they were measured against."""
     top_ids, top_logprobs = scores.top_ids, scores.top_logprobs
     count = len(replayed.output_ids)
@@ -141,7 +138,7 @@ def _weighed(replayed: Replayed, scores: ReplayScores, edge: Edge) -> tuple[Floa
     for begin in range(0, count, ROWS_AT_ONCE):
         part = slice(begin, begin + ROWS_AT_ONCE)
         rows = _rows(top_ids[part], top_logprobs[part], replayed.output_ids[part], begin)
-        margins[part], best[part] = _margins(replayed, rows, words[part] if words is not None else None, edge)
+        margins[part], best[part] = _margins(replayed, rows, words[part] if words is not None else None, slack)
     return margins, best
 
 
@@ -161,7 +158,7 @@ def _rows(top_ids: NDArray[np.int32], top_logprobs: NDArray[np.float32], claimed
 
 
 def _margins(
-    replayed: Replayed, rows: _Rows, masks: Sequence[Words | None] | None, edge: Edge
+    replayed: Replayed, rows: _Rows, masks: Sequence[Words | None] | None, slack: float
 ) -> tuple[Floats, NDArray[np.int64]]:
     params = replayed.params
     l = _adjusted(replayed, rows, masks).astype(np.float64)  # noqa: E741  # R-34's name
@@ -175,12 +172,14 @@ def _margins(
             return np.where(lost, CLIP, np.fmin(CLIP, top - own)), best
     begun = len(replayed.prefix_ids) + rows.first
     gumbel = noise_rows(replayed.seed, range(begun, begun + len(l)), rows.ids).astype(np.float64)
-    core, loose = _nuclei(l, params, rows, edge)
-    if masks is not None:
-        # Where most of the 64 are forbidden, allowed tokens beyond them may stand before one that is near their edge.
-        is_free = np.array([mask is None for mask in masks])
-        core &= (l - edge.epsilon > rows.least[:, None]) | is_free[:, None]
-    margins, chosen = _sampled_margins(l, l / (params.temperature / ONE) + gumbel, rows.own, core, loose)
+    # Where most of the 64 are forbidden, allowed tokens beyond them may stand before one that is near their edge.
+    is_free = np.array([masks is None or masks[n] is None for n in range(len(l))])
+    margins, chosen = _sampled_margins(l, gumbel, rows, is_free, params, slack)
+    far = np.flatnonzero(margins > NEAR)
+    if len(far):
+        # A wider edge only ever lowers a margin.
+        wide, _ = _sampled_margins(l[far], gumbel[far], rows.some(far), is_free[far], params, WIDE)
+        margins[far] = np.fmax(NEAR, wide)
     return np.where(lost, CLIP, margins), np.where(lost, best, rows.ids[each, chosen])
 
 
@@ -203,18 +202,25 @@ def _adjusted(replayed: Replayed, rows: _Rows, masks: Sequence[Words | None] | N
 
 def _sampled_margins(
     l: Floats,  # noqa: E741
-    keys: Floats,
-    own: NDArray[np.intp],
-    core: NDArray[np.bool_],
-    loose: NDArray[np.bool_],
+    gumbel: Floats,
+    rows: _Rows,
+    is_free: NDArray[np.bool_],
+    params: JobParams,
+    slack: float,
 ) -> tuple[Floats, NDArray[np.intp]]:
     """Margins, and the columns that they were measured against."""
-    each = np.arange(len(l))
+    each, own, temperature = np.arange(len(l)), rows.own, params.temperature / ONE
+    core, loose = _nuclei(l, params, rows, slack)
+    core &= (l - slack > rows.least[:, None]) | is_free[:, None]
+    # In nats of log-probability: a colder job's noise is narrower, and what kernels differ by is not.
+    keys = l + temperature * gumbel
     best = np.where(core.any(axis=1), np.where(core, keys, -np.inf).argmax(axis=1), own)
     with np.errstate(invalid="ignore"):
         margins = np.fmax(0.0, keys[each, best] - keys[each, own])
         least = np.where(loose, l, np.inf).min(axis=1)
         margins += np.where(loose[each, own], 0.0, np.fmax(0.0, least - l[each, own]))
+    # A hotter job's is wider: there it is the measure, so that a disputed edge makes far margins as seldom.
+    margins /= max(1.0, temperature)
     # Where the claimed token may have been allowed and beats all that certainly were, it is the one to name.
     return np.fmin(CLIP, margins), np.where(margins > 0, best, own)
 
@@ -232,9 +238,12 @@ def _nuclei(
     l: Floats,  # noqa: E741
     params: JobParams,
     rows: _Rows,
-    edge: Edge,
+    slack: float,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which tokens are allowed for certain, and which can't be ruled out."""
+    """Which tokens are allowed for certain, and which can't be ruled out.
+
+    Where no two log-probabilities lie further apart or closer than `slack` for the node, its nucleus lies between them.
+    """
     temperature = params.temperature / ONE
     top = np.where(np.isfinite(l).any(axis=1), l.max(axis=1), 0.0)
     order = np.argsort(-l, axis=1, kind="stable")
@@ -246,18 +255,18 @@ def _nuclei(
     beyond = np.where(top_k > np.isfinite(l).sum(axis=1), _tail_mass(rows, temperature, top), 0.0)[:, None]
     # Who stands before a token are the first so many of its row: their weight is a prefix of the ranked ones'.
     prefix = np.column_stack([np.zeros(len(l)), np.cumsum(ranked, axis=1)])
-    near, far = _standing_before(l, -edge.epsilon), _standing_before(l, edge.epsilon)
-    share = params.top_p / ONE if params.top_p < ONE else np.inf
+    near, far = _standing_before(l, -slack), _standing_before(l, slack)
+    floor_share, most = shares(params, slack)
     with np.errstate(invalid="ignore"):
         # The token itself is among those near it.
-        core = (np.take_along_axis(prefix, near, axis=1) - weights) / kept < share - edge.mass
-        loose = np.take_along_axis(prefix, far, axis=1) / (kept + beyond) < share + edge.mass
+        core = (np.take_along_axis(prefix, near, axis=1) - weights) / kept < floor_share
+        loose = np.take_along_axis(prefix, far, axis=1) / (kept + beyond) < most
     core &= near - 1 < top_k
     loose &= far < top_k
     if params.min_p:
         floor = (top + temperature * np.log(params.min_p / ONE))[:, None]
-        core &= l - edge.epsilon >= floor
-        loose &= l + edge.epsilon >= floor
+        core &= l - slack >= floor
+        loose &= l + slack >= floor
     core &= np.isfinite(l)
     loose &= np.isfinite(l)
     loose[np.arange(len(l)), order[:, 0]] = True
@@ -267,3 +276,13 @@ def _nuclei(
 def _standing_before(l: Floats, shift: float) -> NDArray[np.intp]:  # noqa: E741
     """How many tokens of its row are likelier than each one is by more than a shift."""
     return np.asarray(np.count_nonzero(l[:, None, :] > (l + shift)[:, :, None], axis=2), dtype=np.intp)
+
+
+def shares(params: JobParams, slack: float) -> tuple[float, float]:
+    """The nucleus' share, its odds off by the slack: those of any set of tokens are off by no more than two tokens'."""
+    share = params.top_p / ONE
+    if share >= 1:
+        return math.inf, math.inf
+    # Divided by the odds that are left out, so that no exponential of a very cold job overflows.
+    factor = math.exp(-slack * ONE / params.temperature)
+    return share * factor / (1 - share + share * factor), share / (share + (1 - share) * factor)

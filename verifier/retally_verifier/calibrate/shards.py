@@ -18,7 +18,7 @@ from retally_verifier.calibrate.canaries import Answer
 from retally_verifier.calibration_tables import Margins
 
 #: Raised whenever the way of measuring changes.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
