@@ -62,6 +62,8 @@ class FakeNode:
     produced: int = 0
     cancelled: int = 0
     vouchers_refused: bool = False
+    #: What it wants vouched before prefill beyond what is due (R-22).
+    greed: int = 0
     writers: dict[bytes, list[Writer]] = field(default_factory=dict)
     #: What went out of each job, to be shown again.
     sent: dict[bytes, list[Any]] = field(default_factory=dict)
@@ -178,6 +180,7 @@ class FakeNode:
         needed = line.due + input_fee_round_down(
             self.offer.prices, prompt_tokens=tokens, choice=first.choice, output_from=first.output_from
         )
+        needed += self.greed
         if job.voucher.cumulative < needed:
             raise VoucherTooLow(needed, job.voucher.cumulative)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})

@@ -101,6 +101,10 @@ class ChannelAccount:
         self.open.update(segments)
         return max(self.promised, self.own_due + slack)
 
+    def most_before(self, segments: Mapping[SegmentKey, OpenSegment]) -> int:
+        """What the node can have counted at all while it has made nothing of these: their input, the others' limits."""
+        return self.limit - sum(segment.limit - segment.upper for segment in segments.values())
+
     def note_due(self, due: int) -> bool:
         """Takes a node's `due` as owed, as far as our own count bears it out; whether it does in full."""
         self.claimed = max(self.claimed, due)

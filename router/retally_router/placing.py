@@ -134,7 +134,7 @@ class Placer:
             total = account.admit(segments)
             # All are on record before the voucher leaves; they need not wait for one another.
             _, _, voucher = await asyncio.gather(self._log.begin(order.record), order.note(), account.voucher(total))
-            return await self._submit_paid(order, account, voucher)
+            return await self._submit_paid(order, account, voucher, account.most_before(segments))
         except NodeRefused:
             for key in segments:
                 account.open.pop(key, None)
@@ -145,11 +145,13 @@ class Placer:
             self._lost(order.placed, account, order.record)
             raise
 
-    async def _submit_paid(self, order: _Order, account: ChannelAccount, voucher: SignedVoucher) -> Placement:
+    async def _submit_paid(
+        self, order: _Order, account: ChannelAccount, voucher: SignedVoucher, most: int
+    ) -> Placement:
         try:
             return await self._submit(order, account, voucher)
         except NodeRefused as error:
-            required = required_of(error, most=account.limit)
+            required = required_of(error, most=most)
             if required is None:
                 raise
         voucher = await account.voucher(required)

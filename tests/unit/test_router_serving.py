@@ -203,6 +203,13 @@ class TestOtherNode:
             assert (receipt.node, receipt.output_from, len(dying.jobs)) == (other, 6, 1)
             assert watch.is_open(other)
 
+    async def test_output_that_nobody_made_yet_is_not_vouched_before_prefill(self, redis_url: str) -> None:
+        greedy = FakeNode("a", price_in=1, price_out=1_000_000, greed=5)
+        async with router_world(redis_url, [greedy, FakeNode("b")]) as world:
+            body = (await world.ask(provider={"order": [greedy.address]})).json()
+            assert body["retally"]["node"] == world.nodes[1].address
+            assert all(voucher.cumulative == 0 for voucher in greedy.vouchers)
+
     async def test_a_node_too_dear_to_be_reached_raises_no_hold(self, redis_url: str) -> None:
         nodes = [FakeNode(name) for name in "abcde"] + [FakeNode("f", price_in=10**12, price_out=10**12)]
         async with router_world(redis_url, nodes) as world:
