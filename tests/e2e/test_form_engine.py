@@ -151,7 +151,8 @@ async def test_an_engine_that_ignores_the_form_is_seen(chat: ChatFormat, jobs: l
 async def test_another_seed_is_seen_under_the_form(chat: ChatFormat, jobs: list[Formed]) -> None:
     sampled = [job for job in jobs[:12] if job.params.temperature]
     other = [Formed(j.params, j.grammar, b"\x63" * 32, j.prompt, j.answer, j.scores) for j in sampled]
-    large = [sum(margin > 0.5 for margin in job.margins(job.answer, masks_of(chat, job))) for job in other]
+    # what is above 0.5 must hold under the wide slack too, and is 0.5 at least.
+    large = [sum(margin >= 0.5 for margin in job.margins(job.answer, masks_of(chat, job))) for job in other]
     assert all(large)
     assert sum(large) > 3 * len(other)
 
