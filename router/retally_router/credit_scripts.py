@@ -70,7 +70,7 @@ if used ~= spent then
   add(key, 'owed', change)
   outstanding = outstanding + change
 end
-if not counted or math.abs(now - counted) > {COUNT_SECONDS} then
+if not counted or math.abs(now - counted) > {COUNT_SECONDS} or math.min(mine, held, outstanding) < 0 then
   count()
   look()
 end

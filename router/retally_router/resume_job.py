@@ -50,7 +50,7 @@ class ResumeJob:
 
 def _unknown(node: str, why: str) -> Conflict:
     message = f"the router that took this request ended, and node {node} does not say yet what it did: {why}"
-    hint = "retry in a second with the same Idempotency-Key: nothing is paid twice"
+    hint = "retry in a second with the same Idempotency-Key: for five minutes nothing is paid twice"
     return Conflict(message, code="idempotency_in_flight", hint=hint)
 
 

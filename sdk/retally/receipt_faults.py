@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from retally.chain.contract import ContractCall
 from retally.chain.faults import Faults, Tree
@@ -39,7 +40,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What nodes show of one job: its receipts, and where they lie under commits."""
+    """What nodes show of one job: its receipts, and where they lie under commits that the chain knows."""
 
     receipts: Sequence[ReceiptLeaf] = ()
     inclusions: Sequence[Inclusion] = ()
@@ -48,12 +49,15 @@ class Shown:
 def find_faults(evidence: Evidence, shown: Shown, domain: Domain) -> list[Fault]:
     """What can be proven of the job; the fault that binds most comes first."""
     held = [leaf for leaf in evidence.receipts if _is_signed(leaf, domain)]
-    under = {one.leaf.receipt.digest(domain): one for one in shown.inclusions if _is_under(one, domain)}
+    under: dict[Bytes32, Inclusion] = {}
+    for one in shown.inclusions:
+        if _is_under(one, domain):
+            under.setdefault(one.leaf.receipt.digest(domain), one)
     committed = [one.leaf for one in under.values() if one.leaf.receipt not in [leaf.receipt for leaf in held]]
     known = [leaf.receipt for leaf in (*held, *committed)]
     others = [leaf for leaf in shown.receipts if leaf.receipt not in known and _is_signed(leaf, domain)]
     found = [fault for b in held for a in committed for fault in _same_money(a, b, under, domain)]
-    found += [fault for a in held for b in (*committed, *others) for fault in _conflicts(a, b, domain)]
+    found += [fault for a, b in combinations((*held, *committed, *others), 2) for fault in _conflicts(a, b, domain)]
     for leaf in (*held, *committed):
         found += _miscounts(leaf, evidence, under.get(leaf.receipt.digest(domain)), domain)
         found += _breaches(leaf, evidence, under.get(leaf.receipt.digest(domain)), domain)
@@ -85,7 +89,7 @@ def _conflicts(a: ReceiptLeaf, b: ReceiptLeaf, domain: Domain) -> list[Fault]:
     same = (one.node, one.job_id, one.choice) == (two.node, two.job_id, two.choice)
     if not same or not (one.output_from < two.output_to and two.output_from < one.output_to):
         return []
-    says = f"two receipts for tokens {two.output_from} to {two.output_to} of choice {one.choice}: yours and another"
+    says = f"two receipts for tokens {two.output_from} to {two.output_to} of choice {one.choice}"
     proof: Proof = lambda faults, salt: faults.prove_conflict(a, b, salt)  # noqa: E731  # named for its type
     return [Fault("conflict", says, one.node, _pair(one, two, domain), proof)]
 
@@ -178,7 +182,8 @@ def fee_at_most(receipt: JobReceipt, offer: Offer, request: JobRequest) -> int:
     fee = fee_round_down(
         offer.prices,
         prompt_tokens=receipt.prompt_tokens,
-        cached_tokens=receipt.cached_tokens,
+        # As the contracts count: more than all of it can't have been cached.
+        cached_tokens=min(receipt.cached_tokens, receipt.prompt_tokens),
         output_tokens=receipt.output_tokens,
         choice=receipt.choice,
         output_from=receipt.output_from,

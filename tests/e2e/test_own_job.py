@@ -122,38 +122,6 @@ class TestVerify:
         assert "mismatch" in terminal.run(*words, code=MISMATCH)
 
 
-class TestClaim:
-    """What a node's own signatures prove needs no jury."""
-
-    def test_an_honest_job_proves_nothing(self, terminal: Terminal, honest_job: str) -> None:
-        asyncio.run(terminal.network.settle_all())
-        assert terminal.json("claim", honest_job, "--ask", QUESTION, "--yes") == {"faults": []}
-
-    def test_tokens_that_no_tree_holds_are_slashed_and_paid_back(self, terminal: Terminal) -> None:
-        liar = terminal.network.nodes[4]
-        job = ask(terminal, liar)
-        asyncio.run(terminal.network.settle_all())
-        # Nothing is sent before somebody agrees.
-        [fault] = terminal.json("claim", job, "--ask", QUESTION)["faults"]
-        assert (fault["name"], fault["node"], fault["proven"]) == ("miscount", liar.address, False)
-        [fault] = terminal.json("claim", job, "--ask", QUESTION, "--yes")["faults"]
-        assert fault["proven"] is True
-        assert int(fault["refunded"]) == int(terminal.json("receipt", job)["cost"]) > 0
-        assert int(fault["slashed"]) > 0
-        # Once.
-        [again] = terminal.json("claim", job, "--ask", QUESTION, "--yes")["faults"]
-        assert again["proven"] is False
-        assert "AlreadyProven" in again["refused"]
-
-    def test_another_receipt_under_the_commit_is_found_without_the_model(self, terminal: Terminal) -> None:
-        job = ask(terminal, terminal.network.nodes[5])
-        asyncio.run(terminal.network.settle_all())
-        faults = terminal.json("claim", job, "--yes")["faults"]
-        assert [fault["name"] for fault in faults] == ["double_money", "conflict"]
-        assert faults[0]["proven"] is True
-        assert int(faults[0]["slashed"]) > 0
-
-
 class TestReexecute:
     def test_is_not_for_a_job_that_was_not_collected(self, terminal: Terminal, honest_job: str) -> None:
         refused = terminal.json("reexecute", honest_job, "--ask", QUESTION, "--yes", code=1)["error"]
@@ -185,6 +153,38 @@ class TestReexecute:
         # Asked again it tells the end and opens nothing.
         again = terminal.json("reexecute", cheated_job, "--ask", QUESTION, code=MISMATCH)
         assert again["caseId"] == end["caseId"]
+
+
+class TestClaim:
+    """What a node's own signatures prove needs no jury."""
+
+    def test_an_honest_job_proves_nothing(self, terminal: Terminal, honest_job: str) -> None:
+        asyncio.run(terminal.network.settle_all())
+        assert terminal.json("claim", honest_job, "--ask", QUESTION, "--yes") == {"faults": []}
+
+    def test_tokens_that_no_tree_holds_are_slashed_and_paid_back(self, terminal: Terminal) -> None:
+        liar = terminal.network.nodes[4]
+        job = ask(terminal, liar)
+        asyncio.run(terminal.network.settle_all())
+        # Nothing is sent before somebody agrees.
+        [fault] = terminal.json("claim", job, "--ask", QUESTION)["faults"]
+        assert (fault["name"], fault["node"], fault["proven"]) == ("miscount", liar.address, False)
+        [fault] = terminal.json("claim", job, "--ask", QUESTION, "--yes")["faults"]
+        assert fault["proven"] is True
+        assert int(fault["refunded"]) == int(terminal.json("receipt", job)["cost"]) > 0
+        assert int(fault["slashed"]) > 0
+        # Once.
+        [again] = terminal.json("claim", job, "--ask", QUESTION, "--yes")["faults"]
+        assert again["proven"] is False
+        assert "AlreadyProven" in again["refused"]
+
+    def test_another_receipt_under_the_commit_is_found_without_the_model(self, terminal: Terminal) -> None:
+        job = ask(terminal, terminal.network.nodes[5])
+        asyncio.run(terminal.network.settle_all())
+        faults = terminal.json("claim", job, "--yes")["faults"]
+        assert [fault["name"] for fault in faults] == ["double_money", "conflict"]
+        assert faults[0]["proven"] is True
+        assert int(faults[0]["slashed"]) > 0
 
 
 def started(terminal: Terminal, job: str) -> subprocess.Popen[str]:

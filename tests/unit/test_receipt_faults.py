@@ -91,3 +91,8 @@ class TestFindFaults:
         bare = replace(job.evidence, request=None, offer=None, renderer=None)
         bare.receipts = [signed(replace(receipt_of(job), seed=keccak(b"another")))]
         assert find_faults(bare, Shown(), DOMAIN) == []
+
+    async def test_more_cached_than_there_is_hides_no_other_fault(self, job: HeldJob) -> None:
+        receipt = receipt_of(job)
+        faults = found(job, cached_tokens=receipt.prompt_tokens + 1, seed=keccak(b"another"))
+        assert "deviation" in [fault.name for fault in faults]

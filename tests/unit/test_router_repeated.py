@@ -125,6 +125,10 @@ class TestRepeated:
         world.nodes[0].die_after = 2
         assert (await ask(world, chat())).status_code >= 500
         assert await begun(world) is None
+        world.nodes[0].die_after = None
+        again = await ask(world, chat())
+        assert again.status_code == 200, again.text
+        assert len({job.request.nonce for job in world.nodes[0].jobs}) == 2
 
     async def test_store_alone_shows_no_request(self, world: World) -> None:
         first = asyncio.create_task(ask(world, chat()))

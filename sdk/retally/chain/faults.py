@@ -88,7 +88,7 @@ class Faults(Contract):
 
     def punish(self, fault: Any) -> ContractCall:
         """Slashes for a proven fault; `fault` is what FaultProven said."""
-        return self.call("punish", tuple(fault.values()) if isinstance(fault, dict) else fault)
+        return self.call("punish", fault)
 
 
 def _signed(held: ReceiptLeaf) -> tuple[Any, tuple[bytes, bytes]]:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import httpx2
 import typer
 
 from retally.cli.amounts import show_amount
@@ -23,11 +24,14 @@ from retally.cli.held_job import (
 from retally.cli.money import sender_of
 from retally.cli.output import emit, is_json, note
 from retally.cli.session import Session, run
-from retally.errors import BadRequest, RetallyError, TransactionFailed
+from retally.errors import BadRequest, RetallyError
 from retally.job_evidence import Evidence
 from retally.protocol.encoding import parse_signature, to_hex
 from retally.protocol.receipt import JobReceipt, ReceiptLeaf
 from retally.stored_job import evidence_of
+
+#: What a node may make of a look at it: no answer, no URL, no JSON of the right shape.
+UNREADABLE = (RetallyError, KeyError, TypeError, ValueError, RecursionError, httpx2.InvalidURL)
 
 
 def claim(
@@ -80,7 +84,7 @@ def _shown(ctx: typer.Context, session: Session, evidence: Evidence) -> Any:
 
     receipts: list[ReceiptLeaf] = []
     inclusions: list[Inclusion] = []
-    endpoints = {node["node"]: node["endpoint"] for node in session.router("GET", "/retally/v1/nodes")["nodes"]}
+    endpoints = _endpoints(ctx, session)
     for node, job in dict.fromkeys((leaf.receipt.node, leaf.receipt.job_id) for leaf in evidence.receipts):
         path = f"/retally/v1/receipts/{to_hex(job)}"
         try:
@@ -89,9 +93,23 @@ def _shown(ctx: typer.Context, session: Session, evidence: Evidence) -> Any:
             receipts += [_leaf(one) for one in session.ask(endpoints[node], "GET", path)["receipts"]]
             shown = session.ask(endpoints[node], "GET", f"{path}/inclusion")["inclusions"]
             inclusions += [Inclusion.from_wire(one) for one in shown]
-        except (RetallyError, KeyError, TypeError) as error:
+        except UNREADABLE as error:
             note(ctx, f"only what you hold is looked at, node {node} shows nothing that can be read: {error}")
-    return Shown(receipts, inclusions)
+    return Shown(receipts, run(lambda: _made(session, inclusions)) if inclusions else [])
+
+
+def _endpoints(ctx: typer.Context, session: Session) -> dict[str, str]:
+    try:
+        return {node["node"]: node["endpoint"] for node in session.router("GET", "/retally/v1/nodes")["nodes"]}
+    except UNREADABLE as error:
+        note(ctx, f"the router shows no nodes: {error}")
+        return {}
+
+
+async def _made(session: Session, inclusions: Sequence[Any]) -> list[Any]:
+    """Those under a commit that the chain knows: one that a node made up would only shield it."""
+    async with session.chain() as chain:
+        return [one for one in inclusions if await chain.escrow.is_commit(one.commit)]
 
 
 def _leaf(value: Any) -> ReceiptLeaf:
@@ -115,10 +133,10 @@ async def _prove(ctx: typer.Context, session: Session, faults: Sequence[Any]) ->
         for fault in faults:
             try:
                 ended = await claimant.prove(fault)
-            except TransactionFailed as error:
-                # Also where it was proven before: nothing of a fault is proven twice.
+            except RetallyError as error:
+                # Also where it was punished before: nothing of a fault is proven twice. What was proven so far is told.
                 outcomes.append({"proven": False, "refused": error.message})
-                note(ctx, f"{fault.name}: the contracts refuse the proof: {error.message}")
+                note(ctx, f"{fault.name}: not proven: {error.message}")
                 continue
             outcomes.append(
                 {
@@ -133,7 +151,7 @@ async def _prove(ctx: typer.Context, session: Session, faults: Sequence[Any]) ->
 
 def _text(faults: Sequence[dict[str, Any]], *, asked: bool) -> str:
     if not faults:
-        return "nothing that can be proven: every receipt is as its request, its offer, its tree and its commit say"
+        return "nothing found: references, prices, the prompt's count, conflicts and money billed twice were looked at"
     if not asked:
         return f"{len(faults)} provable; `--yes` proves it"
     lines = []
