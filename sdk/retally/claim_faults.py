@@ -57,7 +57,7 @@ class Claimant:
             subjects = _values(error.error_args)
             begin = self._chain.deployment.deployed_block
             proven = await self._proven(begin, lambda shown: shown["subject"] in subjects)
-            if proven is None:
+            if proven is None or await self._is_punished(proven, begin):
                 raise
         if proven is None:
             raise Unavailable("the RPC does not show the proof yet", hint="run the same command again")
@@ -72,6 +72,9 @@ class Claimant:
             return
         parts = (inclusion.commit, inclusion.leaf, inclusion.index, inclusion.proof, inclusion.leaf_count)
         await self._sender.send(self._faults.bind_leaf(*parts))
+
+    async def _is_punished(self, proven: Mapping[str, Any], start: int) -> bool:
+        return any(event["subject"] == proven["subject"] for event in await self._events("FaultPunished", start))
 
     async def _proven(self, start: int, wanted: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any] | None:
         """The latest proven fault since a block that is wanted: others prove theirs in the same blocks."""
