@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -169,6 +170,10 @@ class TestClaim:
         # Nothing is sent before somebody agrees.
         [fault] = terminal.json("claim", job, "--ask", QUESTION)["faults"]
         assert (fault["name"], fault["node"], fault["proven"]) == ("miscount", liar.address, False)
+        # The command dies once the fault is proven; run again, it has it punished.
+        command = [sys.executable, "-m", "retally", "claim", job, "--ask", QUESTION, "--yes", "--json"]
+        dying = {**os.environ, **terminal.environment, "RETALLY_CRASH_AT": "before:tx:store:Faults.punish"}
+        assert subprocess.run(command, env=dying, capture_output=True, check=False).returncode == -signal.SIGKILL
         [fault] = terminal.json("claim", job, "--ask", QUESTION, "--yes")["faults"]
         assert fault["proven"] is True
         assert int(fault["refunded"]) == int(terminal.json("receipt", job)["cost"]) > 0
