@@ -56,28 +56,36 @@ async def answer_scores(request: Request) -> Response:
     if not 1 <= asked.start <= len(asked.ids):
         return _refusal(400, f"start must lie between 1 and {len(asked.ids)}")
     try:
-        if not request.app.state.openai_serving_models.is_base_model(asked.model):
-            # An adapter, or nothing of this server: the interface for completions knows.
-            return _refusal(404, f"{asked.model} is no model of this server")
-        found = await _unless_left(request, _prefilled(request.app.state.engine_client, asked))
+        is_known = request.app.state.openai_serving_models.is_base_model(asked.model)
+        generate, params = request.app.state.engine_client.generate, _params(asked.top)
+    except (AttributeError, TypeError) as error:
+        return _unfit(error)
+    if not is_known:
+        # An adapter, or nothing of this server: the interface for completions knows.
+        return _refusal(404, f"{asked.model} is no model of this server")
+    # Outside: what one odd request breaks says nothing about this vLLM.
+    found = await _unless_left(request, _prefilled(generate, asked, params))
+    try:
         return Response(_rows(found, asked), media_type="application/octet-stream")
-    except (AttributeError, NotImplementedError, TypeError) as error:
-        log.exception("retally's score route does not fit this vLLM")
-        return _refusal(501, f"the score route does not fit this vLLM: {error!r}")
+    except (AttributeError, LookupError, TypeError) as error:
+        return _unfit(error)
 
 
-async def _prefilled(engine: Any, asked: AskedScores) -> Any:
-    params = SamplingParams(
+def _params(top: int) -> SamplingParams:
+    return SamplingParams(
         temperature=0,
         max_tokens=1,
-        prompt_logprobs=asked.top,
+        prompt_logprobs=top,
         detokenize=False,
         flat_logprobs=True,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
+
+
+async def _prefilled(generate: Any, asked: AskedScores, params: SamplingParams) -> Any:
     found = None
     # The engine refuses what it can't take with a ValueError, which the server makes a 400 of.
-    async for output in engine.generate({"prompt_token_ids": asked.ids}, params, f"score-{uuid.uuid4().hex}"):
+    async for output in generate({"prompt_token_ids": asked.ids}, params, f"score-{uuid.uuid4().hex}"):
         found = output
     return found
 
@@ -90,7 +98,7 @@ def _rows(found: Any, asked: AskedScores) -> bytes:
     ids = np.array(flat.token_ids[begin:], dtype="<i4")
     logprobs = np.array(flat.logprobs[begin:], dtype="<f4")
     if len(ids) != width * count or len(logprobs) != width * count:
-        raise NotImplementedError(f"{len(ids)} log-probabilities for {count} tokens with {asked.top} alternatives each")
+        raise LookupError(f"{len(ids)} log-probabilities for {count} tokens with {asked.top} alternatives each")
     return ids.tobytes() + logprobs.tobytes()
 
 
@@ -106,6 +114,12 @@ async def _unless_left(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
     finally:
         working.cancel()
         leaving.cancel()
+
+
+def _unfit(error: Exception) -> Response:
+    """This vLLM keeps its log-probabilities otherwise: completions are asked from then on."""
+    log.error("retally's score route does not fit this vLLM", exc_info=error)
+    return _refusal(501, f"the score route does not fit this vLLM: {error!r}")
 
 
 def _refusal(status: int, message: str) -> Response:
