@@ -34,7 +34,7 @@ class FakeClient:
         self.engine = FakeEngine(128)
         self.asked: list[SamplingParams] = []
         self.begun, self.dropped = asyncio.Event(), asyncio.Event()
-        self.is_slow = False
+        self.is_slow = self.is_odd = False
         self.rows_left_out = 0
 
     async def generate(self, prompt: dict[str, Any], params: SamplingParams, request_id: str) -> AsyncIterator[Any]:
@@ -44,6 +44,8 @@ class FakeClient:
         assert top is not None
         if max(ids) >= 128:
             raise ValueError(f"Token id {max(ids)} is out of vocabulary")
+        if self.is_odd:
+            raise TypeError("unhashable")
         if self.is_slow:
             await self._forever()
         yield SimpleNamespace(prompt_logprobs=await self._flat(ids, top))
@@ -164,6 +166,18 @@ class TestRefusals:
     async def test_a_vllm_of_another_shape_is_asked_for_completions(self) -> None:
         async with engine_of(object()) as (engine, _):
             assert (await engine.score(IDS, 1)).top_ids.shape == (4, 64)
+
+    async def test_what_one_request_breaks_turns_the_route_off_for_no_other(self) -> None:
+        client = FakeClient()
+        client.is_odd = True
+        async with engine_of(client) as (engine, _):
+            with pytest.raises(EngineUnavailable):
+                await engine.score(IDS, 1)
+            # The server ends the connection of what it could not answer.
+            await engine.close()
+            client.is_odd = False
+            assert (await engine.score(IDS, 1)).top_ids.shape == (4, 64)
+        assert len(client.asked) == 2
 
     async def test_a_caller_that_leaves_costs_the_engine_no_more(self) -> None:
         client = FakeClient()
