@@ -30,6 +30,20 @@ LARGEST_ANSWER = 8 * 1024 * 1024
 
 _DROP = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 _RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('EXPIRE', KEYS[1], ARGV[2]) end return 0"
+# A router that stalled beyond its claim must not touch what its successor notes. Keys: the claim, the note.
+_BEGIN = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
+return 1
+"""
+_FORGET = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[2]) end return 0"
+_KEEP = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+redis.call('DEL', KEYS[2])
+return 1
+"""
 
 
 class StoredAnswer(msgspec.Struct, frozen=True):
@@ -89,20 +103,23 @@ class IdempotentAnswers:
         return self._stored(msgspec.msgpack.decode(known, type=_Entry), secret, digest)
 
     async def keep(self, claim: Claim, answer: StoredAnswer) -> None:
-        """Stores the whole answer in the claim's place."""
+        """Stores the whole answer in the claim's place, unless another router took the claim over."""
         if len(answer.body or b"") > LARGEST_ANSWER:
             answer = StoredAnswer(answer.status, answer.headers, None)
         nonce = secrets.token_bytes(12)
         sealed = AESGCM(claim.secret).encrypt(nonce, msgspec.msgpack.encode(answer), claim.digest)
         entry = _Entry(claim.digest, b"", nonce, sealed)
-        await self._redis.set(claim.place, msgspec.msgpack.encode(entry), ex=KEEP_SECONDS)
-        await self.forget(claim)
+        keys = (claim.place, _begun_key(claim))
+        await self._redis.eval(_KEEP, 2, *keys, claim.raw, msgspec.msgpack.encode(entry), KEEP_SECONDS)
 
     async def begin(self, claim: Claim, job: BegunJob) -> None:
-        """Notes which job is made for the claim, and where, before its node gets it."""
+        """Notes which job is made for the claim, and where, before its node gets it; raises once it is another's."""
         nonce = secrets.token_bytes(12)
         sealed = AESGCM(claim.secret).encrypt(nonce, msgspec.msgpack.encode(job), _bound_to(claim))
-        await self._redis.set(_begun_key(claim), nonce + sealed, ex=BEGUN_SECONDS)
+        keys = (claim.place, _begun_key(claim))
+        if not await self._redis.eval(_BEGIN, 2, *keys, claim.raw, nonce + sealed, BEGUN_SECONDS):
+            hint = "retry in a second: another router makes the answer by now"
+            raise Conflict("this router was too slow for the request", code="idempotency_in_flight", hint=hint)
 
     async def begun(self, claim: Claim) -> BegunJob | None:
         """What a router that died, or one that could not say how it ended, had begun for the same request."""
@@ -119,7 +136,7 @@ class IdempotentAnswers:
     async def forget(self, claim: Claim) -> None:
         """Forgets what was begun: its end is known here."""
         with contextlib.suppress(RedisError):
-            await self._redis.delete(_begun_key(claim))
+            await self._redis.eval(_FORGET, 2, claim.place, _begun_key(claim), claim.raw)
 
     async def give_up(self, claim: Claim) -> None:
         """Frees the key: nothing was made that a repetition may not make again."""

@@ -15,7 +15,11 @@ from tests.fakes_router import FakeNode
 from tests.router_world import World, chat, check_error, router_world
 from tests.unit.test_router_with_node import RealNode, body
 
+from retally.errors import Conflict
 from retally.protocol.receipt import FinishReason
+from retally_router.begun_job import BegunJob
+from retally_router.idempotency import Claim, IdempotentAnswers, StoredAnswer
+from retally_router.job_log import JobRecord
 
 KEY = {"idempotency-key": "k"}
 
@@ -129,6 +133,25 @@ class TestRepeated:
         again = await ask(world, chat())
         assert again.status_code == 200, again.text
         assert len({job.request.nonce for job in world.nodes[0].jobs}) == 2
+
+    async def test_a_router_that_stalled_notes_and_forgets_nothing_of_its_successor(self, world: World) -> None:
+        answers = IdempotentAnswers(world.redis)
+        mine = await answers.claim(b"credential", b"key", b"/path", b"body")
+        assert isinstance(mine, Claim)
+        # Its claim lapsed, and another router holds the request and has noted its own job.
+        await world.redis.delete(mine.place)
+        other = await answers.claim(b"credential", b"key", b"/path", b"body")
+        assert isinstance(other, Claim)
+        note = mine.place.replace("idempotent", "begun", 1)
+        job = BegunJob(JobRecord("0x01", {}, "node", "url", "model", {}, 0, 1, ((0, 0, 0),)), b"", {})
+        await answers.begin(other, job)
+        noted = await world.redis.get(note)
+        with pytest.raises(Conflict, match="too slow"):
+            await answers.begin(mine, job)
+        await answers.forget(mine)
+        await answers.keep(mine, StoredAnswer(200, [], b"{}"))
+        assert await world.redis.get(note) == noted is not None
+        assert await world.redis.get(mine.place) == other.raw
 
     async def test_store_alone_shows_no_request(self, world: World) -> None:
         first = asyncio.create_task(ask(world, chat()))
