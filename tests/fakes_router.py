@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from retally.errors import BadRequest, DuplicateJob, RetallyError, VoucherTooLow, openai_envelope
+from retally.errors import BadRequest, Conflict, DuplicateJob, RetallyError, VoucherTooLow, openai_envelope
 from retally.protocol.eip712 import Address, Bytes32, Domain, SigningKey, check_signed_by, keccak
 from retally.protocol.encoding import to_hex
 from retally.protocol.offer import Offer
@@ -62,6 +62,8 @@ class FakeNode:
     produced: int = 0
     cancelled: int = 0
     vouchers_refused: bool = False
+    #: How long an answer that was given up stays open.
+    seconds_to_close: float = 0.0
     #: What it wants vouched before prefill beyond what is due (R-22).
     greed: int = 0
     writers: dict[bytes, list[Writer]] = field(default_factory=dict)
@@ -169,9 +171,12 @@ class FakeNode:
     async def _job(self, job: JobSubmission, receive: Any, send: Any) -> None:
         if self.refuse is not None:
             raise self.refuse
-        if (job_id := job.assignments[0].assignment.job_id) in self.sent:
-            await self._show(job, job_id, send)
+        first, line = job.assignments[0].assignment, self.line(job.voucher.channel)
+        if first.job_id in self.sent and not first.output_from:
+            await self._show(job, first.job_id, send)
             return
+        if any((first.job_id, item.assignment.choice) in line.open for item in job.assignments):
+            raise Conflict("this node still answers that choice", code="choice_open")
         self.jobs.append(job)
         await self._take(job.voucher, to_hex(job.voucher_signature))
         line = self.line(job.voucher.channel)
@@ -194,6 +199,7 @@ class FakeNode:
             work.cancel()
             self.cancelled += 1
         await asyncio.gather(work, return_exceptions=True)
+        await asyncio.sleep(self.seconds_to_close)
         for writer in self.writers.pop(job.request.nonce, []):
             if (writer.job_id, writer.assignment.choice) in line.open:
                 writer.close(FinishReason.CANCELLED)

@@ -35,6 +35,10 @@ from retally_router.vouchers import VoucherSender
 
 log = structlog.get_logger(__name__)
 
+#: What a node says that still answers, under an earlier assignment, the choice that it shall go on with.
+STILL_OPEN = "choice_open"
+STILL_OPEN_SECONDS, STILL_OPEN_TRIES = 0.05, 20
+
 
 @dataclass(frozen=True, slots=True)
 class Means:
@@ -252,7 +256,7 @@ class ServeJob:
         if not isinstance(self.job.caller, Session):
             raise failover.broken(error)
         ends = time.monotonic() + self.means.first_seconds
-        allowed = self.means.max_continuations - self.attempts.hedges
+        allowed, patience = self.means.max_continuations - self.attempts.hedges, STILL_OPEN_TRIES
         # Asked anew: a long answer outlives what was known when it began.
         plan = self.again(frozenset(self.attempts.tried))
         self.attempts.expected = plan.expected
@@ -267,7 +271,13 @@ class ServeJob:
             left = max(0, self.job.request.max_fee - self.cost - self.attempts.unsettled)
             try:
                 self._take_up(await self.attempts.begin(ends, node, unfinished, left, is_last=is_last))
-            except RetallyError:
+            except RetallyError as refusal:
+                if refusal.code == STILL_OPEN and patience:
+                    # It lost a race for this job a moment ago and has not closed its part: nothing began there.
+                    patience -= 1
+                    candidates.insert(0, node)
+                    self.continuations -= 1
+                    await asyncio.sleep(STILL_OPEN_SECONDS)
                 continue
             self.means.metrics.continuations.inc()
             return

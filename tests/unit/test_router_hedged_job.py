@@ -11,6 +11,7 @@ from tests.fakes_world import MODEL
 from tests.router_books import read_books
 from tests.router_world import World, router_world
 
+from retally.errors import EngineUnavailable
 from retally.protocol.pricing import input_fee_round_down
 from retally.protocol.receipt import FinishReason
 from retally_router.make_request import tokens_at_most
@@ -73,6 +74,8 @@ async def test_who_was_late_goes_on_where_the_winner_breaks_off(redis_url: str) 
     async with router_world(redis_url, [late, quick], hedge_share=0.1, first_byte_seconds=20.0) as world:
         await earned(world)
         late.seconds_per_token, quick.die_after = 1.0, 6
+        # The winner breaks off before the loser has closed its part.
+        late.seconds_to_close = 0.3
 
         async def hasten() -> None:
             async with late.ended:
@@ -87,6 +90,18 @@ async def test_who_was_late_goes_on_where_the_winner_breaks_off(redis_url: str) 
         assert [job.assignments[0].assignment.output_from for job in late.jobs[-2:]] == [0, 6]
         assert answer.json()["usage"]["completion_tokens"] == 12
         await closed(world)
+
+
+async def test_who_never_closes_its_part_is_not_waited_for(redis_url: str) -> None:
+    late, quick, third = FakeNode("a"), FakeNode("b"), FakeNode("c", refuse=EngineUnavailable("no engine"))
+    async with router_world(redis_url, [late, quick, third], hedge_share=0.1, first_byte_seconds=20.0) as world:
+        await earned(world)
+        late.seconds_per_token, late.seconds_to_close, quick.die_after = 1.0, 10.0, 6
+        began = asyncio.get_running_loop().time()
+        answer = await ask(world, provider={"order": [late.address, quick.address]})
+        assert answer.status_code == 503
+        assert "no other node could go on" in answer.json()["error"]["message"]
+        assert asyncio.get_running_loop().time() - began < 8
 
 
 async def test_no_hedge_without_a_budget(redis_url: str) -> None:
