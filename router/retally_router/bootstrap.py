@@ -141,12 +141,12 @@ def build_router(settings: RouterSettings, outside: Outside, owned: tuple[Any, .
 
 def tracing_of(settings: RouterSettings) -> Tracing:
     """What tells requests to a collector, if there is one; raises BadRequest where its library is not installed."""
-    if settings.otlp_endpoint is None:
+    if not settings.otlp_endpoint:
         return Untraced()
     try:
         from retally_router.otel import OtelTracing
     except ImportError as error:
-        hint = "install the router with `retally[otel]`, or leave otlp_endpoint out"
+        hint = "install the router with `retally[otel]`, or leave otlp_endpoint empty"
         raise BadRequest(f"OpenTelemetry is not installed: {error}", param="otlp_endpoint", hint=hint) from error
     return OtelTracing.over_http(settings.otlp_endpoint, settings.trace_share)
 
