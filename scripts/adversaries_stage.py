@@ -67,11 +67,14 @@ def cheat_spec(adversary: Adversary, urls: Mapping[str, str]) -> NodeSpec:
 
 
 class Stage:
-    """Three honest nodes, some dishonest ones, a router, a verifier and a payer on a chain of their own."""
+    """Some honest nodes, some dishonest ones, a router, a verifier and a payer on a chain of their own."""
 
-    def __init__(self, home: Path, seed: int, cheats: Sequence[NodeSpec], engine_url: str) -> None:
+    def __init__(
+        self, home: Path, seed: int, cheats: Sequence[NodeSpec], engine_url: str, honest: int = HONEST
+    ) -> None:
         os.environ.update(PATIENCE)
-        honest = [NodeSpec(name=f"honest{i}") for i in range(1, HONEST + 1)]
+        controls = [NodeSpec(name=f"honest{i}") for i in range(1, honest + 1)]
+        self._controls = honest
         self.seed = seed
         self.net = Network(
             NetworkOptions(
@@ -79,7 +82,7 @@ class Stage:
                 seed=seed,
                 engines={"honest": devnet_model_dir()},
                 engine_urls={"honest": engine_url},
-                nodes=(*honest, *cheats),
+                nodes=(*controls, *cheats),
             )
         )
         self.traffic: dict[str, Traffic] = {}
@@ -104,7 +107,7 @@ class Stage:
     @property
     def honest(self) -> list[RunningNode]:
         """The controls."""
-        return self.net.nodes[:HONEST]
+        return self.net.nodes[: self._controls]
 
     @property
     def verifier(self) -> str:

@@ -152,8 +152,8 @@ _ANSWERS = (
     _seen("hidden-prompt", "a system message that no payer wrote", "hidden-prompt", "hidden prompt"),
     _seen("truncated-prompt", "the older half of each prompt is not read", "truncated-prompt", "hidden prompt"),
     _seen("cached", "one answer for all who ask the same", "cached", "4-bit"),
-    _seen("early-stop", "answers end at their half", "early-stop", "early stop", act=Act.NONE, note=ONE_TOKEN),
-    _seen("splice", "one token replaced, the true model goes on", "splice", "splice", act=Act.NONE, note=ONE_TOKEN),
+    _seen("early-stop", "answers end at their half", "early-stop", "early stop", note=ONE_TOKEN),
+    _seen("splice", "one token replaced, the true model goes on", "splice", "splice", note=ONE_TOKEN),
     *(
         _seen(
             f"one-in-{count}",
@@ -162,7 +162,7 @@ _ANSWERS = (
             "wrong seed",
             cheat="wrong-seed",
             one_in=count,
-            act=Act.COURT if count == 5 else Act.NONE,
+            act=Act.NONE if count == 100 else Act.COURT,
         )
         for count in (5, 20, 100)
     ),
