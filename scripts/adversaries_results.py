@@ -39,7 +39,8 @@ class Results:
         entry = json.dumps({**asdict(adversary), "note": "", "economics": "", "evidence": ""}, sort_keys=True)
         sources = b"".join(path.read_bytes() for path in sorted(LIARS.glob("cheating_*.py")))
         manifest = (devnet_model_dir() / "manifest.json").read_bytes()
-        judging = b"".join(path.read_bytes() for path in [*WEIGHING, *sorted(CALIBRATIONS.glob("*.json"))])
+        weighed = [*WEIGHING, *sorted(CALIBRATIONS.glob("*.json"))] if adversary.found == Found.STATISTICAL else []
+        judging = b"".join(path.read_bytes() for path in weighed)
         digest = hashlib.sha256(b"\x00".join((entry.encode(), sources, manifest, judging))).hexdigest()[:16]
         return self.cache / "results" / f"{adversary.name}-{digest}.json"
 
