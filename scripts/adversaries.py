@@ -17,6 +17,7 @@ from typing import Any
 
 from tests.adversaries.registry import ADVERSARIES, Act, Adversary
 
+from adversaries_collusion import COLLUSIONS
 from adversaries_court import PLAYS, check_honest
 from adversaries_engines import Engines
 from adversaries_payer import play_claims
@@ -35,7 +36,7 @@ START, END = "<!-- table -->", "<!-- end of table -->"
 #: Dishonest nodes in one network: more would leave the honest ones little to say.
 AT_ONCE = 6
 PLAYED = {**PLAYS, Act.CLAIM: play_claims}
-PLAYS_OF_THEIR_OWN = {**OWN_PLAYS, "lazy-verifier": lazy_verifier, "selfish-router": selfish_router}
+PLAYS_OF_THEIR_OWN = {**OWN_PLAYS, **COLLUSIONS, "lazy-verifier": lazy_verifier, "selfish-router": selfish_router}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -69,7 +69,15 @@ def cheat_spec(adversary: Adversary, urls: Mapping[str, str]) -> NodeSpec:
 class Stage:
     """Three honest nodes, some dishonest ones, a router, a verifier and a payer on a chain of their own."""
 
-    def __init__(self, home: Path, seed: int, cheats: Sequence[NodeSpec], engine_url: str) -> None:
+    def __init__(
+        self,
+        home: Path,
+        seed: int,
+        cheats: Sequence[NodeSpec],
+        engine_url: str,
+        verifier: Mapping[str, object] | None = None,
+    ) -> None:
+        """`verifier` is what the honest verifier's settings differ in."""
         os.environ.update(PATIENCE)
         honest = [NodeSpec(name=f"honest{i}") for i in range(1, HONEST + 1)]
         self.seed = seed
@@ -80,6 +88,7 @@ class Stage:
                 engines={"honest": devnet_model_dir()},
                 engine_urls={"honest": engine_url},
                 nodes=(*honest, *cheats),
+                verifier_settings=verifier or {},
             )
         )
         self.traffic: dict[str, Traffic] = {}

@@ -239,7 +239,7 @@ _OTHERS = (
         "the same two among five owners",
         Found.UNFOUND,
         Act.OWN,
-        note="half of those who can replay or judge",
+        note="half of those who can replay or judge; the verifier has an engine of its own",
     ),
     _party(
         "lazy-verifier",

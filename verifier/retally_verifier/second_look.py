@@ -100,11 +100,16 @@ def with_own(found: Finding, own: JobLogE, profile_id: bytes) -> Finding:
     clears = own.calibrated and own.verdict == VerdictKind.MATCH
     replays = [_told(each, clears) for each in found.detail.get("replays", ())]
     said: dict[str, Any] = {
-        "profile": to_hex(profile_id), "logE": own.log_e, "calibrated": own.calibrated, **own.summary
-    }  # fmt: skip
+        "profile": to_hex(profile_id),
+        "logE": own.log_e,
+        "calibrated": own.calibrated,
+        # What the re-executors said, of which the least counts.
+        "others": found.log_e,
+        **own.summary,
+    }
     return replace(
         found, log_e=log_e, verdict=verdict_of(log_e), detail={**found.detail, "replays": replays, OWN: said}
-    )  # fmt: skip
+    )
 
 
 def _told(replay: Mapping[str, Any], clears: bool) -> dict[str, Any]:
