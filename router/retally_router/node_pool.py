@@ -10,6 +10,7 @@ from retally.errors import NodeUnavailable, UpstreamTimeout
 from retally.keep_alive import CLIENT_SECONDS
 from retally_router.end_tasks import end_tasks
 from retally_router.origin import Origin, origin_of
+from retally_router.tracing import TRACEPARENT
 from retally_router.upstream import Upstream
 
 MOST_CONNECTIONS = 4096
@@ -51,7 +52,7 @@ class NodePool:
         """Sends a request on a free connection or a new one; the connection and the answer's status."""
         origin = origin_of(endpoint)
         upstream = await self._take(origin, seconds)
-        head = origin.head(method, path, request_id, len(body))
+        head = origin.head(method, path, request_id, len(body), TRACEPARENT.get() if request_id else "")
         late = f"{endpoint}{path} did not answer within {seconds:g} s"
         try:
             return upstream, await upstream.ask(head, body, time.monotonic() + seconds, late)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tests.fakes import FakeEngine
 from tests.fakes_held_job import HeldJob, held_job, vllm_app
+from tests.fakes_second_look import COMMIT, ITEM, OWNER, OnePair, findings
 from tests.serve_app import serve
-from tests.unit.test_verifier_second_look import COMMIT, ITEM, OWNER, OnePair, findings
 
 from retally.errors import EngineUnavailable
 from retally.protocol.case import VerdictKind

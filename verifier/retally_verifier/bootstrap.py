@@ -21,6 +21,7 @@ from retally.chain.transactions import TxSender
 from retally.errors import BadRequest, Conflict, RetallyError
 from retally.inference.chat_format import ChatFormat
 from retally.inference.model_files import ModelFiles
+from retally.inference.profile_files import exact_profiles
 from retally.inference.vllm_engine import VllmEngine
 from retally.keep_alive import SERVER_SECONDS
 from retally.keystore import service_key
@@ -108,7 +109,7 @@ async def second_look(
             except RetallyError as error:
                 log.warning("no case about %s is opened until its engine answers: %s", name, error.message)
         own = {model_id: OwnModel(engine, models.formats[model_id]) for model_id, engine in engines.items()}
-        yield SecondLook(store, own, calibrations, url, profile)
+        yield SecondLook(store, own, calibrations, url, profile, exact_profiles(settings.profile_files))
 
 
 def point_judge(
@@ -133,6 +134,7 @@ def point_judge(
         replayers=settings.replayers,
         most_replayers=settings.most_replayers,
         at_once=settings.at_once,
+        exact=exact_profiles(settings.profile_files),
     )
     fetcher = AnswerFetcher(store, client, key, chain.clock)
     return PointJudge(chain.domain, fetcher, replayer, models.formats)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +17,9 @@ from retally.inference.own_engine import EngineScorer
 from retally.protocol.case import VerdictKind
 from retally.protocol.encoding import Bytes32, to_hex
 from retally.protocol.evidence import JobLogE, verdict_of
+from retally.protocol.exact import judge_pair
 from retally.protocol.form_judgement import judge_before_replay
-from retally.protocol.judgement import ids_to_score, judge_replay
+from retally.protocol.judgement import ids_to_score
 from retally.protocol.margins import MaskedScores
 from retally.protocol.wire import AnswerBundle
 from retally_verifier.records import Finding, FindingState
@@ -49,6 +50,7 @@ class SecondLook:
         calibrations: Calibrations,
         engine_url: str,
         profile_id: Bytes32 | None,
+        exact: Collection[bytes] = (),
     ) -> None:
         """`profile_id` is what the engine runs under; None takes it to be each accused node's."""
         self._store = store
@@ -56,6 +58,7 @@ class SecondLook:
         self._calibrations = calibrations
         self._engine_url = engine_url
         self._profile_id = profile_id
+        self._exact = exact
 
     async def at(self, shown: Sequence[Finding]) -> bool:
         """Looks at those not seen before; returns whether there were any, whose evidence may be less now.
@@ -91,7 +94,7 @@ class SecondLook:
                 hint=hint,
             ) from error
         known = await self._calibrations.find(receipt.model_id, receipt.profile_id, profile_id, committed_at)
-        return judge_replay(bundle, scores, known, form.eos_ids)
+        return judge_pair(bundle, scores, known, form.eos_ids, scored_by=profile_id, exact=self._exact)
 
 
 def with_own(found: Finding, own: JobLogE, profile_id: bytes) -> Finding:
