@@ -15,7 +15,7 @@ from retally.protocol.case import CommitRecord, Range, Shown, pack_ranges
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Address, Bytes32, keccak
 from retally.protocol.voucher import ChannelId, Reservation
-from retally_node.defence import Accusation, AppealPrice
+from retally_node.defence import Accusation, AppealPrice, Means
 from retally_node.jury import Duty
 from retally_node.ledger import OpenChallenge, Vote
 from retally_node.ports import Standing
@@ -197,6 +197,9 @@ class FakeDefenceCourt:
 
     async def facts(self, case_id: int) -> CaseFacts:
         return self.known[case_id]
+
+    async def means(self) -> Means:
+        return Means(NODE_KEY.address, self.held, 101_000_000)
 
     async def price(self, case_id: int) -> AppealPrice:
         return AppealPrice(self.cost, self.spent, self.at_stake, self.held, NODE_KEY.address)

@@ -60,6 +60,15 @@ class AppealPrice:
     payer: Address
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Whether there is money to appeal with at all, in the asset's smallest unit."""
+
+    payer: Address
+    held: int
+    first_cost: int
+
+
 class DefenceCourt(Protocol):
     """What a defence needs of the Court."""
 
@@ -68,6 +77,9 @@ class DefenceCourt(Protocol):
 
     async def facts(self, case_id: int) -> CaseFacts:
         """What the chain says about a case."""
+
+    async def means(self) -> Means:
+        """What the key that sends holds, and what the first appeal of any case takes."""
 
     async def price(self, case_id: int) -> AppealPrice:
         """What an appeal would take."""
@@ -114,11 +126,14 @@ class Defence:
         self._budget = budget
         self._stands: dict[int, _Stand] = {}
         self._may_be_owed = True
+        self._knows_means = False
         #: Appeals sent since the start.
         self.appeals = 0
 
     async def step(self) -> None:
         """One round of the loop."""
+        if not self._knows_means:
+            self._look_at_means(await self._court.means())
         found = {each.case_id: each for each in await self._court.accusations()}
         failed: Exception | None = None
         for each in found.values():
@@ -143,6 +158,20 @@ class Defence:
     def lost_cases(self) -> int:
         """How many cost the owner if nobody appeals in time."""
         return sum(stand.accusation.is_lost for stand in self._stands.values())
+
+    def _look_at_means(self, means: Means) -> None:
+        """Say at the start what would be too late to hear in a case."""
+        self._knows_means = True
+        if self._budget < means.first_cost:
+            most, cost = show_amount(self._budget), show_amount(means.first_cost)
+            log.warning("no verdict will be appealed: appeal_budget is %s, the first appeal takes %s", most, cost)
+        elif means.held < means.first_cost:
+            log.warning(
+                "no verdict can be appealed yet: %s holds %s, the first appeal takes %s (retally node stake --appeals)",
+                means.payer,
+                show_amount(means.held),
+                show_amount(means.first_cost),
+            )
 
     async def _settle(self, found: dict[int, Accusation]) -> None:
         """Forget what is over, and take back the bonds that return."""

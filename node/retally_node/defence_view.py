@@ -11,7 +11,7 @@ from retally.protocol.case import Shown, VerdictKind
 from retally.protocol.encoding import Address
 from retally.protocol.evidence_file import EPOCH_SECONDS
 from retally_node.court_view import ChainCourt
-from retally_node.defence import Accusation, AppealPrice
+from retally_node.defence import Accusation, AppealPrice, Means
 from retally_node.weigh_case import CaseFacts
 
 
@@ -44,6 +44,11 @@ class ChainDefence:
         if case_id not in self._facts:
             self._facts[case_id] = await self._court.facts(case_id)
         return self._facts[case_id]
+
+    async def means(self) -> Means:
+        """What the key that sends holds, and what the first appeal of any case takes."""
+        payer = self._sender.address
+        return Means(payer, await self._chain.asset.balance_of(payer), await self._chain.court.appeal_cost(0))
 
     async def price(self, case_id: int) -> AppealPrice:
         """What an appeal would take."""

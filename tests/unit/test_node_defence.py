@@ -192,6 +192,27 @@ class TestAppeal:
         assert (accused.open_cases, faced.owed, faced.held) == ([], 0, 439 * RUSD)
 
 
+class TestMeans:
+    @pytest.mark.parametrize(
+        ("held", "budget", "said"),
+        [
+            (40 * RUSD, 750 * RUSD, [f"{NODE_KEY.address} holds 40.00 rUSD, the first appeal takes 101.00 rUSD"]),
+            (40 * RUSD, 0, ["appeal_budget is 0.00 rUSD, the first appeal takes 101.00 rUSD"]),
+            (500 * RUSD, 750 * RUSD, []),
+        ],
+    )
+    async def test_are_looked_at_before_there_is_a_case(
+        self, caplog: pytest.LogCaptureFixture, held: int, budget: int, said: list[str]
+    ) -> None:
+        faced = court()
+        faced.held = held
+        accused = defence(faced, budget=budget)
+        for _ in range(2):
+            await accused.step()
+        assert len(caplog.messages) == len(said)
+        assert all(text in line for text, line in zip(said, caplog.messages, strict=True))
+
+
 class TestOpinion:
     async def test_is_formed_once_and_before_the_jury_has_spoken(self) -> None:
         faced, scale = court(replace(LOST, verdict=0, appeal_end=0)), Says(MATCH)
