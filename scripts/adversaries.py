@@ -17,6 +17,7 @@ from typing import Any
 
 from tests.adversaries.registry import ADVERSARIES, Act, Adversary
 
+from adversaries_collusion import COLLUSIONS
 from adversaries_court import PLAYS, check_honest
 from adversaries_engines import Engines
 from adversaries_payer import play_claims
@@ -35,7 +36,7 @@ START, END = "<!-- table -->", "<!-- end of table -->"
 #: Dishonest nodes in one network, and honest ones: cheats with most of the stake would look like drift.
 AT_ONCE = 4
 PLAYED = {**PLAYS, Act.CLAIM: play_claims}
-PLAYS_OF_THEIR_OWN = {**OWN_PLAYS, "lazy-verifier": lazy_verifier, "selfish-router": selfish_router}
+PLAYS_OF_THEIR_OWN = {**OWN_PLAYS, **COLLUSIONS, "lazy-verifier": lazy_verifier, "selfish-router": selfish_router}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,7 +104,8 @@ async def _play(wave: Sequence[Adversary], results: Results, engines: Engines, h
         if play is None:
             found = {wave[0].name: await PLAYS_OF_THEIR_OWN[wave[0].name](home, seed, urls[""])}
         else:
-            async with Stage(home, seed, [cheat_spec(each, urls) for each in wave], urls[""], AT_ONCE) as stage:
+            cheats = [cheat_spec(each, urls) for each in wave]
+            async with Stage(home, seed, cheats, urls[""], honest=AT_ONCE) as stage:
                 found = await play(stage, wave)
                 control = await check_honest(stage)
                 for each in wave:

@@ -71,8 +71,16 @@ class Stage:
     """Some honest nodes, some dishonest ones, a router, a verifier and a payer on a chain of their own."""
 
     def __init__(
-        self, home: Path, seed: int, cheats: Sequence[NodeSpec], engine_url: str, honest: int = HONEST
+        self,
+        home: Path,
+        seed: int,
+        cheats: Sequence[NodeSpec],
+        engine_url: str,
+        verifier: Mapping[str, object] | None = None,
+        *,
+        honest: int = HONEST,
     ) -> None:
+        """`verifier` is what the honest verifier's settings differ in; `honest` is how many nodes are."""
         os.environ.update(PATIENCE)
         controls = [NodeSpec(name=f"honest{i}") for i in range(1, honest + 1)]
         self._controls = honest
@@ -84,6 +92,7 @@ class Stage:
                 engines={"honest": devnet_model_dir()},
                 engine_urls={"honest": engine_url},
                 nodes=(*controls, *cheats),
+                verifier_settings=verifier or {},
             )
         )
         self.traffic: dict[str, Traffic] = {}

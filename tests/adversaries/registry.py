@@ -234,7 +234,7 @@ _OTHERS = (
         "two nodes score and judge every answer as fraud",
         Found.UNFOUND,
         Act.OWN,
-        note="two owners of seven; the least of two re-executors counts",
+        note="two owners of seven; the verifier has an engine of its own",
     ),
     _party(
         "colluding-half",
@@ -242,7 +242,7 @@ _OTHERS = (
         "the same two among five owners",
         Found.UNFOUND,
         Act.OWN,
-        note="half of those who can replay or judge",
+        note="half of those who can replay or judge; the verifier has an engine of its own",
     ),
     _party(
         "lazy-verifier",

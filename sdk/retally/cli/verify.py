@@ -107,8 +107,9 @@ async def _replaying(
 ) -> AsyncIterator[tuple[Sequence[Any], Any]]:
     """The re-executors that are wanted, and the calibrations that judge by them."""
     from retally.chain.calibrations import CalibrationFiles, Calibrations
-    from retally.cli.scorers import UncheckedCalibrations, own_engine
+    from retally.cli.scorers import UncheckedCalibrations
     from retally.devnet.catalogue import CALIBRATIONS
+    from retally.inference.own_engine import own_engine
 
     folder = wanted.calibrations or CALIBRATIONS
     async with AsyncExitStack() as stack:
