@@ -11,7 +11,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from retally.errors import BadRequest, NotFound, RetallyError, Unavailable, UnknownModel, openai_envelope
@@ -22,6 +21,7 @@ from retally_router.job_log import JobLog
 from retally_router.market_api import MarketApi
 from retally_router.metrics import Metrics
 from retally_router.openapi_document import complete_document
+from retally_router.store_errors import StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -95,7 +95,7 @@ def _add_state(app: FastAPI, directory: Directory, metrics: Metrics, redis: Any)
         alive = sum(node.alive for node in directory.nodes())
         try:
             await redis.ping()
-        except RedisError as error:
+        except StoreError as error:
             return JSONResponse({"status": "failing", "redis": str(error), "nodesAlive": alive}, 503)
         return JSONResponse({"status": "ok" if alive else "no nodes", "nodesAlive": alive})
 
@@ -132,7 +132,7 @@ def _handle_errors(app: FastAPI) -> None:
 
     for kind, handler in (
         (RetallyError, of_retally),
-        (RedisError, of_redis),
+        (StoreError, of_redis),
         (RequestValidationError, of_validation),
         (HTTPException, of_http),
         (Exception, of_bug),

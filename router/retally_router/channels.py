@@ -6,8 +6,6 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 
-from redis.exceptions import RedisError
-
 from retally.errors import InvalidSignature, NodeUnavailable
 from retally.protocol.eip712 import Domain, check_signed_by
 from retally.protocol.receipt import ReceiptLeaf
@@ -19,6 +17,7 @@ from retally_router.credit import Credit
 from retally_router.job_log import JobLog
 from retally_router.keys import Session
 from retally_router.ports import NodeApi
+from retally_router.store_errors import StoreError
 
 KEPT_CHANNELS = 20_000
 
@@ -64,7 +63,7 @@ class Channels:
             account.close(key, receipt)
             try:
                 await self._log.add_receipt(leaf, account)
-            except RedisError:
+            except StoreError:
                 # Counted here but not on record: the segment stays open until it is.
                 if known is not None:
                     account.reopen({key: known})

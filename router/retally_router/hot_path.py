@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 import msgspec
 import structlog
-from redis.exceptions import RedisError
 
 from retally.errors import BadRequest, RateLimited, RetallyError, Unavailable, openai_envelope
 from retally.protocol.encoding import to_hex
@@ -25,6 +24,7 @@ from retally_router.metrics import Metrics
 from retally_router.serve_job import ServeJob
 from retally_router.sink import ClientGone, Headers, Receive, Scope, Send, Sink
 from retally_router.sse import DONE, frame_of
+from retally_router.store_errors import StoreError
 
 ENDPOINTS = {"/v1/chat/completions": "chat", "/v1/completions": "text"}
 #: Where a request's scope says that it may be repeated.
@@ -94,7 +94,7 @@ class HotPath:
         except RetallyError as error:
             self._jobs.refused(error)
             await answer.fail(self._accept.terms.on(error, PATHS[endpoint], headers))
-        except RedisError as error:
+        except StoreError as error:
             log.warning("store_failed", error=str(error))
             await answer.fail(Unavailable(f"the router's store does not answer: {error}"))
         except ClientGone:

@@ -8,11 +8,10 @@ import os
 import socket
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from retally.crash_points import crash_point
 from retally.errors import Unavailable
 from retally_router.end_tasks import end_tasks
+from retally_router.store_errors import StoreError
 
 # A lease is taken when free, when it is ours, or when its owner was a process of this host that is gone.
 _TAKE = """
@@ -75,7 +74,7 @@ class Lanes:
         """Gives all lanes back."""
         if self._renewer is not None:
             await end_tasks([self._renewer])
-        with contextlib.suppress(RedisError):
+        with contextlib.suppress(StoreError):
             for lane in {self._own, *self._adopted} - {None}:
                 await self._redis.eval(_DROP, 1, _key(lane), self._holder)
         self._own = None
@@ -122,7 +121,7 @@ class Lanes:
                 for lane in list(self._adopted):
                     if not await self._take(lane):
                         self._adopted.discard(lane)
-            except (RedisError, Unavailable):
+            except (StoreError, Unavailable):
                 continue
 
 
