@@ -9,6 +9,7 @@ from collections import defaultdict
 from retally.errors import NodeUnavailable, UpstreamTimeout
 from retally.keep_alive import CLIENT_SECONDS
 from retally_router.end_tasks import end_tasks
+from retally_router.fair_timeout import FairTimeout
 from retally_router.origin import Origin, origin_of
 from retally_router.upstream import Upstream
 
@@ -82,7 +83,7 @@ class NodePool:
             self._free[origin].append(upstream)
 
         try:
-            async with asyncio.timeout(seconds):
+            async with FairTimeout(seconds):
                 _, upstream = await loop.create_connection(
                     lambda: Upstream(free, self._lost), origin.host, origin.port, ssl=origin.tls
                 )
@@ -113,6 +114,9 @@ class NodePool:
             now = time.monotonic()
             for upstream in list(self._open):
                 if upstream.deadline and now > upstream.deadline:
-                    upstream.expire()
+                    # A busy loop runs this before it reads: the answer may be here already, and is read by the next.
+                    if upstream.overdue == upstream.deadline:
+                        upstream.expire()
+                    upstream.overdue = upstream.deadline
                 elif not upstream.busy and now > upstream.idle_since + CLIENT_SECONDS and upstream.idle_since:
                     upstream.abort(NodeUnavailable("idle"))

@@ -31,6 +31,8 @@ class Upstream(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._late = ""
         self.deadline = 0.0
+        #: The deadline that had passed when the pool last looked.
+        self.overdue = 0.0
         self.idle_since = 0.0
         self.busy = False
 
