@@ -16,6 +16,7 @@ from retally.protocol.eip712 import Address, Domain, SigningKey
 from retally_router.accept_job import AcceptJob
 from retally_router.allowance import Allowances
 from retally_router.api import Lifespan, build_api
+from retally_router.chain_exchange import PooledExchange
 from retally_router.chain_view import OnChainView, Standings
 from retally_router.channels import Channels
 from retally_router.credit import Credit
@@ -238,7 +239,7 @@ def _lifespan(parts: _Parts, outside: Outside, owned: tuple[Any, ...], first_lan
 def build_app(settings: RouterSettings) -> Front:
     """The router over a real chain, a real Redis and real nodes."""
     deployment = Deployment.load(settings.deployment)
-    chain = Chain(settings.rpc_url, deployment)
+    chain = Chain(settings.rpc_url, deployment, PooledExchange(settings.rpc_url))
     redis = open_store(settings.redis_url, STORE_SECONDS)
     nodes = HttpNodeApi(
         connect_seconds=settings.connect_seconds,

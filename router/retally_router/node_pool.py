@@ -51,9 +51,12 @@ class NodePool:
     ) -> tuple[Upstream, int]:
         """Sends a request on a free connection or a new one; the connection and the answer's status."""
         origin = origin_of(endpoint)
-        upstream = await self._take(origin, seconds)
         head = origin.head(method, path, request_id, len(body))
-        late = f"{endpoint}{path} did not answer within {seconds:g} s"
+        return await self.send(origin, head, body, seconds, f"{endpoint}{path} did not answer within {seconds:g} s")
+
+    async def send(self, origin: Origin, head: bytes, body: bytes, seconds: float, late: str) -> tuple[Upstream, int]:
+        """As `ask`, with a head that was made already; `late` is what a time-out says."""
+        upstream = await self._take(origin, seconds)
         try:
             return upstream, await upstream.ask(head, body, time.monotonic() + seconds, late)
         except BaseException:

@@ -20,7 +20,7 @@ class PlainRedis(Commands):
     def __init__(self, url: str, seconds: float) -> None:
         from redis.asyncio import Redis
 
-        self._redis = Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds)
+        self._redis: Any = Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds)
 
     async def _call(self, *parts: Part) -> Any:
         with _own_errors():

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import gc
 
-import uvicorn
 import uvloop
 
 from retally.keep_alive import SERVER_SECONDS
 from retally_router.bootstrap import build_app
 from retally_router.front import Front
-from retally_router.http_protocol import RouterProtocol
 from retally_router.logs import configure_logs
 from retally_router.native_server import NativeServer, bound, serve_until_signal
 from retally_router.settings import RouterSettings
@@ -34,6 +32,11 @@ def serve(app: Front, settings: RouterSettings) -> None:
         listener = bound(settings.host, settings.port, shared=settings.share_port)
         uvloop.run(serve_until_signal(native_server(app, settings), listener))
         return
+    # Loaded here: the native server goes without it.
+    import uvicorn
+
+    from retally_router.http_protocol import RouterProtocol
+
     uvicorn.run(
         app,
         host=settings.host,
