@@ -31,11 +31,11 @@ def serve(
     server: Annotated[Server | None, typer.Option(help="HTTP server, instead of the one in the settings.")] = None,
 ) -> None:
     """Serves until Ctrl-C."""
-    from retally_router.serve import run
     from retally_router.settings import RouterSettings
+    from retally_router.start import start
 
     settings = RouterSettings.load(config)
-    run(settings if server is None else settings.model_copy(update={"server": server.value}))
+    start(settings if server is None else settings.model_copy(update={"server": server.value}))
 
 
 @app.command()

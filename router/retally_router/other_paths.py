@@ -1,4 +1,4 @@
-"""What goes to the hot path by way of something else: /v1/responses and repeatable requests. All else is FastAPI's."""
+"""What goes to the hot path by way of something else: /v1/responses and repeatable requests. All else is the app's."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def is_plain(headers: Mapping[bytes, bytes]) -> bool:
 
 
 class OtherPaths:
-    """An ASGI callable in front of the FastAPI app."""
+    """An ASGI callable in front of the app."""
 
     def __init__(self, hot: HotPath, answers: IdempotentAnswers, rest: Any, *, max_body: int, seconds: float) -> None:
         self._hot = hot
