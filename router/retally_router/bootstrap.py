@@ -11,6 +11,7 @@ from typing import Any
 from retally.chain.connection import Chain
 from retally.chain.deployment import Deployment
 from retally.chain.recursion import bound_recursion
+from retally.errors import BadRequest
 from retally.protocol.eip712 import Address, Domain, SigningKey
 from retally_router.accept_job import AcceptJob
 from retally_router.allowance import Allowances
@@ -43,6 +44,7 @@ from retally_router.resume_job import ResumeJob
 from retally_router.selection import Selection
 from retally_router.serve_job import Means
 from retally_router.settle_jobs import SettleJobs
+from retally_router.tracing import Tracing, Untraced
 from retally_router.vouchers import VoucherSender
 
 DEVNET_CHAIN_ID = 31337
@@ -102,10 +104,12 @@ def build_router(settings: CheckedSettings, outside: Outside, owned: tuple[Any, 
     parts = _parts(settings, outside)
     jobs = JobMetrics(parts.metrics.registry)
     jobs.watch(parts.channels.accounts)
+    tracing = tracing_of(settings)
     hot = HotPath(
         _accept(settings, outside, parts),
         parts.metrics,
         jobs,
+        tracing,
         max_body_bytes=settings.max_body_bytes,
         client_seconds=settings.client_seconds,
     )
@@ -121,7 +125,7 @@ def build_router(settings: CheckedSettings, outside: Outside, owned: tuple[Any, 
         settings.max_body_bytes,
     )
     first_lane = settings.replica % settings.lanes
-    running = _lifespan(parts, outside, owned, first_lane)
+    running = _lifespan(parts, outside, (tracing, *owned), first_lane)
     api = build_api(routes_of(parts.directory, parts.log, market, parts.metrics, outside.redis), running)
     rest = OtherPaths(
         hot,
@@ -133,6 +137,18 @@ def build_router(settings: CheckedSettings, outside: Outside, owned: tuple[Any, 
     return Router(
         Front(hot, rest), parts.directory, parts.channels, parts.sender, parts.settle, parts.watch, parts.allowances
     )
+
+
+def tracing_of(settings: CheckedSettings) -> Tracing:
+    """What tells requests to a collector, if there is one; raises BadRequest where its library is not installed."""
+    if not settings.otlp_endpoint:
+        return Untraced()
+    try:
+        from retally_router.otel import OtelTracing
+    except ImportError as error:
+        hint = "install the router with `retally[otel]`, or leave otlp_endpoint empty"
+        raise BadRequest(f"OpenTelemetry is not installed: {error}", param="otlp_endpoint", hint=hint) from error
+    return OtelTracing.over_http(settings.otlp_endpoint, settings.trace_share)
 
 
 def _parts(settings: CheckedSettings, outside: Outside) -> _Parts:

@@ -44,6 +44,8 @@ class CheckedSettings(msgspec.Struct, frozen=True, kw_only=True):
     breaker_failures: int
     breaker_seconds: float
     value_of_second: int
+    otlp_endpoint: str
+    trace_share: float
     hedge_share: float
     trial_share: float
     trial_loss_cap: int

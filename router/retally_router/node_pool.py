@@ -11,6 +11,7 @@ from retally.keep_alive import CLIENT_SECONDS
 from retally_router.end_tasks import end_tasks
 from retally_router.fair_timeout import FairTimeout
 from retally_router.origin import Origin, origin_of
+from retally_router.tracing import TRACEPARENT
 from retally_router.upstream import Upstream
 
 MOST_CONNECTIONS = 4096
@@ -51,7 +52,7 @@ class NodePool:
     ) -> tuple[Upstream, int]:
         """Sends a request on a free connection or a new one; the connection and the answer's status."""
         origin = origin_of(endpoint)
-        head = origin.head(method, path, request_id, len(body))
+        head = origin.head(method, path, request_id, len(body), TRACEPARENT.get() if request_id else "")
         return await self.send(origin, head, body, seconds, f"{endpoint}{path} did not answer within {seconds:g} s")
 
     async def send(self, origin: Origin, head: bytes, body: bytes, seconds: float, late: str) -> tuple[Upstream, int]:

@@ -20,9 +20,11 @@ class Origin:
     prefix: str
     authority: str
 
-    def head(self, method: str, path: str, request_id: str | None, size: int) -> bytes:
+    def head(self, method: str, path: str, request_id: str | None, size: int, traceparent: str = "") -> bytes:
         """A request's head."""
         named = f"x-request-id: {request_id}\r\n" if request_id else ""
+        if traceparent:
+            named += f"traceparent: {traceparent}\r\n"
         sized = f"content-type: application/json\r\ncontent-length: {size}\r\n" if method == "POST" else ""
         return f"{method} {self.prefix}{path} HTTP/1.1\r\nhost: {self.authority}\r\n{named}{sized}\r\n".encode()
 

@@ -21,6 +21,7 @@ from retally.chain.transactions import TxSender
 from retally.errors import BadRequest, Conflict
 from retally.inference.chat_format import ChatFormat
 from retally.inference.model_files import ModelFiles
+from retally.inference.profile_files import exact_profiles
 from retally.keep_alive import SERVER_SECONDS
 from retally.keystore import service_key
 from retally.node_client import NodeClient
@@ -88,6 +89,7 @@ def point_judge(
         replayers=settings.replayers,
         most_replayers=settings.most_replayers,
         at_once=settings.at_once,
+        exact=exact_profiles(settings.profile_files),
     )
     fetcher = AnswerFetcher(store, client, key, chain.clock)
     return PointJudge(chain.domain, fetcher, replayer, load_formats(settings.model_dirs))

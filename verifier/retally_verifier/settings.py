@@ -20,6 +20,7 @@ class VerifierSettings(ServiceSettings):
     data_dir: Path
     model_dirs: tuple[Path, ...] = Field(description="models whose commits are audited")
     calibration_dir: Path
+    profile_files: tuple[Path, ...] = Field(default=(), description="the exact ones of them are judged by equality")
 
     confirmations: int = Field(default=0, ge=0)
     replayers: int = Field(default=2, ge=2, description="nodes of other owners that score each answer")
