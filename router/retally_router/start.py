@@ -11,13 +11,14 @@ from retally.keystore import service_key
 from retally.protocol.eip712 import SigningKey
 from retally_router.checked_settings import CheckedSettings
 from retally_router.settings import RouterSettings
-from retally_router.worker import become_worker
+from retally_router.worker import AS_JSON, MODULE, become_worker
 
 
-def start(settings: RouterSettings) -> NoReturn:
-    """Opens the key, then goes on as the worker."""
+def start(settings: RouterSettings, *, as_json: bool = False) -> NoReturn:
+    """Opens the key, then goes on as the worker; `as_json` is how that tells an error."""
     deployment = Deployment.load(settings.deployment)
-    become_worker(checked(settings, service_key(settings, deployment.chain_id)))
+    key = service_key(settings, deployment.chain_id)
+    become_worker(checked(settings, key), MODULE, *([AS_JSON] if as_json else []))
 
 
 def checked(settings: RouterSettings, key: SigningKey) -> CheckedSettings:

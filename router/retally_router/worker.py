@@ -8,9 +8,11 @@ from typing import NoReturn
 
 import msgspec
 
+from retally.errors import RetallyError
 from retally_router.checked_settings import CheckedSettings
 
 MODULE = "retally_router.worker"
+AS_JSON = "--json"
 
 
 def become_worker(settings: CheckedSettings, module: str = MODULE, *args: str) -> NoReturn:
@@ -39,7 +41,14 @@ def main() -> None:
     """Serves until a signal comes."""
     from retally_router.serve import run
 
-    run(taken_settings(sys.argv[1]))
+    try:
+        run(taken_settings(sys.argv[1]))
+    except RetallyError as error:
+        # Loaded only to tell it, as the command would have.
+        from retally.cli.output import exit_code, print_error
+
+        print_error(error, as_json=AS_JSON in sys.argv[2:])
+        sys.exit(exit_code(error))
 
 
 if __name__ == "__main__":

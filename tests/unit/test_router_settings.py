@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,20 @@ class TestHandOver:
         )
         before, after = run_code(code).splitlines()
         assert after == f"{before} {'22' * 32} 7 more False"
+
+    @pytest.mark.parametrize("as_json", [True, False])
+    def test_worker_that_can_not_serve_says_why_as_the_command_would(self, tmp_path: Path, *, as_json: bool) -> None:
+        (tmp_path / "d.json").write_text(json.dumps({"chainId": 31337, "contracts": {"Asset": "0x" + "a5" * 20}}))
+        (tmp_path / "r.toml").write_text(
+            'rpc_url = "ws://127.0.0.1:1"\ndeployment = "d.json"\nkey = "' + "11" * 32 + '"'
+        )
+        command = [sys.executable, "-m", "retally", "router", *(["--json"] if as_json else []), "serve"]
+        done = subprocess.run(
+            [*command, "--config", str(tmp_path / "r.toml")], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 2, done.stderr
+        said = json.loads(done.stdout)["error"]["message"] if as_json else done.stderr
+        assert "rpc_url must be an http or https address" in said
 
 
 def run_code(code: str) -> str:
