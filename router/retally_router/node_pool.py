@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
+from contextvars import Context
 
 from retally.errors import NodeUnavailable, UpstreamTimeout
 from retally.keep_alive import CLIENT_SECONDS
@@ -87,10 +88,12 @@ class NodePool:
             self._free[origin].append(upstream)
 
         try:
+            opening = loop.create_connection(
+                lambda: Upstream(free, self._lost), origin.host, origin.port, ssl=origin.tls
+            )
             async with FairTimeout(seconds):
-                _, upstream = await loop.create_connection(
-                    lambda: Upstream(free, self._lost), origin.host, origin.port, ssl=origin.tls
-                )
+                # Else it would keep the variables of the request that opened it, and log in its name, all its life.
+                _, upstream = await asyncio.create_task(opening, context=Context())
         except TimeoutError as error:
             raise UpstreamTimeout(f"{origin.authority} took no connection within {seconds:g} s") from error
         except OSError as error:

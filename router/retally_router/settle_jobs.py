@@ -100,7 +100,7 @@ class SettleJobs:
             known = asyncio.create_task(self._recover(session))
             self._recovering[signer] = known
         await asyncio.shield(known)
-        return self._lanes.current
+        return await self._lanes.held()
 
     async def _recover(self, session: Session) -> None:
         first = session.signer not in self._recovered
@@ -124,7 +124,7 @@ class SettleJobs:
 
     async def _may_take(self, lane: int, *, first: bool) -> bool:
         # Later than the first time, what is open on our own lane is running right now.
-        return (first or lane != self._lanes.current) and await self._lanes.adopt(lane)
+        return (first or lane != await self._lanes.held()) and await self._lanes.adopt(lane)
 
     def _start(self, name: str, work: Coroutine[None, None, None]) -> None:
         if name in self._tasks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -286,6 +287,19 @@ class TestLanes:
         await asyncio.sleep(0.6)
         with pytest.raises(Unavailable):
             _ = lanes.current
+        await lanes.close()
+
+    async def test_lease_that_ran_out_in_a_busy_router_is_renewed_before_a_job_is_refused(self, redis: Redis) -> None:
+        lanes = self.lanes(redis, "host:1:1", count=1)
+        await lanes.start(0)
+        time.sleep(0.6)  # noqa: ASYNC251  # this is what is tested
+        with pytest.raises(Unavailable):
+            _ = lanes.current
+        assert await asyncio.gather(*[lanes.held() for _ in range(20)]) == [0] * 20
+        await redis.set("retally:lane:0", "elsewhere:2:2")
+        time.sleep(0.6)  # noqa: ASYNC251  # this is what is tested
+        with pytest.raises(Unavailable):
+            await lanes.held()
         await lanes.close()
 
     async def test_adopts_the_lane_of_a_dead_process_only(self, redis: Redis) -> None:
