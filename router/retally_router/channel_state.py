@@ -9,43 +9,12 @@ from dataclasses import dataclass, field
 
 from retally.errors import InvalidReceipt
 from retally.protocol.eip712 import Domain, SigningKey
-from retally.protocol.pricing import PER
 from retally.protocol.receipt import JobReceipt
 from retally.protocol.voucher import ChannelId, Voucher
+from retally_router.open_segments import OpenSegment, OpenSegments, SegmentKey
 
-# Tokens that a node may have put out on an open segment before we saw them.
-UNSEEN_TOKENS = 64
-
-SegmentKey = tuple[bytes, int, int]
 Act = Callable[[], Awaitable[None]]
 SignedVoucher = tuple[Voucher, bytes]
-
-
-@dataclass(slots=True)
-class OpenSegment:
-    """An open segment's largest cost by our own count."""
-
-    input_cost: int
-    price_out: int
-    max_output: int
-    output: int = 0
-    #: What was promised for it beyond what its channel had to spare.
-    share: int = 0
-
-    @property
-    def upper(self) -> int:
-        """What the segment can be due for, by what we saw of it."""
-        return (self.input_cost + self.output * self.price_out) // PER
-
-    @property
-    def slack(self) -> int:
-        """What it can be due for beyond that."""
-        return min(UNSEEN_TOKENS * self.price_out // PER + 1, self.limit - self.upper)
-
-    @property
-    def limit(self) -> int:
-        """What it can be due for at all."""
-        return (self.input_cost + self.max_output * self.price_out) // PER
 
 
 @dataclass(slots=True)
@@ -63,7 +32,7 @@ class ChannelAccount:
     claimed: int = 0
     wanted: int = 0
     pending: dict[int, int] = field(default_factory=dict)
-    open: dict[SegmentKey, OpenSegment] = field(default_factory=dict)
+    open: OpenSegments = field(default_factory=OpenSegments)
     reopened: set[SegmentKey] = field(default_factory=set)
     #: By job: what closed segments cost beyond what was promised for them.
     owing: dict[bytes, int] = field(default_factory=dict)
@@ -77,18 +46,18 @@ class ChannelAccount:
     def own_due(self) -> int:
         """The most that is due by our own count."""
         waiting = sum(to - start for start, to in self.pending.items())
-        return self.closed + waiting + sum(segment.upper for segment in self.open.values())
+        return self.closed + waiting + self.open.upper
 
     @property
     def limit(self) -> int:
         """What the node can have counted at all, however far behind we read."""
         waiting = sum(to - start for start, to in self.pending.items())
-        return self.closed + waiting + sum(segment.limit for segment in self.open.values())
+        return self.closed + waiting + self.open.limit
 
     @property
     def slack(self) -> int:
         """What open segments can be due for beyond what we saw of them."""
-        return sum(segment.slack for segment in self.open.values())
+        return self.open.slack
 
     @property
     def is_idle(self) -> bool:
@@ -98,7 +67,7 @@ class ChannelAccount:
     def admit(self, segments: Mapping[SegmentKey, OpenSegment]) -> int:
         """Opens a job's segments; answers the total that its voucher has to promise before prefill (R-22)."""
         slack = self.slack
-        self.open.update(segments)
+        self.open.add(segments)
         return max(self.promised, self.own_due + slack)
 
     def most_before(self, segments: Mapping[SegmentKey, OpenSegment]) -> int:
@@ -113,7 +82,7 @@ class ChannelAccount:
 
     def reopen(self, segments: Mapping[SegmentKey, OpenSegment]) -> None:
         """Opens what is on record as open; a crash may have come between counting a receipt and saying so."""
-        self.open.update(segments)
+        self.open.add(segments)
         self.reopened.update(segments)
 
     def close(self, segment: SegmentKey, receipt: JobReceipt) -> None:
@@ -138,6 +107,8 @@ class ChannelAccount:
             jobs[job_id.hex()] = share = max(0, min(more, owed))
             more -= share
         for key, segment in self.open.items():
+            if more <= 0:
+                break
             share = max(0, min(more, segment.upper + segment.slack - segment.share))
             if share:
                 shares[key], more = share, more - share

@@ -11,11 +11,12 @@ from retally.protocol.eip712 import Domain, check_signed_by
 from retally.protocol.receipt import ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
 from retally.protocol.wire import ChannelState
-from retally_router.channel_state import ChannelAccount, OpenSegment, SegmentKey
+from retally_router.channel_state import ChannelAccount
 from retally_router.check_frames import Placed
 from retally_router.credit import Credit
 from retally_router.job_log import JobLog
 from retally_router.keys import Session
+from retally_router.open_segments import OpenSegment, SegmentKey
 from retally_router.ports import NodeApi
 from retally_router.store_errors import StoreError
 

@@ -137,7 +137,7 @@ class Placer:
             return await self._submit_paid(order, account, voucher, account.most_before(segments))
         except NodeRefused:
             for key in segments:
-                account.open.pop(key, None)
+                account.open.close(key)
             await self._log.forget(order.record)
             raise
         except BaseException:

@@ -223,9 +223,7 @@ class ServeJob:
                 self.attempts.visits[self.node].first_token()
         if placement.account is not None:
             choice = self.choices[taken.choice]
-            segment = placement.account.open.get((self.job.job_id, choice.index, choice.segment))
-            if segment is not None:
-                segment.output += taken.tokens
+            placement.account.open.count((self.job.job_id, choice.index, choice.segment), taken.tokens)
 
     async def _note(self, placement: Placement, taken: Taken) -> None:
         account = placement.account

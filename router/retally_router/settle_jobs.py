@@ -204,7 +204,7 @@ class SettleJobs:
 
     async def _end(self, account: ChannelAccount, record: JobRecord) -> None:
         for key in self._keys(record):
-            account.open.pop(key, None)
+            account.open.close(key)
         await _persist(lambda: self._log.forget(record))
 
     def _keys(self, record: JobRecord) -> list[tuple[bytes, int, int]]:

@@ -16,10 +16,11 @@ from retally.protocol.eip712 import Address, SigningKey, check_signed_by, keccak
 from retally.protocol.merkle import EMPTY_ROOT
 from retally.protocol.receipt import JobReceipt
 from retally.protocol.voucher import ChannelId, SignerAuth
-from retally_router.channel_state import ChannelAccount, OpenSegment
+from retally_router.channel_state import ChannelAccount
 from retally_router.credit import Credit
 from retally_router.keys import Keys
 from retally_router.lanes import Lanes
+from retally_router.open_segments import OpenSegment
 from retally_router.ports import Standing
 
 PAYER, SESSION, NODE = (SigningKey(keccak(name)) for name in (b"payer", b"session", b"node"))
@@ -99,7 +100,7 @@ class TestChannelAccount:
 
     def test_receipts_of_parallel_streams_may_come_out_of_order(self) -> None:
         line = account()
-        line.open = {(JOB, 0, 0): segment(100, 50), (OTHER, 0, 0): segment(100, 50)}
+        line.open.add({(JOB, 0, 0): segment(100, 50), (OTHER, 0, 0): segment(100, 50)})
         line.close((OTHER, 0, 0), receipt(150, 300, OTHER))
         assert (line.closed, line.pending) == (0, {150: 300})
         line.close((JOB, 0, 0), receipt(0, 150))
