@@ -9,12 +9,21 @@ from dataclasses import dataclass, field
 
 from retally.errors import InvalidReceipt
 from retally.protocol.eip712 import Domain, SigningKey
-from retally.protocol.receipt import JobReceipt
+from retally.protocol.receipt import JobReceipt, ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
 from retally_router.open_segments import OpenSegment, OpenSegments, SegmentKey
 
 Act = Callable[[], Awaitable[None]]
 SignedVoucher = tuple[Voucher, bytes]
+
+
+@dataclass(slots=True)
+class ReceiptBatch:
+    """Receipts of one channel that are put on record together, and the segments that they close."""
+
+    work: asyncio.Task[None]
+    leaves: list[ReceiptLeaf] = field(default_factory=list)
+    segments: dict[SegmentKey, OpenSegment] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -38,6 +47,8 @@ class ChannelAccount:
     owing: dict[bytes, int] = field(default_factory=dict)
     once_paid: deque[tuple[int, Act]] = field(default_factory=deque)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    #: The receipts that the next write puts on record.
+    batch: ReceiptBatch | None = None
     asked: int = 0
     signed: SignedVoucher | None = None
     signing: asyncio.Task[None] | None = None
@@ -142,7 +153,7 @@ class ChannelAccount:
             if self.signing is None:
                 # It begins in the loop's next turn: whoever asks in this one is in it.
                 self.signing = asyncio.create_task(self._sign())
-                self.signing.add_done_callback(_look_at)
+                self.signing.add_done_callback(look_at)
             await asyncio.shield(self.signing)
         return self.signed
 
@@ -159,7 +170,7 @@ class ChannelAccount:
             self.signing = None
 
 
-def _look_at(signing: asyncio.Task[None]) -> None:
+def look_at(work: asyncio.Task[None]) -> None:
     """Whoever still waits hears of a failure; nobody may be left to."""
-    if not signing.cancelled():
-        signing.exception()
+    if not work.cancelled():
+        work.exception()
