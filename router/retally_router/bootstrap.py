@@ -12,13 +12,14 @@ from retally.chain.connection import Chain
 from retally.chain.deployment import Deployment
 from retally.chain.recursion import bound_recursion
 from retally.errors import BadRequest
-from retally.keystore import service_key
 from retally.protocol.eip712 import Address, Domain, SigningKey
 from retally_router.accept_job import AcceptJob
 from retally_router.allowance import Allowances
-from retally_router.api import Lifespan, build_api
+from retally_router.api import Lifespan, build_api, routes_of
+from retally_router.chain_exchange import PooledExchange
 from retally_router.chain_view import OnChainView, Standings
 from retally_router.channels import Channels
+from retally_router.checked_settings import CheckedSettings
 from retally_router.credit import Credit
 from retally_router.directory import Directory
 from retally_router.front import Front
@@ -42,7 +43,6 @@ from retally_router.quotes import Quotes
 from retally_router.resume_job import ResumeJob
 from retally_router.selection import Selection
 from retally_router.serve_job import Means
-from retally_router.settings import RouterSettings
 from retally_router.settle_jobs import SettleJobs
 from retally_router.tracing import Tracing, Untraced
 from retally_router.vouchers import VoucherSender
@@ -98,7 +98,7 @@ class _Parts:
     boot: int
 
 
-def build_router(settings: RouterSettings, outside: Outside, owned: tuple[Any, ...] = ()) -> Router:
+def build_router(settings: CheckedSettings, outside: Outside, owned: tuple[Any, ...] = ()) -> Router:
     """The whole router; `owned` is started and closed with it."""
     bound_recursion()
     parts = _parts(settings, outside)
@@ -126,7 +126,7 @@ def build_router(settings: RouterSettings, outside: Outside, owned: tuple[Any, .
     )
     first_lane = settings.replica % settings.lanes
     running = _lifespan(parts, outside, (tracing, *owned), first_lane)
-    api = build_api(parts.directory, parts.log, market, parts.metrics, outside.redis, running)
+    api = build_api(routes_of(parts.directory, parts.log, market, parts.metrics, outside.redis), running)
     rest = OtherPaths(
         hot,
         IdempotentAnswers(outside.redis),
@@ -139,7 +139,7 @@ def build_router(settings: RouterSettings, outside: Outside, owned: tuple[Any, .
     )
 
 
-def tracing_of(settings: RouterSettings) -> Tracing:
+def tracing_of(settings: CheckedSettings) -> Tracing:
     """What tells requests to a collector, if there is one; raises BadRequest where its library is not installed."""
     if not settings.otlp_endpoint:
         return Untraced()
@@ -151,7 +151,7 @@ def tracing_of(settings: RouterSettings) -> Tracing:
     return OtelTracing.over_http(settings.otlp_endpoint, settings.trace_share)
 
 
-def _parts(settings: RouterSettings, outside: Outside) -> _Parts:
+def _parts(settings: CheckedSettings, outside: Outside) -> _Parts:
     domain, clock, redis, api = outside.domain, outside.clock, outside.redis, outside.nodes
     boot = time.time_ns() // 1_000_000
     log, watch = JobLog(redis), Watch(settings.breaker_failures, settings.breaker_seconds)
@@ -182,7 +182,7 @@ def _parts(settings: RouterSettings, outside: Outside) -> _Parts:
     )
 
 
-def _accept(settings: RouterSettings, outside: Outside, parts: _Parts) -> AcceptJob:
+def _accept(settings: CheckedSettings, outside: Outside, parts: _Parts) -> AcceptJob:
     return AcceptJob(
         parts.keys,
         parts.quotes,
@@ -201,7 +201,7 @@ def _accept(settings: RouterSettings, outside: Outside, parts: _Parts) -> Accept
     )
 
 
-def _means(settings: RouterSettings, outside: Outside, parts: _Parts) -> Means:
+def _means(settings: CheckedSettings, outside: Outside, parts: _Parts) -> Means:
     assigner = Assigner(outside.key, settings.replica, parts.boot, outside.domain)
     placer = Placer(
         outside.nodes,
@@ -251,17 +251,17 @@ def _lifespan(parts: _Parts, outside: Outside, owned: tuple[Any, ...], first_lan
     return running
 
 
-def build_app(settings: RouterSettings) -> Front:
+def build_app(settings: CheckedSettings) -> Front:
     """The router over a real chain, a real Redis and real nodes."""
     deployment = Deployment.load(settings.deployment)
-    chain = Chain(settings.rpc_url, deployment)
+    chain = Chain(settings.rpc_url, deployment, PooledExchange(settings.rpc_url))
     redis = open_store(settings.redis_url, STORE_SECONDS)
     nodes = HttpNodeApi(
         connect_seconds=settings.connect_seconds,
         first_byte_seconds=settings.first_byte_seconds,
         idle_seconds=settings.idle_seconds,
     )
-    key = service_key(settings, deployment.chain_id)
+    key = SigningKey.from_hex(settings.key)
     asset = deployment.address("Asset")
     outside = Outside(OnChainView(chain), chain.clock, deployment.domain, redis, nodes, key, asset)
     return build_router(settings, outside, (RedisConnection(redis), chain)).app
@@ -282,7 +282,7 @@ class RedisConnection:
         await self._redis.aclose()
 
 
-def _directory(settings: RouterSettings, outside: Outside, watch: Watch) -> Directory:
+def _directory(settings: CheckedSettings, outside: Outside, watch: Watch) -> Directory:
     return Directory(
         outside.chain,
         outside.nodes,

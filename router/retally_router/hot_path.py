@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 import msgspec
 import structlog
-from redis.exceptions import RedisError
 
 from retally.errors import BadRequest, RateLimited, RetallyError, Unavailable, openai_envelope
 from retally.protocol.encoding import to_hex
@@ -25,7 +24,9 @@ from retally_router.metrics import Metrics
 from retally_router.serve_job import ServeJob
 from retally_router.sink import ClientGone, Headers, Receive, Scope, Send, Sink
 from retally_router.sse import DONE, frame_of
+from retally_router.store_errors import StoreError
 from retally_router.tracing import RequestSpan, Tracing
+from retally_router.turnstile import Turnstile
 
 ENDPOINTS = {"/v1/chat/completions": "chat", "/v1/completions": "text"}
 #: Where a request's scope says that it may be repeated.
@@ -52,6 +53,7 @@ class HotPath:
     ) -> None:
         self._accept = accept
         self._tracing = tracing
+        self._turnstile = Turnstile()
         self._metrics = metrics
         self._jobs = jobs
         self._max_body_bytes = max_body_bytes
@@ -105,7 +107,7 @@ class HotPath:
             self._jobs.refused(error)
             span.refused(error)
             await answer.fail(self._accept.terms.on(error, PATHS[endpoint], headers))
-        except RedisError as error:
+        except StoreError as error:
             log.warning("store_failed", error=str(error))
             await answer.fail(Unavailable(f"the router's store does not answer: {error}"))
         except ClientGone:
@@ -133,6 +135,7 @@ class HotPath:
         span: RequestSpan,
     ) -> None:
         began = time.monotonic()
+        await self._turnstile.enter()
         job = await self._accept.accept(endpoint, headers, raw, request_id, again)
         span.accepted(job)
         self._jobs.accepted(time.monotonic() - began)

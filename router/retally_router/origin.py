@@ -42,10 +42,11 @@ def origin_of(endpoint: str) -> Origin:
     except ValueError as error:
         raise NodeUnavailable(f"the endpoint {endpoint[:120]!r} can't be used: {error}") from error
     authority = parts.netloc.rpartition("@")[2]
-    return Origin(parts.hostname, port, _tls(parts.scheme), parts.path.rstrip("/"), authority)
+    return Origin(parts.hostname, port, tls_of(parts.scheme), parts.path.rstrip("/"), authority)
 
 
-def _tls(scheme: str) -> ssl.SSLContext | None:
+def tls_of(scheme: str) -> ssl.SSLContext | None:
+    """How connections of a scheme are secured: by the system's certificates, or not at all."""
     return _context() if scheme == "https" else None
 
 
