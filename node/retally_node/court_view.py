@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import httpx
@@ -20,7 +21,9 @@ from retally_node.jury import Duty
 from retally_node.ledger import Vote
 from retally_node.weigh_case import CaseFacts
 
-FETCH_SECONDS = 30.0
+READ_SECONDS = 30.0
+#: For a whole file, the largest from a slow host.
+FETCH_SECONDS = 120.0
 
 
 class ChainCourt:
@@ -139,14 +142,19 @@ class ChainCases:
 
 
 class HttpEvidence:
-    """`EvidenceSource` over HTTP; a file that is too large is dropped on the way."""
+    """`EvidenceSource` over HTTP; a file that is too large or too slow is dropped on the way."""
+
+    def __init__(self, seconds: float = FETCH_SECONDS) -> None:
+        self._seconds = seconds
 
     async def fetch(self, uri: str, max_bytes: int) -> bytes:
         """The bytes behind a uri."""
         data = bytearray()
         try:
+            # For all of it: whoever sent a byte at a time would keep jurors and the accused waiting past their terms.
             async with (
-                httpx.AsyncClient(timeout=FETCH_SECONDS) as client,
+                asyncio.timeout(self._seconds),
+                httpx.AsyncClient(timeout=READ_SECONDS) as client,
                 client.stream("GET", uri) as response,
             ):
                 if response.status_code != httpx.codes.OK:
@@ -155,6 +163,9 @@ class HttpEvidence:
                     data += piece
                     if len(data) > max_bytes:
                         raise PayloadTooLarge(max_bytes)
+        except TimeoutError as error:
+            late = f"{uri} did not come within {self._seconds:g} s ({len(data)} bytes did)"
+            raise UpstreamTimeout(late) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise UpstreamTimeout(f"{uri} can't be fetched: {error!r}") from error
         return bytes(data)

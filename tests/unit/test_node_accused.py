@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import generate_latest
 from tests.fakes import FakeEngine
 from tests.fakes_case import URI, Colder, committed, honest, judge
 from tests.fakes_node import START, World, open_world
+from tests.serve_app import serve
 
-from retally.errors import EngineUnavailable, NotFound
+from retally.errors import EngineUnavailable, NotFound, UpstreamTimeout
 from retally.inference.engine import Scores
 from retally.protocol.case import VerdictKind
 from retally.protocol.encoding import keccak
+from retally_node.court_view import HttpEvidence
 from retally_node.defence import Accusation
 from retally_node.own_evidence import AccusedScale
 
@@ -39,6 +43,26 @@ class Down(FakeEngine):
 
     async def score(self, ids: Sequence[int], start: int, top: int = 64) -> Scores:
         raise EngineUnavailable("the engine is down")
+
+
+async def dripping(scope: Any, receive: Any, send: Any) -> None:
+    """Serves a byte at a time, for four seconds."""
+    if scope["type"] == "lifespan":
+        for _ in range(2):
+            await send({"type": (await receive())["type"] + ".complete"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for _ in range(80):
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        await asyncio.sleep(0.05)
+    await send({"type": "http.response.body", "body": b""})
+
+
+class TestEvidence:
+    async def test_that_comes_a_byte_at_a_time_keeps_nobody_waiting(self) -> None:
+        late = r"did not come within 1 s \(\d+ bytes did\)"
+        with serve(dripping) as url, pytest.raises(UpstreamTimeout, match=late):
+            await HttpEvidence(seconds=1).fetch(f"{url}/evidence", 1000)
 
 
 class TestAccusedScale:
