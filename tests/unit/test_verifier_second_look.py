@@ -159,6 +159,13 @@ class TestCaseOpener:
         await cases.step()
         assert sent.calls == []
 
+    async def test_a_model_that_the_settings_name_no_more_is_told(self, store: Store, tmp_path: Path) -> None:
+        job = await accused(store, tmp_path)
+        cases, sent = opener(store, SecondLook(store, {}, OnePair(None), URL, None))
+        with pytest.raises(EngineUnavailable, match=f"about the model {to_hex(job.model_id)}, of which no folder"):
+            await cases.step()
+        assert sent.calls == []
+
     async def test_an_engine_that_is_down_keeps_no_broken_rule_from_the_court(
         self, store: Store, tmp_path: Path
     ) -> None:

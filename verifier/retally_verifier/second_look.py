@@ -78,7 +78,13 @@ class SecondLook:
 
     async def _judge(self, bundle: AnswerBundle, profile_id: Bytes32, committed_at: int) -> JobLogE:
         receipt = bundle.receipt
-        model = self._models[receipt.model_id]
+        model = self._models.get(receipt.model_id)
+        if model is None:
+            # Judged under other settings: the books keep a period.
+            raise EngineUnavailable(
+                f"no case is opened about the model {to_hex(receipt.model_id)}, of which no folder is in model_dirs",
+                hint="name its folder in the settings, or take engine_url out of them",
+            )
         form = model.chat_format
         judged, masks = await asyncio.to_thread(judge_before_replay, bundle, form.render, form.eos_ids, form.grammars)
         if judged is not None:
