@@ -14,6 +14,9 @@ from retally_node.court_view import ChainCourt
 from retally_node.defence import Accusation, AppealPrice, Means
 from retally_node.weigh_case import CaseFacts
 
+#: So long after its opening a case may turn out to be another one, where the chain takes blocks back.
+SETTLED_SECONDS = 3600
+
 
 class ChainDefence:
     """`DefenceCourt` over the Court; the key that collects pays, and gets back what returns."""
@@ -35,7 +38,7 @@ class ChainDefence:
         for case_id, case in found.items():
             if case.owner == self._owner and case.status != CaseStatus.CLOSED:
                 mine[case_id] = case
-            else:
+            elif case.opened_at + SETTLED_SECONDS < self._chain.clock.now():
                 self._others.add(case_id)
         return [_accusation(case_id, case) for case_id, case in mine.items()]
 

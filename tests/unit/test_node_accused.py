@@ -7,21 +7,27 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from prometheus_client import generate_latest
 from tests.fakes import FakeEngine
 from tests.fakes_case import URI, Colder, committed, honest, judge
-from tests.fakes_node import START, World, open_world
+from tests.fakes_node import OWNER, START, Customer, World, open_world
+from tests.fakes_node_ports import FakeClock
 from tests.serve_app import serve
 
+from retally.chain.connection import Chain
+from retally.chain.court import Case, CaseStatus
+from retally.chain.transactions import TxSender
 from retally.errors import EngineUnavailable, NotFound, UpstreamTimeout
 from retally.inference.engine import Scores
 from retally.protocol.case import VerdictKind
-from retally.protocol.encoding import keccak
-from retally_node.court_view import HttpEvidence
+from retally.protocol.encoding import Address, Bytes32, keccak
+from retally_node.court_view import ChainCourt, HttpEvidence
 from retally_node.defence import Accusation
+from retally_node.defence_view import ChainDefence
 from retally_node.own_evidence import AccusedScale
 
 LOST = Accusation(1, 0, VerdictKind.MISMATCH, START + 86_400, 0, own_job=False)
@@ -56,6 +62,46 @@ async def dripping(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.body", "body": b"x", "more_body": True})
         await asyncio.sleep(0.05)
     await send({"type": "http.response.body", "body": b""})
+
+
+def case_against(owner: Address, opened_at: int) -> Case:
+    return Case(
+        owner, CaseStatus.DRAWING, 0, 0, 0, enlarged=False, redrawn=False, own_job=False, challenger=owner, pool=1,
+        opened_at=opened_at, epoch=0, appeal_end=0, tips=0, shown_hash=Bytes32(bytes(32)),
+    )  # fmt: skip
+
+
+class Cases:
+    """A court whose only case may become another one."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.read = 0
+
+    async def case_count(self) -> int:
+        return 1
+
+    async def cases_of(self, ids: Sequence[int]) -> dict[int, Case]:
+        self.read += len(ids)
+        return dict.fromkeys(ids, self.case)
+
+
+class TestChainDefence:
+    async def test_sees_a_case_whose_number_was_anothers_before_blocks_were_taken_back(self) -> None:
+        court, clock = Cases(case_against(Customer().payer, START)), FakeClock(START + 60)
+        chain = cast(Chain, SimpleNamespace(court=court, clock=clock))
+        view = ChainDefence(chain, cast(TxSender, None), OWNER, cast(ChainCourt, None))
+        assert await view.accusations() == []
+        court.case = case_against(OWNER, START + 30)
+        assert [each.case_id for each in await view.accusations()] == [1]
+
+    async def test_reads_an_old_case_of_another_once(self) -> None:
+        court, clock = Cases(case_against(Customer().payer, START)), FakeClock(START + 7200)
+        chain = cast(Chain, SimpleNamespace(court=court, clock=clock))
+        view = ChainDefence(chain, cast(TxSender, None), OWNER, cast(ChainCourt, None))
+        for _ in range(3):
+            assert await view.accusations() == []
+        assert court.read == 1
 
 
 class TestEvidence:
