@@ -18,11 +18,10 @@ from retally.chain.events import collected_of
 from retally.chain.staking import Role
 from retally.devnet.network import RunningNode
 
-JOBS = 10
+#: Jobs a round, by the share that is cheated: where it is rare, enough that some of those are drawn.
+JOBS = {1: 10, 5: 20, 20: 60}
 HONEST_JOBS = 4
-ROUNDS = 4
-#: A cheat that is rare needs more jobs, so that some of them are cheated and drawn.
-MORE_JOBS = 20
+ROUNDS = 6
 APPEAL_SECONDS = 2 * DAY + 60
 CASE_WAIT_SECONDS = 20
 
@@ -36,7 +35,7 @@ async def play_court(stage: Stage, cheats: Sequence[Adversary]) -> dict[str, dic
         await stage.trade(
             [
                 *((node, HONEST_JOBS, {}) for node in stage.honest),
-                *((stage.node(c.name), JOBS if c.one_in == 1 else MORE_JOBS, c.ask) for c in free),
+                *((stage.node(c.name), JOBS[c.one_in], c.ask) for c in free),
             ]
         )
         await stage.collect()
@@ -99,7 +98,7 @@ async def play_silence(stage: Stage, cheats: Sequence[Adversary]) -> dict[str, d
     await stage.trade(
         [
             *((node, HONEST_JOBS, {}) for node in stage.honest),
-            *((stage.node(cheat.name), JOBS, {}) for cheat in cheats),
+            *((stage.node(cheat.name), JOBS[1], {}) for cheat in cheats),
         ]
     )
     await stage.collect()

@@ -1,4 +1,4 @@
-"""Plays with a network of their own: verifiers, payers and pairs that lie."""
+"""Plays with a network of their own: verifiers and payers that lie."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.adversaries.cheating_payer import UnpayingWallet, noisiness
 from tests.e2e.books import read_books
 
 from adversaries_court import APPEAL_SECONDS, accused, check_honest
-from adversaries_stage import MAX_TOKENS, PROGRAM, Stage
+from adversaries_stage import MAX_TOKENS, Stage
 from demo_books import Books
 from retally import AsyncClient, result_of
 from retally.chain.deployment import Deployment
@@ -39,8 +39,6 @@ LIAR = repo_root() / "tests" / "adversaries" / "cheating_verifier.py"
 DOLLARS = 1_000_000
 FOURTH = NodeSpec(name="honest4")
 JOBS = 6
-#: Days of trade at most, and the log e from which a verifier says mismatch.
-DAYS, FOOLED = 6, 9.2
 #: Jobs that a payer begins at once without paying, and the credit that the node grants.
 AT_ONCE, CREDIT = 8, 5_000
 #: Prompts that a payer tries for each one that it sends.
@@ -197,63 +195,8 @@ def _today(stage: Stage) -> str:
     return datetime.fromtimestamp(stage.chain.clock.now(), UTC).date().isoformat()
 
 
-async def colluding_pair(home: Path, seed: int, engine_url: str) -> dict[str, Any]:
-    """Two owners of seven score everybody's answers as fraud, as re-executors and as jurors."""
-    more = [NodeSpec(name=f"honest{number}") for number in (4, 5)]
-    return await collude(home, seed, engine_url, more)
-
-
-async def colluding_half(home: Path, seed: int, engine_url: str) -> dict[str, Any]:
-    """Two owners of five do so: half of all that can replay or judge an honest owner's answers."""
-    return await collude(home, seed, engine_url, [])
-
-
-async def collude(home: Path, seed: int, engine_url: str, more: list[NodeSpec]) -> dict[str, Any]:
-    """Trade with the honest nodes alone, and see what the verifier and the juries make of them."""
-    pair = [NodeSpec(name=f"pair{n}", program=(str(PROGRAM),), arguments=("--cheat", "false-scores")) for n in (1, 2)]
-    async with Stage(home, seed, [*more, *pair], engine_url) as stage:
-        honest = [node for node in stage.net.nodes if node.spec.name.startswith("honest")]
-        for _ in range(DAYS):
-            await stage.trade([(node, JOBS, {}) for node in honest])
-            await stage.collect()
-            books = await stage.until(lambda books: books.unaudited() == 0, "every commit to be audited")
-            await asyncio.sleep(5)
-            if (await stage.books()).cases():
-                break
-        await stage.until(lambda books: all(case.verdict for case in books.cases()), "the verdicts")
-        await stage.net.jump(APPEAL_SECONDS)
-        books = await stage.until(lambda books: all(case.executed for case in books.cases()), "their execution")
-        audits = [found.log_e for node in honest for found in stage.findings(node.owner.address)]
-        opened = len(books.cases()) * await stage.chain.court.opening_cost()
-        verifier_lost = opened - credited(books, stage.verifier)
-        control = await check_honest(stage)
-    cases = [f"{case.verdict} ({', '.join(sorted(case.votes.values()))})" for case in books.cases()]
-    fooled = sum(log_e >= FOOLED for log_e in audits)
-    convicted = sum(case.startswith("mismatch") for case in cases)
-    # Whoever is accused here is a victim: what it lost is the result, and no failure of the run.
-    victims = control["lost"]
-    return {
-        "by": "court",
-        "audits": len(audits),
-        "fooled": fooled,
-        "cases": cases,
-        "victims": victims,
-        "verifierLost": verifier_lost,
-        "control": control | {"lost": []},
-        "outcome": f"{fooled} of {len(audits)} honest audits looked like fraud to the verifier; cases: "
-        + ("; ".join(cases) or "none")
-        + (
-            f"; **honest owners convicted: {convicted}; the verifier lost {verifier_lost / DOLLARS:,.2f}**"
-            if cases
-            else ""
-        ),
-    }
-
-
 OWN_PLAYS: Mapping[str, OwnPlay] = {
     "false-accuser": false_accuser,
     "unpaying": unpaying,
     "noise-searcher": noise_searcher,
-    "colluding-pair": colluding_pair,
-    "colluding-half": colluding_half,
 }

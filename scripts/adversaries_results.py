@@ -13,10 +13,15 @@ from typing import Any
 
 from tests.adversaries.registry import ADVERSARIES, Act, Adversary, Found
 
+from retally.devnet.catalogue import CALIBRATIONS
 from retally.devnet.tools import devnet_model_dir, repo_root
 
 DATA = repo_root() / "docs" / "data"
 LIARS = repo_root() / "tests" / "adversaries"
+#: What weighs an answer: another rule or calibration may find what this one did not.
+PROTOCOL = repo_root() / "sdk" / "retally" / "protocol"
+WEIGHING = [PROTOCOL / f"{name}.py" for name in ("margins", "evidence", "calibration", "judgement")]
+PUBLISHED = DATA / "adversaries.json"
 DOLLARS = 1_000_000
 #: The least stake, in the tables of scripts/economics.
 STAKE = 1_000.0
@@ -30,11 +35,13 @@ class Results:
     cache: Path
 
     def path(self, adversary: Adversary) -> Path:
-        """Where its result lies: it depends on the lie's code, the model, and how it is run."""
+        """Where its result lies: it depends on the lie's code, the model, how it is run, and what judges it."""
         entry = json.dumps({**asdict(adversary), "note": "", "economics": "", "evidence": ""}, sort_keys=True)
         sources = b"".join(path.read_bytes() for path in sorted(LIARS.glob("cheating_*.py")))
         manifest = (devnet_model_dir() / "manifest.json").read_bytes()
-        digest = hashlib.sha256(b"\x00".join((entry.encode(), sources, manifest))).hexdigest()[:16]
+        weighed = [*WEIGHING, *sorted(CALIBRATIONS.glob("*.json"))] if adversary.found == Found.STATISTICAL else []
+        judging = b"".join(path.read_bytes() for path in weighed)
+        digest = hashlib.sha256(b"\x00".join((entry.encode(), sources, manifest, judging))).hexdigest()[:16]
         return self.cache / "results" / f"{adversary.name}-{digest}.json"
 
     def read(self, adversary: Adversary) -> dict[str, Any] | None:
@@ -97,7 +104,8 @@ def measured_of(adversary: Adversary) -> dict[str, Any] | None:
 
 
 def rows(results: Results, said: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All that is known of every adversary."""
+    """All that is known of every adversary; what was published before, where it was not played since."""
+    before = {row["name"]: row["live"] for row in json.loads(PUBLISHED.read_text(encoding="utf-8"))["adversaries"]}
     return [
         {
             "name": each.name,
@@ -107,12 +115,17 @@ def rows(results: Results, said: Mapping[str, Any]) -> list[dict[str, Any]]:
             "act": each.act.value,
             "blind": each.blind,
             "note": each.note,
-            "live": results.read(each),
+            "live": results.read(each) or _earlier(before.get(each.name)),
             "measured": measured_of(each),
             "profit": profit_of(each, said),
         }
         for each in ADVERSARIES
     ]
+
+
+def _earlier(live: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A published result of a play under other rules, lies or calibrations than today's."""
+    return None if live is None else {**live, "earlier": True}
 
 
 def markdown(found: Iterable[Mapping[str, Any]]) -> str:
@@ -170,6 +183,8 @@ def _profit(profit: Mapping[str, Any] | None) -> str:
 
 def summary(live: Mapping[str, Any]) -> str:
     """One line of what happened live."""
+    if live.get("earlier"):
+        return f"{summary({**live, 'earlier': False})} (played under earlier rules)"
     if "outcome" in live:
         return str(live["outcome"])
     if not live.get("convicted"):

@@ -30,6 +30,7 @@ from retally.devnet.tools import devnet_model_dir, repo_root
 DAY = 86_400
 HONEST = 3
 MAX_TOKENS = 192
+NOT_OPENAIS = ("min_tokens",)
 CONCURRENCY = 12
 WAIT_SECONDS = 420.0
 #: How long the verifier asks a silent node before it challenges: a minute on a network, seconds here.
@@ -67,11 +68,22 @@ def cheat_spec(adversary: Adversary, urls: Mapping[str, str]) -> NodeSpec:
 
 
 class Stage:
-    """Three honest nodes, some dishonest ones, a router, a verifier and a payer on a chain of their own."""
+    """Some honest nodes, some dishonest ones, a router, a verifier and a payer on a chain of their own."""
 
-    def __init__(self, home: Path, seed: int, cheats: Sequence[NodeSpec], engine_url: str) -> None:
+    def __init__(
+        self,
+        home: Path,
+        seed: int,
+        cheats: Sequence[NodeSpec],
+        engine_url: str,
+        verifier: Mapping[str, object] | None = None,
+        *,
+        honest: int = HONEST,
+    ) -> None:
+        """`verifier` is what the honest verifier's settings differ in; `honest` is how many nodes are."""
         os.environ.update(PATIENCE)
-        honest = [NodeSpec(name=f"honest{i}") for i in range(1, HONEST + 1)]
+        controls = [NodeSpec(name=f"honest{i}") for i in range(1, honest + 1)]
+        self._controls = honest
         self.seed = seed
         self.net = Network(
             NetworkOptions(
@@ -79,7 +91,8 @@ class Stage:
                 seed=seed,
                 engines={"honest": devnet_model_dir()},
                 engine_urls={"honest": engine_url},
-                nodes=(*honest, *cheats),
+                nodes=(*controls, *cheats),
+                verifier_settings=verifier or {},
             )
         )
         self.traffic: dict[str, Traffic] = {}
@@ -104,7 +117,7 @@ class Stage:
     @property
     def honest(self) -> list[RunningNode]:
         """The controls."""
-        return self.net.nodes[:HONEST]
+        return self.net.nodes[: self._controls]
 
     @property
     def verifier(self) -> str:
@@ -131,6 +144,10 @@ class Stage:
     ) -> None:
         """These prompts to this node; what is refused is noted and is no failure."""
         limit = gate or asyncio.Semaphore(CONCURRENCY)
+        extra = {"provider": {"order": [node.address], "allow_fallbacks": False}}
+        # OpenAI's client knows no least length; routers and nodes do.
+        extra |= {name: sampling[name] for name in NOT_OPENAIS if name in sampling}
+        known = {name: value for name, value in sampling.items() if name not in NOT_OPENAIS}
         seen = self.traffic.setdefault(node.spec.name, Traffic())
 
         async def ask(client: AsyncOpenAI, question: str, seed: int) -> None:
@@ -141,8 +158,8 @@ class Stage:
                         messages=[{"role": "user", "content": question}],
                         max_tokens=MAX_TOKENS,
                         seed=seed,
-                        extra_body={"provider": {"order": [node.address], "allow_fallbacks": False}},
-                        **sampling,
+                        extra_body=extra,
+                        **known,
                     )
                     seen.answered += 1
                 except APIError as error:

@@ -1,6 +1,6 @@
 """Prints what routers cost: processor time per request and per token, added time to the first token, memory.
 
-Usage: scripts/bench_router [--rounds N] [--seconds S] [--only NAME,…] [--write] [--json]
+Usage: scripts/bench_router [--rounds N] [--seconds S] [--only NAME,…] [--runs KIND,…] [--waves N] [--write] [--json]
 
 Every router runs on one core; the load generator, the engine without a model (peers) and the nodes without a model
 (ours) share another. Rounds are interleaved, figures are medians. What comes through retally's router is checked
@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each kind of load")
     parser.add_argument("--only", default="", help=f"some of: {', '.join(NAMES)}; parts of names will do")
     parser.add_argument("--runs", default=",".join(RUNS), help="kinds of load")
+    parser.add_argument("--waves", type=int, default=1, help="waves of 1,000 streams after the first, kind `held`")
     parser.add_argument("--write", action="store_true", help="table and plot into docs")
     parser.add_argument("--json", action="store_true", help="one object as the last line")
     asked = parser.parse_args()
@@ -53,7 +54,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     try:
         with tempfile.TemporaryDirectory(prefix="router-bench-") as folder:
-            bench = Bench(ROOT / ".cache" / "bench_router", Path(folder), asked.seconds)
+            bench = Bench(ROOT / ".cache" / "bench_router", Path(folder), asked.seconds, asked.waves)
             rounds = measure(bench, ["direct", *names], works, asked.rounds)
     except Failed as error:
         print(f"bench_router: {error}", file=sys.stderr)
@@ -100,6 +101,8 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
         numbers = {key for key, value in runs[0].items() if isinstance(value, int | float)}
         merged[name] = {key: statistics.median(run[key] for run in runs) for key in sorted(numbers)}
         merged[name]["errors"] = sum(run["errors"] for run in runs)
+        if "waves" in runs[0]:
+            merged[name]["waves"] = runs[0]["waves"]
         merged[name]["routerUsRange"] = [min(run["routerUs"] for run in runs), max(run["routerUs"] for run in runs)]
     return merged
 

@@ -148,6 +148,10 @@ class Answer:
         """Whether the voucher covers what is due with this job's input in it (R-22)."""
         return self.line.best >= self.line.cum_to + sum(self.line.open.values())
 
+    def close(self) -> None:
+        """Ends the job where it stands, if it has not ended."""
+        self.line.open.pop(self.job_id, None)
+
     def fee(self, tokens: int) -> int:
         """R-19 for so many tokens."""
         prices = self.book.offer

@@ -34,6 +34,7 @@ QUIET = Work("quiet", 16, stream=True, connections=16, pace_us=5_000, rate=20)
 HELD = Work("held", 100, stream=True, connections=1000, pace_us=100_000)
 FIRST_WAVE = Work("wave", 10, stream=True, connections=1000, pace_us=100_000)
 SIGNED_A_SECOND = 1500
+WAVE = ("done", "errors", "firstError", "firstP50", "firstP99", "rssBefore", "rss")
 RUNS = ("plain", "fast", "paced", "quiet", "held")
 
 
@@ -53,8 +54,8 @@ class Target:
 class Bench:
     """What all rounds share."""
 
-    def __init__(self, cache: Path, folder: Path, seconds: float) -> None:
-        self.cache, self.folder, self.seconds = cache, folder, seconds
+    def __init__(self, cache: Path, folder: Path, seconds: float, waves: int = 1) -> None:
+        self.cache, self.folder, self.seconds, self.waves = cache, folder, seconds, waves
         self.lanes = 0
         self.load, self.engine = (self._compiled(name) for name in ("load", "engine"))
 
@@ -80,13 +81,22 @@ class Bench:
                 if work is HELD and name == "litellm":
                     continue  # it would need minutes for them
                 if work is HELD and name != "direct":
-                    # The first wave makes the room that a thousand streams take: memory is flat from then on.
-                    answers += self._drive(target, FIRST_WAVE, 1.0)["done"]
+                    found[work.name] = self._hold(target)
+                    answers += sum(wave["done"] for wave in found[work.name]["waves"])
+                    continue
                 found[work.name] = self._measure(target, work)
                 answers += found[work.name]["done"]
             if target.nodes:
                 found["checked"] = check_nodes_soon(target.nodes, answers)
             return found
+
+    def _hold(self, target: Target) -> dict[str, Any]:
+        """Waves of a thousand streams; the first makes the room that they take: memory is flat from then on."""
+        first = self._drive(target, FIRST_WAVE, 1.0)
+        waves = [self._measure(target, HELD) for _ in range(self.waves)]
+        kept = [{name: wave[name] for name in WAVE} for wave in waves]
+        errors = sum(wave["errors"] for wave in kept)
+        return {**waves[-1], "rssBefore": waves[0]["rssBefore"], "errors": errors, "waves": [first, *kept]}
 
     def _measure(self, target: Target, work: Work) -> dict[str, Any]:
         quick = self.seconds if work is not HELD else max(self.seconds, 12.0)
@@ -106,6 +116,12 @@ class Bench:
             result["checked"] = check_dump(dump, stream=work.stream, tokens=work.tokens).answers
         shown = f"{target.name:26} {work.name:6} {result['done']:8} done {result['errors']:4} errors"
         print(f"{shown} {result['routerUs']:9.1f} us {result['storeUs']:6.1f} us store", file=sys.stderr, flush=True)
+        if work is HELD:
+            rss = f"{memory:.1f} → {result['rss']:.1f} MB"
+            print(
+                f"  first token {result['firstP50'] / 1e6:.2f} / {result['firstP99'] / 1e6:.2f} s, {rss}",
+                file=sys.stderr,
+            )
         if result["firstError"]:
             print(f"  {result['firstError']}", file=sys.stderr)
         return result

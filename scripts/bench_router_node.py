@@ -25,6 +25,7 @@ class Connection(asyncio.Protocol):
         self._book = book
         self._url, self._body = b"", bytearray()
         self._gone = False
+        self._answer: Answer | None = None
         self._out: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -33,8 +34,10 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
 
     def connection_lost(self, _: Exception | None) -> None:
-        """Stops what streams."""
+        """Stops what streams; a job whose router left, say for another node that was quicker, is closed unbilled."""
         self._gone = True
+        if self._answer is not None:
+            self._answer.close()
 
     def data_received(self, data: bytes) -> None:
         """Parses."""
@@ -78,9 +81,10 @@ class Connection(asyncio.Protocol):
         self._out.write(PLAIN % (status, len(raw)) + raw)
 
     def _job(self, answer: Answer) -> None:
+        self._answer = answer
         if not answer.is_paid:
             required = str(answer.line.cum_to + sum(answer.line.open.values()))
-            answer.line.open.pop(answer.job_id)
+            answer.close()
             error = {"message": "pay first", "code": "voucher_too_low", "details": {"required": required}}
             self._plain({"error": error}, 402)
             return
@@ -91,6 +95,8 @@ class Connection(asyncio.Protocol):
             self._begin(loop, answer)
 
     def _begin(self, loop: asyncio.AbstractEventLoop, answer: Answer) -> None:
+        if self._gone:
+            return
         opening = STREAM + _chunked(answer.opening())
         if answer.sent == 0 and answer.at_once:
             frames = [answer.next() for _ in range(answer.count)]

@@ -19,7 +19,8 @@ class StoryFailed(Exception):
 def cheating_node(name: str, cheat: str) -> NodeSpec:
     """The real node, on an engine with cheaper weights or around an engine that lies."""
     if cheat == "weights":
-        return NodeSpec(name=name, engine="cheaper")
+        # It replays with what it served, sees nothing wrong, and would appeal; it knows better.
+        return NodeSpec(name=name, engine="cheaper", settings={"appeal_budget": 0})
     program = (str(repo_root().joinpath(*_CHEATING_NODE)),)
     return NodeSpec(name=name, program=program, arguments=("--cheat", cheat))
 

@@ -76,7 +76,12 @@ class HeldJob:
 
 
 async def held_job(
-    base: Path, engine: FakeEngine | None = None, *, consent: bool = True, form: ResponseFormat | None = None
+    base: Path,
+    engine: FakeEngine | None = None,
+    *,
+    consent: bool = True,
+    form: ResponseFormat | None = None,
+    profile: Bytes32 = PROFILE,
 ) -> HeldJob:
     """An answer by an engine, signed by a node that claims the tiny model; one of a given form ends by itself."""
     folder = base / "model"
@@ -85,7 +90,7 @@ async def held_job(
     model_id = ModelFiles.load(folder).model_id
     shape: dict[str, Any] = {"min_tokens": TOKENS} if form is None else {"response_format": form}
     params = JobParams(max_tokens=TOKENS, template_date=DATE, **shape)
-    offer = Offer(NODE.address, model_id, PROFILE, 2_000_000, 1_000_000, 6_000_000, 256, FINISHED + 10**6)
+    offer = Offer(NODE.address, model_id, profile, 2_000_000, 1_000_000, 6_000_000, 256, FINISHED + 10**6)
     prompt_ids = chat_format.render(PROMPT, DATE)
     request = _request(
         model_id, params, max_fee(offer.prices, prompt_tokens=len(prompt_ids), max_output=TOKENS), consent

@@ -10,8 +10,9 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from retally.inference.chat_format import ChatFormat
-from retally_node.bootstrap import Outside, assemble
+from retally_node.bootstrap import assemble
 from retally_node.node import Node, Served
+from retally_node.outside import Outside
 from retally_node.settings import NodeSettings
 from tests.fakes import FakeEngine
 from tests.fakes_node_customer import Customer
@@ -27,6 +28,7 @@ from tests.fakes_node_ports import (
     FakeClock,
     FakeCollect,
     FakeCourt,
+    FakeDefenceCourt,
     FakeEvidence,
     FakePayers,
     FakeReserve,
@@ -101,6 +103,7 @@ class World:
     reserve: FakeReserve
     silence: FakeSilence
     court: FakeCourt
+    defence: FakeDefenceCourt
     cases: FakeCases
     evidence: FakeEvidence
 
@@ -120,7 +123,8 @@ async def open_world(
     collect = collect or FakeCollect()
     settings = node_settings(folder, **changes)
     served = Served("retally/tiny", MODEL_ID, PROFILE_ID, settings.max_context, OWNER)
-    silence, court, cases, evidence = FakeSilence(), FakeCourt(), FakeCases(), FakeEvidence()
-    outside = Outside(clock, payers, collect, audits, reserve, silence, court, cases, evidence, 1)
+    silence, court, defence = FakeSilence(), FakeCourt(), FakeDefenceCourt()
+    cases, evidence = FakeCases(), FakeEvidence()
+    outside = Outside(clock, payers, collect, audits, reserve, silence, court, defence, cases, evidence, 1)
     node = await assemble(settings, NODE_KEY, DEPLOYMENT, served, engine, chat_format, outside)
-    return World(node, engine, clock, payers, collect, audits, reserve, silence, court, cases, evidence)
+    return World(node, engine, clock, payers, collect, audits, reserve, silence, court, defence, cases, evidence)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from retally.chain.deployment import Deployment
 from retally.chain.escrow import CollectItem
 from retally.chain.events import Collected
-from retally.errors import ChainUnreachable, UpstreamTimeout
+from retally.errors import ChainUnreachable, TransactionFailed, UpstreamTimeout
 from retally.protocol.audit_points import AuditPoint
 from retally.protocol.calibration import Calibration
-from retally.protocol.case import CommitRecord, Range, pack_ranges
+from retally.protocol.case import CommitRecord, Range, Shown, pack_ranges
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Address, Bytes32, keccak
 from retally.protocol.voucher import ChannelId, Reservation
+from retally_node.defence import Accusation, AppealPrice, Means
 from retally_node.jury import Duty
 from retally_node.ledger import OpenChallenge, Vote
 from retally_node.ports import Standing
@@ -171,6 +172,59 @@ class FakeCourt:
 
     async def reveal_vote(self, duty: Duty, vote: Vote) -> None:
         self.reveals.append(vote)
+
+
+@dataclass
+class FakeDefenceCourt:
+    """Cases against the owner as told; an appeal opens the next round, as the Court does, and takes what it costs."""
+
+    open_cases: dict[int, Accusation] = field(default_factory=dict)
+    known: dict[int, CaseFacts] = field(default_factory=dict)
+    cost: int = 101_000_000
+    spent: int = 0
+    at_stake: int = 2_500_000_000
+    held: int = 500_000_000
+    owed: int = 0
+    appealed: list[tuple[int, int]] = field(default_factory=list)
+    moved: list[int] = field(default_factory=list)
+    refuses: str = ""
+    is_reachable: bool = True
+
+    async def accusations(self) -> list[Accusation]:
+        if not self.is_reachable:
+            raise ChainUnreachable("the chain does not answer")
+        return list(self.open_cases.values())
+
+    async def facts(self, case_id: int) -> CaseFacts:
+        return self.known[case_id]
+
+    async def means(self) -> Means:
+        return Means(NODE_KEY.address, self.held, 101_000_000)
+
+    async def price(self, case_id: int) -> AppealPrice:
+        return AppealPrice(self.cost, self.spent, self.at_stake, self.held, NODE_KEY.address)
+
+    async def appeal(self, case_id: int, cost: int) -> None:
+        if self.refuses:
+            raise TransactionFailed(self.refuses)
+        case = self.open_cases[case_id]
+        if case.appeal_end == 0:
+            raise TransactionFailed("CourtWrongStatus")
+        self.appealed.append((case_id, case.round))
+        self.held -= cost
+        self.spent += cost
+        self.cost = 2 * cost - 1_000_000
+        self.open_cases[case_id] = replace(
+            case, round=case.round + 1, verdict=0, appeal_end=0, appeals=case.appeals + 1
+        )
+
+    async def move_on(self, case_id: int, shown: tuple[Shown, ...]) -> None:
+        self.moved.append(case_id)
+
+    async def withdraw(self) -> int:
+        owed, self.owed = self.owed, 0
+        self.held += owed
+        return owed
 
 
 @dataclass

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 
 import uvicorn
 
@@ -24,53 +23,34 @@ from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import ZERO_ADDRESS
 from retally.protocol.pricing import Prices
 from retally_node.admission import Admission
-from retally_node.answer_audit import AuditChain, Auditor
+from retally_node.answer_audit import Auditor
 from retally_node.answer_form import AnswerForms
 from retally_node.api import create_app
+from retally_node.background import Court, loops_of
 from retally_node.candidate import AdmissionRules
 from retally_node.chain_views import ChainAudits, EscrowCollect, EscrowReserve, SilenceView
-from retally_node.challenges import ChallengeChain, Challenges
 from retally_node.channels import ChannelBook
 from retally_node.collector import check_authorised, collector_key
 from retally_node.court_view import ChainCases, ChainCourt, HttpEvidence
 from retally_node.decode import Decoder
+from retally_node.defence_view import ChainDefence
 from retally_node.engine_start import engine_process, ready_engine
-from retally_node.jury import CourtView, EvidenceSource, Jury
 from retally_node.ledger import Ledger
-from retally_node.loops import Loops
 from retally_node.metrics import Metrics
 from retally_node.node import Node, Served
 from retally_node.offers import Offers
-from retally_node.own_replayer import own_replayer
+from retally_node.outside import Outside
 from retally_node.payers import ChainPayers
-from retally_node.ports import Clock, Payers
+from retally_node.ports import Clock
 from retally_node.recovery import close_open_segments
-from retally_node.reservations import Reservations, ReserveChain
 from retally_node.room import ServingRoom
 from retally_node.segment import SegmentWork
 from retally_node.serve_job import JobServer
 from retally_node.settings import NodeSettings
-from retally_node.settlement import CollectChain, Settlement
+from retally_node.settlement import Settlement
 from retally_node.speed import measure
-from retally_node.weigh_case import CaseChain, CaseScale
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Outside:
-    """Everything around a node, as ports."""
-
-    clock: Clock
-    payers: Payers
-    collect: CollectChain
-    audits: AuditChain
-    reserve: ReserveChain
-    challenges: ChallengeChain
-    court: CourtView
-    cases: CaseChain
-    evidence: EvidenceSource
-    deployed_block: int
 
 
 async def assemble(
@@ -90,6 +70,7 @@ async def assemble(
     room = ServingRoom(settings.max_running, settings.max_waiting)
     rules = _rules(settings, key, deployment, served, chat_format)
     settlement = _settlement(settings, deployment, ledger, book, outside)
+    court = Court.of(settings, served, ledger, engine, chat_format, deployment.domain, outside)
     return Node(
         settings=settings,
         key=key,
@@ -104,8 +85,9 @@ async def assemble(
         server=JobServer(work, room),
         settlement=settlement,
         auditor=Auditor(ledger, deployment.domain, outside.audits, outside.clock),
-        loops=_loops(settings, key, deployment, served, ledger, settlement, Judge(engine, chat_format), outside),
-        metrics=Metrics(room, book),
+        defence=court.defence,
+        loops=loops_of(settings, key, deployment.domain, ledger, settlement, court, outside),
+        metrics=Metrics(room, book, court.defence),
     )
 
 
@@ -145,36 +127,6 @@ def _settlement(
         interval_seconds=settings.settle_interval_seconds,
         expiry_seconds=settings.settle_at_expiry_seconds,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Judge:
-    """What a juror replays with."""
-
-    engine: Engine
-    chat_format: ChatFormat
-
-
-def _loops(
-    settings: NodeSettings,
-    key: SigningKey,
-    deployment: Deployment,
-    served: Served,
-    ledger: Ledger,
-    settlement: Settlement,
-    judge: Judge,
-    outside: Outside,
-) -> Loops:
-    domain, loops = deployment.domain, Loops(settings.poll_seconds)
-    loops.add("settlement", settlement.step)
-    loops.add("reservations", Reservations(ledger, outside.reserve, key.address).step)
-    loops.add("challenges", Challenges(ledger, outside.challenges, domain, outside.deployed_block).step)
-    if settings.jury:
-        own = own_replayer(settings, served, judge.engine, judge.chat_format)
-        scale = CaseScale(outside.cases, own, domain)
-        jury = Jury(ledger, outside.court, outside.evidence, scale, served.owner, outside.clock)
-        loops.add("jury", jury.step)
-    return loops
 
 
 def _rules(
@@ -232,24 +184,30 @@ async def open_node(settings: NodeSettings, engine: Engine | None = None) -> Asy
         await check_authorised(chain, served.owner, collector.address)
         pending = "pending_tx.json" if collector.address == key.address else "pending_collector_tx.json"
         sender = TxSender(chain, collector, settings.data_dir / pending)
-        outside = Outside(
-            clock=chain.clock,
-            payers=ChainPayers(chain.escrow, key.address, settings.standing_seconds),
-            collect=EscrowCollect(chain, sender, key.address),
-            audits=ChainAudits(chain),
-            reserve=EscrowReserve(chain, sender),
-            challenges=SilenceView(chain, sender, key.address),
-            court=ChainCourt(chain, sender, served.owner),
-            cases=ChainCases(chain, settings.calibration_dir),
-            evidence=HttpEvidence(),
-            deployed_block=deployment.deployed_block,
-        )
+        outside = _outside(settings, chain, key, sender, served)
         chat_format = ChatFormat.load(settings.model_dir)
         node = await assemble(settings, key, deployment, served, engine, chat_format, outside)
         stack.callback(node.ledger.close)
         stack.push_async_callback(node.loops.stop)
         node.loops.start()
         yield node
+
+
+def _outside(settings: NodeSettings, chain: Chain, key: SigningKey, sender: TxSender, served: Served) -> Outside:
+    court = ChainCourt(chain, sender, served.owner)
+    return Outside(
+        clock=chain.clock,
+        payers=ChainPayers(chain.escrow, key.address, settings.standing_seconds),
+        collect=EscrowCollect(chain, sender, key.address),
+        audits=ChainAudits(chain),
+        reserve=EscrowReserve(chain, sender),
+        challenges=SilenceView(chain, sender, key.address),
+        court=court,
+        defence=ChainDefence(chain, sender, served.owner, court),
+        cases=ChainCases(chain, settings.calibration_dir),
+        evidence=HttpEvidence(),
+        deployed_block=chain.deployment.deployed_block,
+    )
 
 
 async def _served(

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import httpx
 import typer
+from rich.console import RenderableType
 
 from retally.chain.connection import Chain
 from retally.chain.deployment import Deployment
@@ -32,6 +33,7 @@ app = typer.Typer(cls=JsonGroup, no_args_is_help=True, help="Serve a model and e
 
 Config = Annotated[Path, typer.Option("--config", help="node.toml", exists=True, dir_okay=False)]
 GAS_WEI = 10**17
+STATUS = ("owner", "registered", "collector", "authorised", "endpoint", "serving", "jobs", "uncollected", "problems")
 HOT_COLLECTOR = (
     "the node's own key may now collect, answer and vote for you: whoever steals it can cost you half of the stake; "
     "to keep one apart set collector_key_file in node.toml and stake again"
@@ -81,10 +83,14 @@ def stake(
     collector: Annotated[
         str | None, typer.Option(help="Who may collect, answer and vote: an address, or none; else the node's key.")
     ] = None,
+    appeals: Annotated[
+        str | None, typer.Option(help="How much to send that key, in rUSD, so that it can appeal for you.")
+    ] = None,
 ) -> None:
     """Stake with the owner's key, register the node and authorise the key that collects."""
     settings = NodeSettings.load(config)
     url = endpoint or settings.public_url or f"http://{settings.host}:{settings.port}"
+    for_appeals = _for_appeals(appeals, collector)
 
     async def work() -> dict[str, Any]:
         async with _operator(ctx, settings) as operator:
@@ -98,7 +104,7 @@ def stake(
             await operate.authorise(operator, node.address, acting)
             await operate.enlist(operator, node.address)
             if acting is not None:
-                await operate.send_gas(operator, acting, GAS_WEI)
+                await _provide(operator, acting, for_appeals)
             entry = {"node": node.address, "entry": done, "collector": acting}
             return {**entry, **await operate.stake_status(operator.chain, operator.owner)}
 
@@ -106,6 +112,22 @@ def stake(
     if data["collector"] == data["node"]:
         note(ctx, HOT_COLLECTOR)
     emit(ctx, data, f"{data['node']} is {data['entry']}; staked: {show_amount(int(data['bonded']))}")
+
+
+def _for_appeals(appeals: str | None, collector: str | None) -> int:
+    """What the key that acts for the owner shall have for appeals; looked at before anything is sent."""
+    if appeals is None:
+        return 0
+    if collector == "none":
+        raise BadRequest("nobody is named who could appeal", param="appeals", hint="leave --collector none out")
+    return parse_amount(appeals)
+
+
+async def _provide(operator: operate.Operator, acting: Address, for_appeals: int) -> None:
+    """Gas for the key that acts for the owner, and money for its appeals."""
+    await operate.send_gas(operator, acting, GAS_WEI)
+    if for_appeals:
+        await operate.fund_appeals(operator, acting, for_appeals)
 
 
 def _acting(collector: str | None, settings: NodeSettings, node: SigningKey) -> Address | None:
@@ -146,26 +168,24 @@ def status(ctx: typer.Context, config: Config) -> None:
                 "endpoint": entry.endpoint,
                 "serving": answer is not None,
                 **await operate.stake_status(chain, entry.owner),
+                **await operate.appeal_status(chain, collector),
                 **(answer or {}),
             }
 
     data = run(work)
+    emit(ctx, data, _status_view(data))
+
+
+def _status_view(data: dict[str, Any]) -> RenderableType:
     view = table("node", str(data["node"]))
-    for name in (
-        "owner",
-        "registered",
-        "collector",
-        "authorised",
-        "endpoint",
-        "serving",
-        "jobs",
-        "uncollected",
-        "problems",
-    ):
+    for name in STATUS:
         if name in data:
             view.add_row(name, str(data[name]))
-    view.add_row("bonded", show_amount(int(data["bonded"])))
-    emit(ctx, data, view)
+    for name in ("bonded", "appealFunds", "appealCost"):
+        view.add_row(name, show_amount(int(data[name])))
+    for case in data.get("cases", ()):
+        view.add_row(f"case {case['case']}", f"own replay: {case['ownReplay']}; {case['state']}")
+    return view
 
 
 @app.command()

@@ -9,11 +9,11 @@ from typing import Protocol
 
 from retally.chain.court import vote_hash
 from retally.crash_points import crash_point
-from retally.errors import BadRequest, RetallyError, TransactionFailed
-from retally.protocol.encoding import Address, Bytes32, keccak
-from retally.protocol.evidence_file import MAX_BYTES, EvidenceFile
+from retally.errors import RetallyError, TransactionFailed
+from retally.protocol.encoding import Address, Bytes32
 from retally_node.ledger import Ledger, Vote
 from retally_node.ports import Clock
+from retally_node.read_evidence import EvidenceSource, read_evidence
 from retally_node.weigh_case import INCONCLUSIVE, CaseFacts, CaseScale, Opinion
 
 log = logging.getLogger(__name__)
@@ -49,13 +49,6 @@ class CourtView(Protocol):
 
     async def reveal_vote(self, duty: Duty, vote: Vote) -> None:
         """Show a vote."""
-
-
-class EvidenceSource(Protocol):
-    """Where evidence files come from."""
-
-    async def fetch(self, uri: str, max_bytes: int) -> bytes:
-        """The bytes behind a uri."""
 
 
 class Jury:
@@ -115,17 +108,8 @@ class Jury:
         return vote
 
     async def _opinion(self, facts: CaseFacts) -> Opinion:
-        data = await self._source.fetch(facts.evidence_uri, MAX_BYTES)
-        if keccak(data) != facts.evidence_hash:
-            log.warning("case %d: the file served is not the file named", facts.case_id)
-            return INCONCLUSIVE
-        try:
-            file = EvidenceFile.from_bytes(data)
-        except BadRequest as error:
-            # The file that the case names is this one: waiting makes it no better.
-            log.warning("case %d: %s", facts.case_id, error)
-            return INCONCLUSIVE
-        return await self._scale.weigh(facts, file)
+        file = await read_evidence(self._source, facts)
+        return INCONCLUSIVE if file is None else await self._scale.weigh(facts, file)
 
     async def _commit(self, duty: Duty, vote: Vote) -> None:
         if self._clock.now() > duty.commit_end:

@@ -15,6 +15,7 @@ from retally.protocol.wire import ChannelState
 from retally_node.admission import Admission
 from retally_node.answer_audit import Auditor
 from retally_node.channels import Channel, ChannelBook
+from retally_node.defence import Defence
 from retally_node.ledger import Ledger
 from retally_node.loops import Loops
 from retally_node.metrics import Metrics
@@ -55,6 +56,7 @@ class Node:
     server: JobServer
     settlement: Settlement
     auditor: Auditor
+    defence: Defence
     loops: Loops
     metrics: Metrics = field(repr=False)
 
@@ -107,5 +109,6 @@ class Node:
             "collected": str(sum(commit.paid for commit in commits)),
             "uncollected": str(sum(channel.last_cum - channel.collected for channel in channels)),
             "commits": len(commits),
+            "cases": self.defence.open_cases,
             "problems": self.problems(),
         }

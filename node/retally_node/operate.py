@@ -95,6 +95,23 @@ async def send_gas(operator: Operator, collector: Address, wei: int) -> None:
         await operator.sender.send(ContractCall(collector, b"", "gas for the node"), wei)
 
 
+async def fund_appeals(operator: Operator, collector: Address, amount: int) -> None:
+    """Send the key that appeals for the owner what fees and bonds of appeals take."""
+    chain = operator.chain
+    held = await chain.asset.balance_of(operator.owner)
+    if held < amount:
+        raise InsufficientFunds(amount, held)
+    await operator.sender.send(chain.asset.transfer(collector, amount))
+
+
+async def appeal_status(chain: Chain, collector: Address) -> dict[str, Any]:
+    """What the key that appeals holds, and what the first appeal of a case takes."""
+    return {
+        "appealFunds": str(await chain.asset.balance_of(collector)),
+        "appealCost": str(await chain.court.appeal_cost(0)),
+    }
+
+
 async def stake_status(chain: Chain, owner: Address) -> dict[str, Any]:
     """The owner's stake."""
     state = await chain.staking.stake_of(owner, Role.OPERATOR)

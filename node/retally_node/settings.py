@@ -60,6 +60,9 @@ class NodeSettings(ServiceSettings):
         default=2.0, ge=0, description="how long a payer's standing read on chain is trusted"
     )
     jury: bool = True
+    appeal_budget: Amount = Field(
+        default=750_000_000, description="the most that appeals of one case against the owner may take; 0 appeals none"
+    )
     calibration_dir: Path | None = None
 
     @model_validator(mode="after")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from retally_router.serve import run
 from retally_router.settings import RouterSettings
+from retally_router.start import start
 
 
 def main() -> None:
     """Serve with the settings of a file."""
-    run(RouterSettings.of_command_line("retally_router", "Route jobs of the retally market."))
+    start(RouterSettings.of_command_line("retally_router", "Route jobs of the retally market."))
 
 
 if __name__ == "__main__":

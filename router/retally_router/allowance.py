@@ -9,13 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from retally.errors import RetallyError
 from retally.protocol.key_limits import LARGEST, KeyLimits
 from retally_router.allowance_script import LEASE
 from retally_router.end_tasks import end_tasks
 from retally_router.limit_errors import limit_error, rate_headers
+from retally_router.store_errors import StoreError
 
 DAY_SECONDS = 86_400
 # Leased at once at most, in requests like the one that asks: what a crash can cost a key's limit.
@@ -113,7 +112,7 @@ class Allowances:
         if self._renewer is not None:
             await end_tasks([self._renewer])
         for allowance in self._known.values():
-            with contextlib.suppress(RedisError):
+            with contextlib.suppress(StoreError):
                 await self._sync(allowance, keep=False)
 
     async def hold(self, key_id: str, limits: KeyLimits, *, tokens: int, amount: int) -> Held:
@@ -206,7 +205,7 @@ class Allowances:
     async def _keep_renewing(self) -> None:
         while True:
             await asyncio.sleep(self._lease_seconds / 4)
-            with contextlib.suppress(RedisError):
+            with contextlib.suppress(StoreError):
                 await self.renew()
 
 

@@ -1,69 +1,96 @@
-"""The FastAPI app: everything but the completions themselves."""
+"""The app: every route but the completions themselves."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.resources import files
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from redis.exceptions import RedisError
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from retally.errors import BadRequest, NotFound, RetallyError, Unavailable, UnknownModel, openai_envelope
 from retally_router.directory import Directory, Listed
 from retally_router.generation_api import GenerationApi
-from retally_router.hot_path import error_headers
+from retally_router.hot_path import ENDPOINTS, error_headers
 from retally_router.job_log import JobLog
 from retally_router.market_api import MarketApi
 from retally_router.metrics import Metrics
-from retally_router.openapi_document import complete_document
+from retally_router.responses_path import RESPONSES
+from retally_router.served_route import ServedRoute
+from retally_router.store_errors import StoreError
 
 log = structlog.get_logger(__name__)
 
 Lifespan = Callable[[], AbstractAsyncContextManager[None]]
 
 
-def build_api(
-    directory: Directory, job_log: JobLog, market: MarketApi, metrics: Metrics, redis: Any, lifespan: Lifespan
-) -> FastAPI:
+def build_api(routes: list[ServedRoute], lifespan: Lifespan) -> Starlette:
     """The app with all its routes; `lifespan` starts and stops the router's background work."""
 
     @asynccontextmanager
-    async def running(_: FastAPI) -> AsyncIterator[None]:
+    async def running(_: Starlette) -> AsyncIterator[None]:
         async with lifespan():
             yield
 
-    app = FastAPI(title="retally router", lifespan=running, docs_url=None, redoc_url=None)
-    _handle_errors(app)
-    _add_models(app, directory)
-    _add_state(app, directory, metrics, redis)
-    complete_document(app)
-    app.include_router(market.router())
-    app.include_router(GenerationApi(job_log, directory, market.max_body_bytes).router())
+    async def document(_: Request) -> Response:
+        return Response(openapi_text(), media_type="application/json")
 
-    @app.get("/retally/v1/faults")
+    served = [route.for_starlette() for route in routes]
+    return Starlette(
+        routes=[*served, Route("/openapi.json", document)], lifespan=running, exception_handlers=_error_handlers()
+    )
+
+
+def openapi_text() -> str:
+    """The OpenAPI document; `python -m retally_router.openapi_document` writes it anew."""
+    return files("retally_router").joinpath("openapi.json").read_text(encoding="utf-8")
+
+
+def routes_of(
+    directory: Directory, job_log: JobLog, market: MarketApi, metrics: Metrics, redis: Any
+) -> list[ServedRoute]:
+    """All routes."""
+
     async def faults() -> dict[str, Any]:
         return {"faults": await job_log.faults(100)}
 
-    return app
+    return [
+        *_model_routes(directory),
+        *_state_routes(directory, metrics, redis),
+        *[_in_front(path) for path in (*ENDPOINTS, RESPONSES)],
+        *market.routes(),
+        *GenerationApi(job_log, directory, market.max_body_bytes).routes(),
+        ServedRoute("GET", "/retally/v1/faults", faults),
+    ]
 
 
-def _add_models(app: FastAPI, directory: Directory) -> None:
-    @app.get("/v1/models")
+def _in_front(path: str) -> ServedRoute:
+    """A route that never gets here: it makes other methods refused, and stands in the document."""
+
+    async def served_in_front() -> None:
+        raise Unavailable("completions are served in front of this app")
+
+    return ServedRoute("POST", path, served_in_front)
+
+
+def _model_routes(directory: Directory) -> list[ServedRoute]:
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": list(models_of(directory.nodes()).values())}
 
-    @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         found = models_of(directory.nodes()).get(name)
         if found is None:
             raise UnknownModel(name)
         return found
+
+    return [ServedRoute("GET", "/v1/models", models), ServedRoute("GET", "/v1/models/{name:path}", model)]
 
 
 def models_of(nodes: list[Listed]) -> dict[str, dict[str, Any]]:
@@ -89,35 +116,29 @@ def models_of(nodes: list[Listed]) -> dict[str, dict[str, Any]]:
     return models
 
 
-def _add_state(app: FastAPI, directory: Directory, metrics: Metrics, redis: Any) -> None:
-    @app.get("/healthz", response_model=None)
+def _state_routes(directory: Directory, metrics: Metrics, redis: Any) -> list[ServedRoute]:
     async def healthz() -> Response:
         alive = sum(node.alive for node in directory.nodes())
         try:
             await redis.ping()
-        except RedisError as error:
+        except StoreError as error:
             return JSONResponse({"status": "failing", "redis": str(error), "nodesAlive": alive}, 503)
         return JSONResponse({"status": "ok" if alive else "no nodes", "nodesAlive": alive})
 
-    @app.get("/metrics", response_model=None)
     async def metrics_text() -> Response:
         metrics.nodes_alive.set(sum(node.alive for node in directory.nodes()))
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
+    return [ServedRoute("GET", "/healthz", healthz), ServedRoute("GET", "/metrics", metrics_text)]
 
-def _handle_errors(app: FastAPI) -> None:
+
+def _error_handlers() -> dict[Any, Any]:
     async def of_retally(_: Request, error: Exception) -> Response:
         assert isinstance(error, RetallyError)
         return envelope_response(error)
 
-    async def of_redis(_: Request, error: Exception) -> Response:
+    async def of_store(_: Request, error: Exception) -> Response:
         return envelope_response(Unavailable(f"the router's store does not answer: {error}"))
-
-    async def of_validation(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:]) or None
-        return envelope_response(BadRequest(f"{where or 'the body'}: {first['msg']}", param=where))
 
     async def of_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -130,14 +151,7 @@ def _handle_errors(app: FastAPI) -> None:
         log.error("request_failed", path=request.url.path, exc_info=error)
         return envelope_response(RetallyError("the router failed", hint="report this with the x-request-id"))
 
-    for kind, handler in (
-        (RetallyError, of_retally),
-        (RedisError, of_redis),
-        (RequestValidationError, of_validation),
-        (HTTPException, of_http),
-        (Exception, of_bug),
-    ):
-        app.add_exception_handler(kind, handler)
+    return {RetallyError: of_retally, StoreError: of_store, HTTPException: of_http, Exception: of_bug}
 
 
 def envelope_response(error: RetallyError) -> Response:

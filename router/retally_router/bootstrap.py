@@ -11,13 +11,15 @@ from typing import Any
 from retally.chain.connection import Chain
 from retally.chain.deployment import Deployment
 from retally.chain.recursion import bound_recursion
-from retally.keystore import service_key
+from retally.errors import BadRequest
 from retally.protocol.eip712 import Address, Domain, SigningKey
 from retally_router.accept_job import AcceptJob
 from retally_router.allowance import Allowances
-from retally_router.api import Lifespan, build_api
+from retally_router.api import Lifespan, build_api, routes_of
+from retally_router.chain_exchange import PooledExchange
 from retally_router.chain_view import OnChainView, Standings
 from retally_router.channels import Channels
+from retally_router.checked_settings import CheckedSettings
 from retally_router.credit import Credit
 from retally_router.directory import Directory
 from retally_router.front import Front
@@ -41,8 +43,8 @@ from retally_router.quotes import Quotes
 from retally_router.resume_job import ResumeJob
 from retally_router.selection import Selection
 from retally_router.serve_job import Means
-from retally_router.settings import RouterSettings
 from retally_router.settle_jobs import SettleJobs
+from retally_router.tracing import Tracing, Untraced
 from retally_router.vouchers import VoucherSender
 
 DEVNET_CHAIN_ID = 31337
@@ -96,16 +98,18 @@ class _Parts:
     boot: int
 
 
-def build_router(settings: RouterSettings, outside: Outside, owned: tuple[Any, ...] = ()) -> Router:
+def build_router(settings: CheckedSettings, outside: Outside, owned: tuple[Any, ...] = ()) -> Router:
     """The whole router; `owned` is started and closed with it."""
     bound_recursion()
     parts = _parts(settings, outside)
     jobs = JobMetrics(parts.metrics.registry)
     jobs.watch(parts.channels.accounts)
+    tracing = tracing_of(settings)
     hot = HotPath(
         _accept(settings, outside, parts),
         parts.metrics,
         jobs,
+        tracing,
         max_body_bytes=settings.max_body_bytes,
         client_seconds=settings.client_seconds,
     )
@@ -121,8 +125,8 @@ def build_router(settings: RouterSettings, outside: Outside, owned: tuple[Any, .
         settings.max_body_bytes,
     )
     first_lane = settings.replica % settings.lanes
-    running = _lifespan(parts, outside, owned, first_lane)
-    api = build_api(parts.directory, parts.log, market, parts.metrics, outside.redis, running)
+    running = _lifespan(parts, outside, (tracing, *owned), first_lane)
+    api = build_api(routes_of(parts.directory, parts.log, market, parts.metrics, outside.redis), running)
     rest = OtherPaths(
         hot,
         IdempotentAnswers(outside.redis),
@@ -135,7 +139,19 @@ def build_router(settings: RouterSettings, outside: Outside, owned: tuple[Any, .
     )
 
 
-def _parts(settings: RouterSettings, outside: Outside) -> _Parts:
+def tracing_of(settings: CheckedSettings) -> Tracing:
+    """What tells requests to a collector, if there is one; raises BadRequest where its library is not installed."""
+    if not settings.otlp_endpoint:
+        return Untraced()
+    try:
+        from retally_router.otel import OtelTracing
+    except ImportError as error:
+        hint = "install the router with `retally[otel]`, or leave otlp_endpoint empty"
+        raise BadRequest(f"OpenTelemetry is not installed: {error}", param="otlp_endpoint", hint=hint) from error
+    return OtelTracing.over_http(settings.otlp_endpoint, settings.trace_share)
+
+
+def _parts(settings: CheckedSettings, outside: Outside) -> _Parts:
     domain, clock, redis, api = outside.domain, outside.clock, outside.redis, outside.nodes
     boot = time.time_ns() // 1_000_000
     log, watch = JobLog(redis), Watch(settings.breaker_failures, settings.breaker_seconds)
@@ -166,7 +182,7 @@ def _parts(settings: RouterSettings, outside: Outside) -> _Parts:
     )
 
 
-def _accept(settings: RouterSettings, outside: Outside, parts: _Parts) -> AcceptJob:
+def _accept(settings: CheckedSettings, outside: Outside, parts: _Parts) -> AcceptJob:
     return AcceptJob(
         parts.keys,
         parts.quotes,
@@ -185,7 +201,7 @@ def _accept(settings: RouterSettings, outside: Outside, parts: _Parts) -> Accept
     )
 
 
-def _means(settings: RouterSettings, outside: Outside, parts: _Parts) -> Means:
+def _means(settings: CheckedSettings, outside: Outside, parts: _Parts) -> Means:
     assigner = Assigner(outside.key, settings.replica, parts.boot, outside.domain)
     placer = Placer(
         outside.nodes,
@@ -235,17 +251,17 @@ def _lifespan(parts: _Parts, outside: Outside, owned: tuple[Any, ...], first_lan
     return running
 
 
-def build_app(settings: RouterSettings) -> Front:
+def build_app(settings: CheckedSettings) -> Front:
     """The router over a real chain, a real Redis and real nodes."""
     deployment = Deployment.load(settings.deployment)
-    chain = Chain(settings.rpc_url, deployment)
+    chain = Chain(settings.rpc_url, deployment, PooledExchange(settings.rpc_url))
     redis = open_store(settings.redis_url, STORE_SECONDS)
     nodes = HttpNodeApi(
         connect_seconds=settings.connect_seconds,
         first_byte_seconds=settings.first_byte_seconds,
         idle_seconds=settings.idle_seconds,
     )
-    key = service_key(settings, deployment.chain_id)
+    key = SigningKey.from_hex(settings.key)
     asset = deployment.address("Asset")
     outside = Outside(OnChainView(chain), chain.clock, deployment.domain, redis, nodes, key, asset)
     return build_router(settings, outside, (RedisConnection(redis), chain)).app
@@ -266,7 +282,7 @@ class RedisConnection:
         await self._redis.aclose()
 
 
-def _directory(settings: RouterSettings, outside: Outside, watch: Watch) -> Directory:
+def _directory(settings: CheckedSettings, outside: Outside, watch: Watch) -> Directory:
     return Directory(
         outside.chain,
         outside.nodes,

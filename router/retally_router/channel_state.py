@@ -9,43 +9,21 @@ from dataclasses import dataclass, field
 
 from retally.errors import InvalidReceipt
 from retally.protocol.eip712 import Domain, SigningKey
-from retally.protocol.pricing import PER
-from retally.protocol.receipt import JobReceipt
+from retally.protocol.receipt import JobReceipt, ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
+from retally_router.open_segments import OpenSegment, OpenSegments, SegmentKey
 
-# Tokens that a node may have put out on an open segment before we saw them.
-UNSEEN_TOKENS = 64
-
-SegmentKey = tuple[bytes, int, int]
 Act = Callable[[], Awaitable[None]]
 SignedVoucher = tuple[Voucher, bytes]
 
 
 @dataclass(slots=True)
-class OpenSegment:
-    """An open segment's largest cost by our own count."""
+class ReceiptBatch:
+    """Receipts of one channel that are put on record together, and the segments that they close."""
 
-    input_cost: int
-    price_out: int
-    max_output: int
-    output: int = 0
-    #: What was promised for it beyond what its channel had to spare.
-    share: int = 0
-
-    @property
-    def upper(self) -> int:
-        """What the segment can be due for, by what we saw of it."""
-        return (self.input_cost + self.output * self.price_out) // PER
-
-    @property
-    def slack(self) -> int:
-        """What it can be due for beyond that."""
-        return min(UNSEEN_TOKENS * self.price_out // PER + 1, self.limit - self.upper)
-
-    @property
-    def limit(self) -> int:
-        """What it can be due for at all."""
-        return (self.input_cost + self.max_output * self.price_out) // PER
+    work: asyncio.Task[None]
+    leaves: list[ReceiptLeaf] = field(default_factory=list)
+    segments: dict[SegmentKey, OpenSegment] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -63,12 +41,14 @@ class ChannelAccount:
     claimed: int = 0
     wanted: int = 0
     pending: dict[int, int] = field(default_factory=dict)
-    open: dict[SegmentKey, OpenSegment] = field(default_factory=dict)
+    open: OpenSegments = field(default_factory=OpenSegments)
     reopened: set[SegmentKey] = field(default_factory=set)
     #: By job: what closed segments cost beyond what was promised for them.
     owing: dict[bytes, int] = field(default_factory=dict)
     once_paid: deque[tuple[int, Act]] = field(default_factory=deque)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    #: The receipts that the next write puts on record.
+    batch: ReceiptBatch | None = None
     asked: int = 0
     signed: SignedVoucher | None = None
     signing: asyncio.Task[None] | None = None
@@ -77,18 +57,18 @@ class ChannelAccount:
     def own_due(self) -> int:
         """The most that is due by our own count."""
         waiting = sum(to - start for start, to in self.pending.items())
-        return self.closed + waiting + sum(segment.upper for segment in self.open.values())
+        return self.closed + waiting + self.open.upper
 
     @property
     def limit(self) -> int:
         """What the node can have counted at all, however far behind we read."""
         waiting = sum(to - start for start, to in self.pending.items())
-        return self.closed + waiting + sum(segment.limit for segment in self.open.values())
+        return self.closed + waiting + self.open.limit
 
     @property
     def slack(self) -> int:
         """What open segments can be due for beyond what we saw of them."""
-        return sum(segment.slack for segment in self.open.values())
+        return self.open.slack
 
     @property
     def is_idle(self) -> bool:
@@ -98,7 +78,7 @@ class ChannelAccount:
     def admit(self, segments: Mapping[SegmentKey, OpenSegment]) -> int:
         """Opens a job's segments; answers the total that its voucher has to promise before prefill (R-22)."""
         slack = self.slack
-        self.open.update(segments)
+        self.open.add(segments)
         return max(self.promised, self.own_due + slack)
 
     def most_before(self, segments: Mapping[SegmentKey, OpenSegment]) -> int:
@@ -113,7 +93,7 @@ class ChannelAccount:
 
     def reopen(self, segments: Mapping[SegmentKey, OpenSegment]) -> None:
         """Opens what is on record as open; a crash may have come between counting a receipt and saying so."""
-        self.open.update(segments)
+        self.open.add(segments)
         self.reopened.update(segments)
 
     def close(self, segment: SegmentKey, receipt: JobReceipt) -> None:
@@ -138,6 +118,8 @@ class ChannelAccount:
             jobs[job_id.hex()] = share = max(0, min(more, owed))
             more -= share
         for key, segment in self.open.items():
+            if more <= 0:
+                break
             share = max(0, min(more, segment.upper + segment.slack - segment.share))
             if share:
                 shares[key], more = share, more - share
@@ -171,7 +153,7 @@ class ChannelAccount:
             if self.signing is None:
                 # It begins in the loop's next turn: whoever asks in this one is in it.
                 self.signing = asyncio.create_task(self._sign())
-                self.signing.add_done_callback(_look_at)
+                self.signing.add_done_callback(look_at)
             await asyncio.shield(self.signing)
         return self.signed
 
@@ -188,7 +170,7 @@ class ChannelAccount:
             self.signing = None
 
 
-def _look_at(signing: asyncio.Task[None]) -> None:
+def look_at(work: asyncio.Task[None]) -> None:
     """Whoever still waits hears of a failure; nobody may be left to."""
-    if not signing.cancelled():
-        signing.exception()
+    if not work.cancelled():
+        work.exception()

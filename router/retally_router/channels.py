@@ -6,19 +6,19 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 
-from redis.exceptions import RedisError
-
 from retally.errors import InvalidSignature, NodeUnavailable
 from retally.protocol.eip712 import Domain, check_signed_by
 from retally.protocol.receipt import ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
 from retally.protocol.wire import ChannelState
-from retally_router.channel_state import ChannelAccount, OpenSegment, SegmentKey
+from retally_router.channel_state import ChannelAccount, ReceiptBatch, look_at
 from retally_router.check_frames import Placed
 from retally_router.credit import Credit
 from retally_router.job_log import JobLog
 from retally_router.keys import Session
+from retally_router.open_segments import OpenSegment, SegmentKey
 from retally_router.ports import NodeApi
+from retally_router.store_errors import StoreError
 
 KEPT_CHANNELS = 20_000
 
@@ -56,18 +56,31 @@ class Channels:
         self._accounts.pop(account.channel.key, None)
 
     async def close_segment(self, account: ChannelAccount, leaf: ReceiptLeaf, segment: int) -> None:
-        """Moves the money line by a checked receipt and puts it on record."""
+        """Moves the money line by a checked receipt and puts it on record, with the others that wait for that."""
         receipt = leaf.receipt
         key = (receipt.job_id, receipt.choice, segment)
+        known = account.open.get(key)
+        account.close(key, receipt)
+        batch = account.batch
+        if batch is None:
+            batch = account.batch = ReceiptBatch(asyncio.create_task(self._record(account)))
+            batch.work.add_done_callback(look_at)
+        batch.leaves.append(leaf)
+        if known is not None:
+            batch.segments[key] = known
+        # A client that leaves ends its waiting; the others' receipts are in the same write.
+        await asyncio.shield(batch.work)
+
+    async def _record(self, account: ChannelAccount) -> None:
+        # One write at a time: the money line on record must never go back.
         async with account.lock:
-            known = account.open.get(key)
-            account.close(key, receipt)
+            batch, account.batch = account.batch, None
+            assert batch is not None
             try:
-                await self._log.add_receipt(leaf, account)
-            except RedisError:
-                # Counted here but not on record: the segment stays open until it is.
-                if known is not None:
-                    account.reopen({key: known})
+                await self._log.add_receipts(batch.leaves, account)
+            except StoreError:
+                # Counted here but not on record: the segments stay open until they are.
+                account.reopen(batch.segments)
                 raise
 
     async def last_voucher(self, session: Session, placed: Placed) -> tuple[Voucher, bytes]:

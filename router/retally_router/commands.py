@@ -10,7 +10,7 @@ import httpx
 import typer
 from rich.table import Table
 
-from retally.cli.output import JsonGroup, emit
+from retally.cli.output import JsonGroup, emit, is_json
 from retally.errors import Unavailable, error_of_envelope
 
 app = typer.Typer(cls=JsonGroup, name="router", help="Run a router, or look at one.", no_args_is_help=True)
@@ -27,15 +27,17 @@ class Server(StrEnum):
 
 @app.command()
 def serve(
+    ctx: typer.Context,
     config: Annotated[Path, typer.Option(help="TOML file with the router's settings.")],
     server: Annotated[Server | None, typer.Option(help="HTTP server, instead of the one in the settings.")] = None,
 ) -> None:
     """Serves until Ctrl-C."""
-    from retally_router.serve import run
     from retally_router.settings import RouterSettings
+    from retally_router.start import start
 
     settings = RouterSettings.load(config)
-    run(settings if server is None else settings.model_copy(update={"server": server.value}))
+    chosen = settings if server is None else settings.model_copy(update={"server": server.value})
+    start(chosen, as_json=is_json(ctx))
 
 
 @app.command()

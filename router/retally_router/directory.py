@@ -29,6 +29,8 @@ RTT_POLLS = 8
 #: Prompt tokens that a waiting job is taken to have where the node does not tell.
 WAITING_TOKENS = 500
 FASTEST = 10**9
+#: Of one poll that failed, a busy router may be the cause itself.
+SILENT_POLLS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,14 @@ class Listed:
         }
 
 
+@dataclass(slots=True)
+class Silence:
+    """A node's polls that failed since it last answered; a poll that comes late in a busy router is no silence."""
+
+    since: float
+    polls: int = 0
+
+
 class Directory:
     """Follows the Registry and polls every node; one slow node delays no other."""
 
@@ -110,7 +120,8 @@ class Directory:
         self._rtts: dict[Address, deque[float]] = defaultdict(lambda: deque(maxlen=RTT_POLLS))
         self._current: tuple[float, int, list[Listed]] | None = None
         self._registered: Sequence[RegisteredNode] = ()
-        self._listed: dict[Address, tuple[float, Listed]] = {}
+        self._listed: dict[Address, Listed] = {}
+        self._silences: dict[Address, Silence] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -128,15 +139,18 @@ class Directory:
         now, moment = self._clock.now(), asyncio.get_running_loop().time()
         if self._current is not None and self._current[1] == now and moment < self._current[0] + LIST_SECONDS:
             return self._current[2]
-        late = moment - self._stale_seconds
         current = self._label(
             [
-                replace(listed, alive=seen >= late and listed.offer.valid_until > now)
-                for seen, listed in self._listed.values()
+                replace(listed, alive=self._is_heard(listed.node, moment) and listed.offer.valid_until > now)
+                for listed in self._listed.values()
             ]
         )
         self._current = moment, now, current
         return current
+
+    def _is_heard(self, node: Address, moment: float) -> bool:
+        silence = self._silences.get(node)
+        return silence is None or silence.polls < SILENT_POLLS or moment < silence.since + self._stale_seconds
 
     def find(self, node: str) -> Listed | None:
         """One node."""
@@ -167,9 +181,10 @@ class Directory:
             log.warning("registry_unread", error=str(error))
             return
         known = {registered.node for registered in self._registered}
-        for gone in self._listed.keys() - known:
-            del self._listed[gone]
+        for gone in (self._listed.keys() | self._silences.keys()) - known:
+            self._listed.pop(gone, None)
             self._rtts.pop(gone, None)
+            self._silences.pop(gone, None)
             self._current = None
 
     async def _read_nodes(self) -> None:
@@ -189,8 +204,11 @@ class Directory:
                 self._report(self._watch, listed, parse_object("load", info.get("load", {})))
         except RetallyError as error:
             log.debug("node_unread", node=registered.node, error=str(error))
+            self._silences.setdefault(registered.node, Silence(asked)).polls += 1
+            self._current = None
             return
-        self._listed[registered.node] = (loop.time(), listed)
+        self._silences.pop(registered.node, None)
+        self._listed[registered.node] = listed
         self._current = None
 
     def _report(self, watch: Watch, listed: Listed, load: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The app: completions go straight to the hot path, all else to FastAPI; every response has an x-request-id."""
+"""The app: completions go straight to the hot path, all else to the app; every response has an x-request-id."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from retally_router.sink import Message, Receive, Scope, Send
 
 
 class Front:
-    """A pure ASGI callable in front of the FastAPI app; lifespan goes to FastAPI."""
+    """A pure ASGI callable in front of the app; lifespan goes to it."""
 
     def __init__(self, hot: HotPath, rest: object) -> None:
         self.hot = hot

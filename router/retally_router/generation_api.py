@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 
 from retally.errors import BadRequest, NotFound, UnknownModel
 from retally.protocol.encoding import parse_bytes32
@@ -17,6 +17,7 @@ from retally_router.directory import Directory
 from retally_router.job_log import GENERATION_DIGITS, JobLog
 from retally_router.make_request import parse_body
 from retally_router.market_api import read_limited
+from retally_router.served_route import ServedRoute
 
 _ID = re.compile(rf"(?:chatcmpl-|cmpl-|resp_|0x)?([0-9a-f]{{{GENERATION_DIGITS},64}})")
 _FINISHES = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.TOOL: "tool_calls"}
@@ -30,13 +31,13 @@ class GenerationApi:
     directory: Directory
     max_body_bytes: int
 
-    def router(self) -> APIRouter:
+    def routes(self) -> list[ServedRoute]:
         """All routes."""
-        router = APIRouter(prefix="/v1")
-        router.add_api_route("/receipts/{job_id}", self.receipts, methods=["GET"])
-        router.add_api_route("/generation", self.generation, methods=["GET"])
-        router.add_api_route("/embeddings", self.embeddings, methods=["POST"])
-        return router
+        return [
+            ServedRoute("GET", "/v1/receipts/{job_id}", self.receipts),
+            ServedRoute("GET", "/v1/generation", self.generation),
+            ServedRoute("POST", "/v1/embeddings", self.embeddings),
+        ]
 
     async def receipts(self, job_id: str) -> dict[str, Any]:
         """A job's signed receipts."""

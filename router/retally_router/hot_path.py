@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 import msgspec
 import structlog
-from redis.exceptions import RedisError
 
 from retally.errors import BadRequest, RateLimited, RetallyError, Unavailable, openai_envelope
 from retally.protocol.encoding import to_hex
@@ -25,6 +24,9 @@ from retally_router.metrics import Metrics
 from retally_router.serve_job import ServeJob
 from retally_router.sink import ClientGone, Headers, Receive, Scope, Send, Sink
 from retally_router.sse import DONE, frame_of
+from retally_router.store_errors import StoreError
+from retally_router.tracing import RequestSpan, Tracing
+from retally_router.turnstile import Turnstile
 
 ENDPOINTS = {"/v1/chat/completions": "chat", "/v1/completions": "text"}
 #: Where a request's scope says that it may be repeated.
@@ -40,9 +42,18 @@ class HotPath:
     """Serves POST /v1/chat/completions and /v1/completions."""
 
     def __init__(
-        self, accept: AcceptJob, metrics: Metrics, jobs: JobMetrics, *, max_body_bytes: int, client_seconds: float
+        self,
+        accept: AcceptJob,
+        metrics: Metrics,
+        jobs: JobMetrics,
+        tracing: Tracing,
+        *,
+        max_body_bytes: int,
+        client_seconds: float,
     ) -> None:
         self._accept = accept
+        self._tracing = tracing
+        self._turnstile = Turnstile()
         self._metrics = metrics
         self._jobs = jobs
         self._max_body_bytes = max_body_bytes
@@ -88,13 +99,15 @@ class HotPath:
         """One request whose body is whole; in a task of its own, to be cancelled when the client leaves."""
         answer, began = Answer(sink), time.monotonic()
         structlog.contextvars.bind_contextvars(request_id=request_id)
+        span = self._tracing.begin(endpoint, headers, request_id)
         self._metrics.in_flight.inc()
         try:
-            await self._run(endpoint, headers, raw, answer, request_id, again)
+            await self._run(endpoint, headers, raw, answer, request_id, again, span)
         except RetallyError as error:
             self._jobs.refused(error)
+            span.refused(error)
             await answer.fail(self._accept.terms.on(error, PATHS[endpoint], headers))
-        except RedisError as error:
+        except StoreError as error:
             log.warning("store_failed", error=str(error))
             await answer.fail(Unavailable(f"the router's store does not answer: {error}"))
         except ClientGone:
@@ -108,6 +121,7 @@ class HotPath:
         finally:
             self._metrics.in_flight.dec()
             self._metrics.served(endpoint, answer.status)
+            span.close(answer.status)
             log.info("request", endpoint=endpoint, status=answer.status, seconds=round(time.monotonic() - began, 4))
 
     async def _run(
@@ -118,9 +132,12 @@ class HotPath:
         answer: Answer,
         request_id: str,
         again: Repeatable | None,
+        span: RequestSpan,
     ) -> None:
         began = time.monotonic()
+        await self._turnstile.enter()
         job = await self._accept.accept(endpoint, headers, raw, request_id, again)
+        span.accepted(job)
         self._jobs.accepted(time.monotonic() - began)
         structlog.contextvars.bind_contextvars(job=job.job.job_id.hex())
         try:
@@ -134,6 +151,7 @@ class HotPath:
         finally:
             settle_use(job)
             self._jobs.ended(job, began)
+            span.ended(job)
             await asyncio.shield(job.finish())
         self._metrics.fees.inc(job.cost)
         self._metrics.tokens.inc(sum(len(choice.ids) for choice in job.choices))

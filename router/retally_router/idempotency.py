@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from redis.exceptions import RedisError
 
 from retally.errors import BadRequest, Conflict
 from retally_router.begun_job import BegunJob
+from retally_router.store_errors import StoreError
 
 MAX_KEY = 255
 KEEP_SECONDS = 86_400
@@ -135,19 +135,19 @@ class IdempotentAnswers:
 
     async def forget(self, claim: Claim) -> None:
         """Forgets what was begun: its end is known here."""
-        with contextlib.suppress(RedisError):
+        with contextlib.suppress(StoreError):
             await self._redis.eval(_FORGET, 2, claim.place, _begun_key(claim), claim.raw)
 
     async def give_up(self, claim: Claim) -> None:
         """Frees the key: nothing was made that a repetition may not make again."""
-        with contextlib.suppress(RedisError):
+        with contextlib.suppress(StoreError):
             await self._redis.eval(_DROP, 1, claim.place, claim.raw)
 
     async def renew(self, claim: Claim) -> None:
         """Keeps the claim for as long as this is awaited."""
         while True:
             await asyncio.sleep(CLAIM_SECONDS / 3)
-            with contextlib.suppress(RedisError):
+            with contextlib.suppress(StoreError):
                 await self._redis.eval(_RENEW, 1, claim.place, claim.raw, CLAIM_SECONDS)
                 await self._redis.expire(_begun_key(claim), BEGUN_SECONDS)
 

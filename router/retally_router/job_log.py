@@ -98,15 +98,17 @@ class JobLog:
         await self._redis.hdel(_open_key(record.request["payer"]), record.field)
         crash_point("after:forget")
 
-    async def add_receipt(self, leaf: ReceiptLeaf, account: ChannelAccount | None) -> None:
-        """Before the client sees the receipt."""
-        receipt = leaf.receipt
-        key = _job_key(to_hex(receipt.job_id))
-        value = {"receipt": receipt.to_wire(), "signature": to_hex(leaf.signature)}
+    async def add_receipts(self, leaves: Sequence[ReceiptLeaf], account: ChannelAccount | None) -> None:
+        """Before the clients see these receipts; with them, where the account's money line stands."""
         async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.hset(key, f"{receipt.choice}:{receipt.output_from}:{receipt.node}", msgspec.json.encode(value))
-            pipe.expire(key, KEEP_SECONDS)
-            pipe.set(_generation_key(to_hex(receipt.job_id)[2:]), to_hex(receipt.job_id), ex=KEEP_SECONDS)
+            for leaf in leaves:
+                receipt = leaf.receipt
+                job_id = to_hex(receipt.job_id)
+                value = {"receipt": receipt.to_wire(), "signature": to_hex(leaf.signature)}
+                place = f"{receipt.choice}:{receipt.output_from}:{receipt.node}"
+                pipe.hset(_job_key(job_id), place, msgspec.json.encode(value))
+                pipe.expire(_job_key(job_id), KEEP_SECONDS)
+                pipe.set(_generation_key(job_id[2:]), job_id, ex=KEEP_SECONDS)
             if account is not None:
                 line = {"closed": account.closed, "pending": msgspec.json.encode(account.pending)}
                 pipe.hset(channel_key_of(account.channel), mapping=line)

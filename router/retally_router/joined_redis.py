@@ -1,6 +1,6 @@
 """The store's client for the hot path: what is asked in one turn of the loop leaves in one write, on one connection.
 
-It has the part of redis-py's interface that the router uses, and raises redis-py's errors. A command whose connection
+It has the part of redis-py's interface that the router uses, with errors of its own. A command whose connection
 breaks fails: whether it was carried out is unknown, as with any store.
 """
 
@@ -12,13 +12,10 @@ from collections import deque
 from typing import Any, Self, cast
 from urllib.parse import unquote, urlsplit
 
-from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as StoreUnreachable
-from redis.exceptions import NoScriptError, RedisError
-from redis.exceptions import TimeoutError as StoreTimeout
-
+from retally_router.plain_redis import PlainRedis
 from retally_router.redis_commands import Commands
 from retally_router.resp import Part, Replies, command_of
+from retally_router.store_errors import ScriptUnknown, StoreError, StoreTimeout, StoreUnreachable
 
 GRACE_SECONDS = 0.05
 
@@ -28,7 +25,7 @@ Waiter = asyncio.Future[Any]
 def open_store(url: str, seconds: float) -> Any:
     """The client for that URL: joined over plain TCP, redis-py's own for TLS and sockets of files."""
     if urlsplit(url).scheme != "redis" or urlsplit(url).query:
-        return Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds)
+        return PlainRedis(url, seconds)
     return JoinedRedis(url, seconds)
 
 
@@ -94,7 +91,7 @@ class JoinedRedis(Commands):
             digest = self._scripts[script] = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
         try:
             return await self._call("EVALSHA", digest, count, *parts)
-        except NoScriptError:
+        except ScriptUnknown:
             return await self._call("EVAL", script, count, *parts)
 
     def pipeline(self, *, transaction: bool) -> Pipeline:
@@ -140,7 +137,7 @@ class JoinedRedis(Commands):
                 # Nothing may run before it: without its SELECT a command would go to another database.
                 for greeting in self._hello:
                     await line.greet(greeting)
-        except (OSError, TimeoutError, RedisError) as error:
+        except (OSError, TimeoutError, StoreError) as error:
             if line is not None:
                 line.abort()
             self._fail(StoreUnreachable(f"Redis at {self._host}:{self._port} can't be reached: {error}"))
@@ -166,7 +163,7 @@ class JoinedRedis(Commands):
             waiter = self._waiting.popleft()[1]
             if waiter.done():
                 continue
-            if isinstance(reply, RedisError):
+            if isinstance(reply, StoreError):
                 waiter.set_exception(reply)
             else:
                 waiter.set_result(reply)
@@ -187,13 +184,13 @@ class JoinedRedis(Commands):
         else:
             self._break(StoreTimeout(f"Redis did not answer within {self._seconds:g} s"))
 
-    def _break(self, why: RedisError) -> None:
+    def _break(self, why: StoreError) -> None:
         line, self._line = self._line, None
         if line is not None:
             line.abort()
         self._fail(why)
 
-    def _fail(self, why: RedisError) -> None:
+    def _fail(self, why: StoreError) -> None:
         self._out = []
         waiting, self._waiting = self._waiting, deque()
         for _, waiter in waiting:
@@ -229,7 +226,7 @@ class _Line(asyncio.Protocol):
             self._store.take(self, replies)
             return
         for reply in replies[:1] if not self._greeting.done() else ():
-            if isinstance(reply, RedisError):
+            if isinstance(reply, StoreError):
                 self._greeting.set_exception(reply)
             else:
                 self._greeting.set_result(reply)

@@ -8,11 +8,11 @@ import os
 import socket
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from retally.crash_points import crash_point
 from retally.errors import Unavailable
 from retally_router.end_tasks import end_tasks
+from retally_router.fair_timeout import FairTimeout
+from retally_router.store_errors import StoreError
 
 # A lease is taken when free, when it is ours, or when its owner was a process of this host that is gone.
 _TAKE = """
@@ -22,6 +22,9 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
 return 1
 """
 _DROP = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+RENEW_SECONDS = 2.0
+PAUSE_SECONDS = 0.1
 
 
 def process_name(boot: int) -> str:
@@ -57,6 +60,7 @@ class Lanes:
         self._own: int | None = None
         self._adopted: set[int] = set()
         self._good_until = 0.0
+        self._asked_for, self._renewed = asyncio.Event(), asyncio.Event()
         self._renewer: asyncio.Task[None] | None = None
 
     @property
@@ -65,6 +69,16 @@ class Lanes:
         if self._own is None or asyncio.get_running_loop().time() > self._good_until:
             raise Unavailable("this router holds no lane", hint="is Redis reachable? retry in a few seconds")
         return self._own
+
+    async def held(self) -> int:
+        """As `current`, but a lease that ran out, say while this router was busy, is renewed first if that is quick."""
+        if self._own is None or asyncio.get_running_loop().time() > self._good_until:
+            self._renewed.clear()
+            self._asked_for.set()
+            with contextlib.suppress(TimeoutError):
+                async with FairTimeout(RENEW_SECONDS):
+                    await self._renewed.wait()
+        return self.current
 
     async def start(self, first: int) -> None:
         """Leases the first free lane, starting from the preferred one, and keeps it."""
@@ -75,7 +89,7 @@ class Lanes:
         """Gives all lanes back."""
         if self._renewer is not None:
             await end_tasks([self._renewer])
-        with contextlib.suppress(RedisError):
+        with contextlib.suppress(StoreError):
             for lane in {self._own, *self._adopted} - {None}:
                 await self._redis.eval(_DROP, 1, _key(lane), self._holder)
         self._own = None
@@ -109,21 +123,28 @@ class Lanes:
         raise Unavailable(f"all {self._count} lanes are leased", hint="raise `lanes` in the router's settings")
 
     async def _renew(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self._lease_seconds / 4)
-            asked = loop.time()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._lease_seconds / 4):
+                    await self._asked_for.wait()
+            self._asked_for.clear()
             try:
-                if self._own is not None and await self._take(self._own):
-                    self._good_until = asked + self._lease_seconds
-                else:
-                    # Somebody else writes there now: move on to a lane of our own.
-                    self._own = await self._lease_any(0)
-                for lane in list(self._adopted):
-                    if not await self._take(lane):
-                        self._adopted.discard(lane)
-            except (RedisError, Unavailable):
-                continue
+                await self._renew_once()
+            except (StoreError, Unavailable):
+                # Whoever waits would ask again at once.
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _renew_once(self) -> None:
+        asked = asyncio.get_running_loop().time()
+        if self._own is not None and await self._take(self._own):
+            self._good_until = asked + self._lease_seconds
+        else:
+            # Somebody else writes there now: move on to a lane of our own.
+            self._own = await self._lease_any(0)
+        self._renewed.set()
+        for lane in list(self._adopted):
+            if not await self._take(lane):
+                self._adopted.discard(lane)
 
 
 def _key(lane: int | None) -> str:

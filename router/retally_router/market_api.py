@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 
 from retally.errors import BadRequest, DeadlinePassed, NodeUnavailable, NotFound, PayloadTooLarge, RetallyError
 from retally.protocol.eip712 import Address, Domain
@@ -29,9 +29,11 @@ from retally_router.make_request import parse_body, template_date
 from retally_router.ports import Clock, NodeApi
 from retally_router.quotes import Quotes
 from retally_router.selection import Need, Selection
+from retally_router.served_route import ServedRoute
 from retally_router.wishes import Wishes, read_wishes
 
 DEADLINE_DIGITS = 13
+PREFIX = "/retally/v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +50,18 @@ class MarketApi:
     default_max_tokens: int
     max_body_bytes: int
 
-    def router(self) -> APIRouter:
+    def routes(self) -> list[ServedRoute]:
         """All routes."""
-        router = APIRouter(prefix="/retally/v1")
-        add = router.add_api_route
-        add("/keys", self.create_key, methods=["POST"], status_code=201)
-        add("/keys", self.list_keys, methods=["GET"])
-        add("/keys/{key_id}", self.revoke_key, methods=["DELETE"])
-        add("/quotes", self.quote, methods=["POST"])
-        add("/vouchers", self.send_vouchers, methods=["POST"])
-        add("/nodes", self.list_nodes, methods=["GET"])
-        add("/nodes/{node}/channels/{payer}/{signer}/{lane}", self.channel, methods=["GET"])
-        add("/nodes/{node}/receipts/{job_id}", self.node_receipts, methods=["GET"])
-        return router
+        return [
+            ServedRoute("POST", f"{PREFIX}/keys", self.create_key, 201),
+            ServedRoute("GET", f"{PREFIX}/keys", self.list_keys),
+            ServedRoute("DELETE", f"{PREFIX}/keys/{{key_id}}", self.revoke_key),
+            ServedRoute("POST", f"{PREFIX}/quotes", self.quote),
+            ServedRoute("POST", f"{PREFIX}/vouchers", self.send_vouchers),
+            ServedRoute("GET", f"{PREFIX}/nodes", self.list_nodes),
+            ServedRoute("GET", f"{PREFIX}/nodes/{{node}}/channels/{{payer}}/{{signer}}/{{lane}}", self.channel),
+            ServedRoute("GET", f"{PREFIX}/nodes/{{node}}/receipts/{{job_id}}", self.node_receipts),
+        ]
 
     async def create_key(self, request: Request) -> dict[str, Any]:
         """A capped session signer for a payer that asks for it with its signature."""

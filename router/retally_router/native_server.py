@@ -1,4 +1,4 @@
-"""The native server: completions go to the hot path without ASGI between; all else goes to the FastAPI app."""
+"""The native server: completions go to the hot path without ASGI between; all else goes to the app."""
 
 from __future__ import annotations
 

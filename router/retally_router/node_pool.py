@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
+from contextvars import Context
 
 from retally.errors import NodeUnavailable, UpstreamTimeout
 from retally.keep_alive import CLIENT_SECONDS
 from retally_router.end_tasks import end_tasks
+from retally_router.fair_timeout import FairTimeout
 from retally_router.origin import Origin, origin_of
+from retally_router.tracing import TRACEPARENT
 from retally_router.upstream import Upstream
 
 MOST_CONNECTIONS = 4096
@@ -50,9 +53,12 @@ class NodePool:
     ) -> tuple[Upstream, int]:
         """Sends a request on a free connection or a new one; the connection and the answer's status."""
         origin = origin_of(endpoint)
+        head = origin.head(method, path, request_id, len(body), TRACEPARENT.get() if request_id else "")
+        return await self.send(origin, head, body, seconds, f"{endpoint}{path} did not answer within {seconds:g} s")
+
+    async def send(self, origin: Origin, head: bytes, body: bytes, seconds: float, late: str) -> tuple[Upstream, int]:
+        """As `ask`, with a head that was made already; `late` is what a time-out says."""
         upstream = await self._take(origin, seconds)
-        head = origin.head(method, path, request_id, len(body))
-        late = f"{endpoint}{path} did not answer within {seconds:g} s"
         try:
             return upstream, await upstream.ask(head, body, time.monotonic() + seconds, late)
         except BaseException:
@@ -82,10 +88,12 @@ class NodePool:
             self._free[origin].append(upstream)
 
         try:
-            async with asyncio.timeout(seconds):
-                _, upstream = await loop.create_connection(
-                    lambda: Upstream(free, self._lost), origin.host, origin.port, ssl=origin.tls
-                )
+            opening = loop.create_connection(
+                lambda: Upstream(free, self._lost), origin.host, origin.port, ssl=origin.tls
+            )
+            async with FairTimeout(seconds):
+                # Else it would keep the variables of the request that opened it, and log in its name, all its life.
+                _, upstream = await asyncio.create_task(opening, context=Context())
         except TimeoutError as error:
             raise UpstreamTimeout(f"{origin.authority} took no connection within {seconds:g} s") from error
         except OSError as error:
@@ -113,6 +121,9 @@ class NodePool:
             now = time.monotonic()
             for upstream in list(self._open):
                 if upstream.deadline and now > upstream.deadline:
-                    upstream.expire()
+                    # A busy loop runs this before it reads: the answer may be here already, and is read by the next.
+                    if upstream.overdue == upstream.deadline:
+                        upstream.expire()
+                    upstream.overdue = upstream.deadline
                 elif not upstream.busy and now > upstream.idle_since + CLIENT_SECONDS and upstream.idle_since:
                     upstream.abort(NodeUnavailable("idle"))

@@ -20,9 +20,11 @@ class Origin:
     prefix: str
     authority: str
 
-    def head(self, method: str, path: str, request_id: str | None, size: int) -> bytes:
+    def head(self, method: str, path: str, request_id: str | None, size: int, traceparent: str = "") -> bytes:
         """A request's head."""
         named = f"x-request-id: {request_id}\r\n" if request_id else ""
+        if traceparent:
+            named += f"traceparent: {traceparent}\r\n"
         sized = f"content-type: application/json\r\ncontent-length: {size}\r\n" if method == "POST" else ""
         return f"{method} {self.prefix}{path} HTTP/1.1\r\nhost: {self.authority}\r\n{named}{sized}\r\n".encode()
 
@@ -40,10 +42,11 @@ def origin_of(endpoint: str) -> Origin:
     except ValueError as error:
         raise NodeUnavailable(f"the endpoint {endpoint[:120]!r} can't be used: {error}") from error
     authority = parts.netloc.rpartition("@")[2]
-    return Origin(parts.hostname, port, _tls(parts.scheme), parts.path.rstrip("/"), authority)
+    return Origin(parts.hostname, port, tls_of(parts.scheme), parts.path.rstrip("/"), authority)
 
 
-def _tls(scheme: str) -> ssl.SSLContext | None:
+def tls_of(scheme: str) -> ssl.SSLContext | None:
+    """How connections of a scheme are secured: by the system's certificates, or not at all."""
     return _context() if scheme == "https" else None
 
 

@@ -1,4 +1,4 @@
-"""What goes to the hot path by way of something else: /v1/responses and repeatable requests. All else is FastAPI's."""
+"""What goes to the hot path by way of something else: /v1/responses and repeatable requests. All else is the app's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import structlog
-from redis.exceptions import RedisError
 
 from retally.errors import BadRequest, RetallyError, Unavailable
 from retally_router.asgi_sink import read_body
@@ -18,6 +17,7 @@ from retally_router.hot_path import ENDPOINTS, REPEATABLE, HotPath
 from retally_router.idempotency import LARGEST_ANSWER, Claim, IdempotentAnswers, StoredAnswer, key_of_header
 from retally_router.responses_path import RESPONSES, ResponsesPath, first_then, send_error, with_body
 from retally_router.sink import ClientGone, Message, Receive, Scope, Send
+from retally_router.store_errors import StoreError
 
 # Enough of an answer's end to see whether it ended well: a last event with its receipts.
 LAST_BYTES = 256 * 1024
@@ -33,7 +33,7 @@ def is_plain(headers: Mapping[bytes, bytes]) -> bool:
 
 
 class OtherPaths:
-    """An ASGI callable in front of the FastAPI app."""
+    """An ASGI callable in front of the app."""
 
     def __init__(self, hot: HotPath, answers: IdempotentAnswers, rest: Any, *, max_body: int, seconds: float) -> None:
         self._hot = hot
@@ -59,7 +59,7 @@ class OtherPaths:
                 await self._serve_once(scope, body, key_of_header(key), send)
         except RetallyError as error:
             await send_error(send, error)
-        except RedisError as error:
+        except StoreError as error:
             await send_error(send, Unavailable(f"the router's store does not answer: {error}"))
         except TimeoutError:
             late = f"the request's body did not come within {self._seconds:g} s"
@@ -130,7 +130,7 @@ class OtherPaths:
             return
         try:
             await self._answers.keep(claim, answer)
-        except RedisError as error:
+        except StoreError as error:
             # The client has its answer; only a repetition would be made anew, once the claim ends.
             log.warning("answer_not_kept", error=str(error))
 

@@ -108,7 +108,7 @@ class Placer:
     async def place(self, job: Job, node: Listed, choices: Sequence[ChoiceState], remaining_fee: int) -> Placement:
         """The job on that node, its first frame in hand."""
         caller = job.caller
-        lane = self._lanes.current if isinstance(caller, Session) else caller.lane
+        lane = await self._lanes.held() if isinstance(caller, Session) else caller.lane
         placed = Placed(self._assigner.domain, job.job_id, job.request, lane, node, job.prompt_tokens_at_most)
         segments = tuple((choice.index, choice.segment, choice.output_from) for choice in choices)
         order = self._order(job, placed, record_of(placed, segments), choices, remaining_fee)
@@ -137,7 +137,7 @@ class Placer:
             return await self._submit_paid(order, account, voucher, account.most_before(segments))
         except NodeRefused:
             for key in segments:
-                account.open.pop(key, None)
+                account.open.close(key)
             await self._log.forget(order.record)
             raise
         except BaseException:

@@ -71,6 +71,10 @@ class Commands:
         """LRANGE."""
         return self._call("LRANGE", key, first, last)
 
+    def eval(self, script: str, count: int, *parts: Part) -> Any:
+        """EVAL, with so many keys first."""
+        return self._call("EVAL", script, count, *parts)
+
     def sadd(self, key: str, member: Part) -> Any:
         """SADD."""
         return self._call("SADD", key, member)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from redis.exceptions import NoScriptError, ResponseError
+from retally_router.store_errors import ScriptUnknown, StoreRefused
 
 Part = bytes | str | int
 
@@ -63,7 +63,7 @@ class Replies:
             return None if count < 0 else [self._reply() for _ in range(count)]
         if kind == b"-":
             text = line[1:].decode("utf-8", "replace")
-            return NoScriptError(text) if text.startswith("NOSCRIPT") else ResponseError(text)
+            return ScriptUnknown(text) if text.startswith("NOSCRIPT") else StoreRefused(text)
         raise ValueError(f"no reply of Redis starts with {line[:20]!r}")
 
     def _bulk(self, size: int) -> bytes | None:

@@ -9,12 +9,12 @@ from typing import Self
 
 from retally.errors import ContextExceeded, NodeUnavailable, PriceAboveMax, RetallyError, UnknownModel
 from retally.protocol.pricing import PER
+from retally_router.checked_settings import CheckedSettings
 from retally_router.choose import Aim, Estimate, order
 from retally_router.directory import Listed
 from retally_router.observed import Expectation, Observed, Watch
 from retally_router.predict import Prediction, predict
 from retally_router.probation import Trials, has_slow_start_room, is_known, wants_trial
-from retally_router.settings import RouterSettings
 from retally_router.wishes import Pace, Wishes
 
 
@@ -127,7 +127,7 @@ class Selection:
         self._trials = Trials(trial_share, trial_loss_cap, random)
 
     @classmethod
-    def of(cls, settings: RouterSettings, watch: Watch) -> Self:
+    def of(cls, settings: CheckedSettings, watch: Watch) -> Self:
         """As a router's settings want it."""
         return cls(
             watch,

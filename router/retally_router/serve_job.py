@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
-from redis.exceptions import RedisError
 
 from retally.errors import NodeUnavailable, RetallyError
 from retally.protocol.receipt import ReceiptLeaf
@@ -31,6 +30,7 @@ from retally_router.placing import Placer
 from retally_router.refusals import CHEATS, is_final
 from retally_router.selection import Plan
 from retally_router.settle_jobs import SettleJobs
+from retally_router.store_errors import StoreError
 from retally_router.vouchers import VoucherSender
 
 log = structlog.get_logger(__name__)
@@ -142,7 +142,7 @@ class ServeJob:
             if isinstance(self.job.caller, Session):
                 job_id, account = self.job.job_id.hex(), placement.account if placement else None
                 await self.means.settle.release(self.job.request.payer, job_id, account)
-        except RedisError as error:
+        except StoreError as error:
             # The answer is out already: its books are tidied up in the background.
             log.warning("job_not_tidied", job=self.job.job_id.hex(), error=str(error))
             if placement is not None and placement.account is not None:
@@ -223,15 +223,13 @@ class ServeJob:
                 self.attempts.visits[self.node].first_token()
         if placement.account is not None:
             choice = self.choices[taken.choice]
-            segment = placement.account.open.get((self.job.job_id, choice.index, choice.segment))
-            if segment is not None:
-                segment.output += taken.tokens
+            placement.account.open.count((self.job.job_id, choice.index, choice.segment), taken.tokens)
 
     async def _note(self, placement: Placement, taken: Taken) -> None:
         account = placement.account
         if account is None:
             if taken.receipt is not None:
-                await self.means.log.add_receipt(taken.receipt, None)
+                await self.means.log.add_receipts([taken.receipt], None)
             return
         if taken.chunk is not None and not account.note_due(taken.chunk.due):
             # Not yet borne out by what was read of the channel's other streams; it is asked again with each chunk.

@@ -42,6 +42,10 @@ class RouterSettings(ServiceSettings):
     breaker_failures: int = Field(default=3, ge=1)
     breaker_seconds: Seconds = 10.0
     value_of_second: int = Field(default=150, ge=0, description="amount that a second of waiting is worth to a payer")
+    otlp_endpoint: str = Field(
+        default="", pattern="^(https?://.+)?$", description="an OpenTelemetry collector; needs `retally[otel]`"
+    )
+    trace_share: float = Field(default=1.0, ge=0, le=1, description="of the requests, told to the collector")
     hedge_share: float = Field(
         default=0.01, ge=0, le=0.1, description="of the jobs, sent to a second node while the first is late"
     )

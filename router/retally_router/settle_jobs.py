@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 
 import structlog
-from redis.exceptions import RedisError
 
 from retally.errors import RetallyError
 from retally.protocol.eip712 import Address, Domain
@@ -22,6 +21,7 @@ from retally_router.job_log import JobLog, JobRecord
 from retally_router.keys import Session
 from retally_router.lanes import Lanes
 from retally_router.ports import Clock, NodeApi
+from retally_router.store_errors import StoreError
 from retally_router.vouchers import VoucherSender, log_failure
 
 log = structlog.get_logger(__name__)
@@ -100,13 +100,13 @@ class SettleJobs:
             known = asyncio.create_task(self._recover(session))
             self._recovering[signer] = known
         await asyncio.shield(known)
-        return self._lanes.current
+        return await self._lanes.held()
 
     async def _recover(self, session: Session) -> None:
         first = session.signer not in self._recovered
         try:
             await self._take_over(session, first=first)
-        except RedisError:
+        except StoreError:
             # Nothing may run on our lane before its past is known: the next job tries again.
             self._recovering.pop(session.signer, None)
             raise
@@ -124,7 +124,7 @@ class SettleJobs:
 
     async def _may_take(self, lane: int, *, first: bool) -> bool:
         # Later than the first time, what is open on our own lane is running right now.
-        return (first or lane != self._lanes.current) and await self._lanes.adopt(lane)
+        return (first or lane != await self._lanes.held()) and await self._lanes.adopt(lane)
 
     def _start(self, name: str, work: Coroutine[None, None, None]) -> None:
         if name in self._tasks:
@@ -144,7 +144,7 @@ class SettleJobs:
         while True:
             try:
                 account = await self._channels.open(session, self._located(placed))
-            except (RetallyError, RedisError) as error:
+            except (RetallyError, StoreError) as error:
                 log.info("channel_not_open", node=record.node, lane=record.lane, error=str(error))
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, LAST_DELAY_SECONDS)
@@ -163,7 +163,7 @@ class SettleJobs:
                 if await self._fetch(placed, account, record):
                     await self._until_paid(account, record)
                     return
-            except (RetallyError, RedisError) as error:
+            except (RetallyError, StoreError) as error:
                 if isinstance(error, RetallyError) and error.status == 404:
                     # It answers: what slowed us down while it was away no longer counts.
                     delay = delay if unknown else FIRST_DELAY_SECONDS
@@ -204,7 +204,7 @@ class SettleJobs:
 
     async def _end(self, account: ChannelAccount, record: JobRecord) -> None:
         for key in self._keys(record):
-            account.open.pop(key, None)
+            account.open.close(key)
         await _persist(lambda: self._log.forget(record))
 
     def _keys(self, record: JobRecord) -> list[tuple[bytes, int, int]]:
@@ -217,7 +217,7 @@ async def _persist(write: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             return await write()
-        except RedisError as error:
+        except StoreError as error:
             log.info("redis_write_repeated", error=str(error), retry_seconds=delay)
         await asyncio.sleep(delay)
         delay = min(delay * 2, LAST_DELAY_SECONDS)

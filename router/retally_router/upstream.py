@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import httptools
 
@@ -23,7 +23,7 @@ class Upstream(asyncio.Protocol):
         self._free = free
         self._lost = lost
         self._out: asyncio.Transport | None = None
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = None
         self._parts: list[bytes] = []
         self._held = self._head = self._overhead = self._status = 0
         self._ended = self._reusable = self._sized = self._paused = self._in_head = self._lingering = False
@@ -31,6 +31,8 @@ class Upstream(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._late = ""
         self.deadline = 0.0
+        #: The deadline that had passed when the pool last looked.
+        self.overdue = 0.0
         self.idle_since = 0.0
         self.busy = False
 
@@ -91,11 +93,12 @@ class Upstream(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The status is known; 1xx is no answer yet."""
-        status = self._parser.get_status_code()
         if self._ended:
             # A second answer to one question: nothing of it may be taken for part of the first.
             self._reusable = False
-        elif status >= 200:
+            return
+        status = self._parser.get_status_code()
+        if status >= 200:
             self._status, self._in_head = status, False
             self._reusable = self._sized and self._parser.should_keep_alive()
 
@@ -151,6 +154,8 @@ class Upstream(asyncio.Protocol):
         if not self.busy:
             return
         self.busy, self.deadline = False, 0.0
+        # The next request has a parser of its own; many connections are idle.
+        self._parser = None
         self._parts, self._held = [], 0
         if self._ended and self._reusable and self.is_open and not self._paused:
             self._free(self)

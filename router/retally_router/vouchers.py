@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from redis.exceptions import RedisError
 
 from retally.errors import RemoteError, RetallyError
 from retally.protocol.encoding import to_hex
 from retally_router.channel_state import Act, ChannelAccount
 from retally_router.end_tasks import end_tasks
 from retally_router.ports import NodeApi
+from retally_router.store_errors import StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -82,7 +82,7 @@ class VoucherSender:
                 if refused >= REFUSALS:
                     queue.due.clear()
                     return
-            except (RetallyError, RedisError) as error:
+            except (RetallyError, StoreError) as error:
                 log.info("voucher_undelivered", node=node, error=str(error), retry_seconds=delay)
             else:
                 for account in batch:

@@ -17,9 +17,10 @@ from retally.protocol.case import VerdictKind
 from retally.protocol.eip712 import Domain
 from retally.protocol.encoding import Bytes32, to_hex
 from retally.protocol.evidence import JOB_CLIP, combine, verdict_of
+from retally.protocol.exact import has_equality, judge_pair
 from retally.protocol.form_judgement import judge_before_replay
 from retally.protocol.grammar import AnswerMasks, Grammars
-from retally.protocol.judgement import ids_to_score, judge_replay
+from retally.protocol.judgement import ids_to_score
 from retally.protocol.margins import MaskedScores, ReplayScores
 from retally.protocol.receipt import JobReceipt, ReceiptLeaf
 from retally.protocol.token_report import TokenRow, token_rows
@@ -67,6 +68,8 @@ class ModelKit:
     render: Renderer
     eos_ids: Collection[int]
     grammars: Grammars
+    #: Which profiles are judged by equality (R-72).
+    exact: Collection[bytes] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,8 @@ class ReplayReport:
     log_e: float
     calibrated: bool
     rows: tuple[TokenRow, ...]
+    #: Judged by equality (R-72).
+    is_exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +211,10 @@ async def _replay(
     receipt = answer.receipt
     scores = MaskedScores(await scorer.score(*ids_to_score(answer)), masks)
     calibration = await calibrations.find(receipt.model_id, receipt.profile_id, scorer.profile_id, receipt.finished_at)
-    evidence = judge_replay(answer, scores, calibration, kit.eos_ids)
-    rows = token_rows(answer, scores, calibration, kit.eos_ids)
-    return ReplayReport(scorer.name, scorer.profile_id, evidence.log_e, evidence.calibrated, tuple(rows))
+    by, is_exact = scorer.profile_id, has_equality(answer, scorer.profile_id, kit.exact)
+    evidence = judge_pair(answer, scores, calibration, kit.eos_ids, scored_by=by, exact=kit.exact)
+    rows = token_rows(answer, scores, calibration, kit.eos_ids, is_exact=is_exact)
+    return ReplayReport(scorer.name, by, evidence.log_e, evidence.calibrated, tuple(rows), is_exact)
 
 
 def _why_not(answer: AnswerBundle) -> str:

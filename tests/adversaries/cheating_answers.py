@@ -147,6 +147,7 @@ class Trap(Wrapper):
         self._ids = planted_ids(secret, tokens)
 
     async def generate(self, prompt_ids: Sequence[int], sampling: EngineSampling) -> AsyncIterator[EngineChunk]:
-        ids = (*self._ids, sampling.eos_ids[0])[: sampling.max_new_tokens]
+        # A node that measures its speed at start forbids the model to end.
+        ids = (*self._ids, *sampling.eos_ids[:1])[: sampling.max_new_tokens]
         finish = FINISH_STOP if len(ids) > CHUNK else FINISH_LENGTH
         yield EngineChunk(ids, tuple(SURE for _ in ids), finish_reason=finish)

@@ -64,6 +64,8 @@ class Adversary:
         return ("--cheat", self.cheat or self.name, "--one-in", str(self.one_in))
 
 
+#: Long answers: what moves few tokens shows in many. The devnet's model ends its own after some fifty.
+LONG = {"temperature": 1.0, "top_p": 0.95, "min_tokens": 192}
 ROUNDED = "rounded and stored wide: the rounding is real, the narrow kernels are not"
 ONE_TOKEN = "one token a job shows it"
 
@@ -79,9 +81,9 @@ def _blind(name: str, lie: str, economics: str, **more: Any) -> Adversary:
     return _seen(name, lie, "", economics, blind=True, **more)
 
 
-def _weights(name: str, lie: str, weights: str, economics: str, note: str = "") -> Adversary:
+def _weights(name: str, lie: str, weights: str, economics: str, note: str = "", **more: Any) -> Adversary:
     """Other weights than the genuine ones."""
-    return _seen(name, lie, weights, economics, cheat="weights", weights=weights, note=note)
+    return _seen(name, lie, weights, economics, cheat="weights", weights=weights, note=note, **more)
 
 
 def _proven(name: str, lie: str, act: Act, economics: str, note: str = "") -> Adversary:
@@ -121,13 +123,14 @@ _WEIGHTS = (
     ),
     _weights("fine-tune", "weights trained on other text", "fine-tune", "fine-tune"),
     _weights("earlier", "an earlier checkpoint", "earlier", "earlier checkpoint"),
-    _weights("fp8", "weights in 8-bit floats", "fp8", "fp8, same kernels", ROUNDED),
+    _weights("fp8", "weights in 8-bit floats", "fp8", "fp8, same kernels", ROUNDED, ask=LONG),
     _weights(
         "8-bit",
         "weights in 8-bit whole numbers",
         "int8",
         "8-bit, same kernels",
         f"{ROUNDED}; unseen across precisions",
+        ask=LONG,
     ),
     _blind(
         "pruned",
@@ -140,9 +143,9 @@ _WEIGHTS = (
 )
 
 _SAMPLING = (
-    _seen("temperature", "temperature 0.9 for 1", "temperature", "temperature"),
+    _seen("temperature", "temperature 0.9 for 1", "temperature", "temperature", ask=LONG),
     _seen("half-temperature", "temperature 0.5 for 1", "", "temperature", cheat="sampler"),
-    _seen("top-p-off", "no nucleus", "top-p-off", "top-p off"),
+    _seen("top-p-off", "no nucleus", "top-p-off", "top-p off", ask=LONG),
     _seen("wrong-seed", "a seed of its own", "wrong-seed", "wrong seed"),
     _seen("greedy", "the likeliest token, claimed to be drawn", "greedy", "temperature"),
     _blind("shorter-of-two", "two answers under seeds of its own, the shorter one served", "wrong seed"),
@@ -152,8 +155,8 @@ _ANSWERS = (
     _seen("hidden-prompt", "a system message that no payer wrote", "hidden-prompt", "hidden prompt"),
     _seen("truncated-prompt", "the older half of each prompt is not read", "truncated-prompt", "hidden prompt"),
     _seen("cached", "one answer for all who ask the same", "cached", "4-bit"),
-    _seen("early-stop", "answers end at their half", "early-stop", "early stop", act=Act.NONE, note=ONE_TOKEN),
-    _seen("splice", "one token replaced, the true model goes on", "splice", "splice", act=Act.NONE, note=ONE_TOKEN),
+    _seen("early-stop", "answers end at their half", "early-stop", "early stop", note=ONE_TOKEN),
+    _seen("splice", "one token replaced, the true model goes on", "splice", "splice", note=ONE_TOKEN),
     *(
         _seen(
             f"one-in-{count}",
@@ -162,7 +165,7 @@ _ANSWERS = (
             "wrong seed",
             cheat="wrong-seed",
             one_in=count,
-            act=Act.COURT if count == 5 else Act.NONE,
+            act=Act.NONE if count == 100 else Act.COURT,
         )
         for count in (5, 20, 100)
     ),
@@ -231,7 +234,7 @@ _OTHERS = (
         "two nodes score and judge every answer as fraud",
         Found.UNFOUND,
         Act.OWN,
-        note="two owners of seven; the least of two re-executors counts",
+        note="two owners of seven; the verifier has an engine of its own",
     ),
     _party(
         "colluding-half",
@@ -239,7 +242,7 @@ _OTHERS = (
         "the same two among five owners",
         Found.UNFOUND,
         Act.OWN,
-        note="half of those who can replay or judge",
+        note="half of those who can replay or judge; the verifier has an engine of its own",
     ),
     _party(
         "lazy-verifier",

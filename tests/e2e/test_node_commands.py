@@ -110,6 +110,19 @@ def test_a_collector_of_its_own_is_read_from_the_settings(shell: Shell, tmp_path
     assert (after["collector"], after["authorised"]) == (collector.address, True)
 
 
+def test_the_key_that_appeals_is_given_the_money_for_it(shell: Shell, tmp_path: Path, model_dir: Path) -> None:
+    config = shell("node", "init", str(tmp_path / "node"), "--model-dir", str(model_dir))["config"]
+    stake = ("node", "stake", "--config", config, "--endpoint", "http://127.0.0.1:8100", "--amount", "1500")
+    refused = shell(*stake, "--collector", "none", "--appeals", "110", code=2)
+    assert "nobody is named who could appeal" in refused["error"]["message"]
+    # Nothing was sent: the node is registered by the next one.
+    assert shell(*stake, "--appeals", "110")["entry"] == "registered"
+    assert shell(*stake[:-2], "--appeals", "1000000000", code=4)["error"]["code"] == "insufficient_funds"
+    after = shell("node", "status", "--config", config)
+    assert after["appealFunds"] == str(110 * RUSD)
+    assert int(after["appealCost"]) > 100 * RUSD
+
+
 async def test_nobody_serves_whose_key_could_not_answer(
     anvil: RunningAnvil, chain_deployment: Path, shell: Shell
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,11 +13,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.fakes import FakeEngine
-from tests.fakes_held_job import DEPLOYMENT, PROFILE, QUESTION, HeldJob, held_job
+from tests.fakes_held_job import DEPLOYMENT, PROFILE, QUESTION, Desk, HeldJob, held_job, vllm_app
 from tests.fakes_node_ports import PROFILE_ID
 from tests.sampler_cases import params
+from tests.serve_app import serve
 from tests.unit.test_node_own_job import own_job
 
+from retally.chain.calibrations import CalibrationFiles
+from retally.cli.scorers import UncheckedCalibrations
 from retally.errors import BadRequest
 from retally.inference.engine import Scores
 from retally.inference.profile_files import ProfileFile
@@ -24,12 +28,12 @@ from retally.inference.vllm_flags import engine_environment
 from retally.protocol.case import VerdictKind
 from retally.protocol.encoding import Bytes32
 from retally.protocol.evidence import JOB_CLIP
-from retally.protocol.exact import EQUAL, differing, is_exact, judge_exactly, judge_pair
+from retally.protocol.exact import EQUAL, ROUNDING, differing, is_exact, judge_exactly, judge_pair
 from retally.protocol.margins import Replayed, robust_margins
 from retally.protocol.params import JobParams
 from retally.protocol.sampler import log_softmax, sample_token
 from retally.protocol.wire import AnswerBundle
-from retally.verify_job import ModelKit, checked_answer
+from retally.verify_job import ModelKit, checked_answer, verify_job
 
 SIZE, TOKENS = 600, 48
 RULES: list[dict[str, Any]] = [
@@ -128,6 +132,52 @@ class TestVerdict:
             case = await own_job(tmp_path / expected.name)
             case.world.cases.table = None
             assert (await case.opinion(exact=exact)).verdict == expected
+
+
+class Own:
+    """A re-executor around an engine."""
+
+    name = "own"
+    profile_id = PROFILE
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    async def score(self, ids: Sequence[int], start: int) -> Scores:
+        return await self._engine.score(ids, start)
+
+
+class TestVerify:
+    """`retally verify` judges by equality where it is told that the engine's profile is exact."""
+
+    async def test_shows_which_tokens_differ(self, tmp_path: Path) -> None:
+        job = await held_job(tmp_path)
+        chat = job.chat_format
+        kit = ModelKit(job.model_id, chat.render, chat.eos_ids, chat.grammars, {PROFILE})
+        evidence = replace(job.evidence, prompt={"messages": [{"role": "user", "content": QUESTION}]})
+        for engine, verdict in ((FakeEngine, VerdictKind.MATCH), (Colder, VerdictKind.MISMATCH)):
+            files = CalibrationFiles()
+            scorers = [Own(engine(chat.vocab_size))]
+            [answer] = (
+                await verify_job(evidence, DEPLOYMENT.domain, kit, scorers, UncheckedCalibrations(files))
+            ).answers
+            assert (answer.verdict, answer.replays[0].is_exact) == (verdict, True)
+            differ = [row for row in answer.replays[0].rows if row.margin > ROUNDING]
+            assert bool(differ) == (verdict == VerdictKind.MISMATCH)
+
+    def test_takes_the_profile_as_a_file(self, tmp_path: Path) -> None:
+        file = TestProfile.FOLDER / "vllm-cuda-bfloat16-exact.json"
+        job = asyncio.run(held_job(tmp_path, profile=ProfileFile.load(file).profile_id))
+        desk = Desk("verify", tmp_path, job)
+        words = (str(desk.file), *desk.usual, "--profile-file", str(file), "--engine-url")
+        size = job.chat_format.vocab_size
+        with serve(vllm_app(FakeEngine(size))) as url:
+            assert "tokens is the model's own choice (equality, R-72)" in desk.told(*words, url, code=0)
+        with serve(vllm_app(Colder(size))) as url:
+            assert desk.run(*words, url, code=6)["receipts"][0]["replays"][0]["exact"]
+            assert "tokens differ; the first is token" in desk.told(*words, url, code=6)
+        error = desk.run(*words, "http://127.0.0.1:9", "--profile", "0x" + "00" * 32, code=2)["error"]
+        assert "is profile 0x" in error["message"]
 
 
 class TestProfile:

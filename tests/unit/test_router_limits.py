@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisGone
 from tests.fakes_router import FakeNode
 from tests.fakes_world import DOMAIN, MODEL
 from tests.router_world import ASSET, DATABASE, World, chat, check_error, database_url, router_world
@@ -18,6 +17,7 @@ from tests.router_world import ASSET, DATABASE, World, chat, check_error, databa
 from retally.errors import BadRequest, PaymentRequired, RateLimited
 from retally.protocol.key_limits import KeyLimits
 from retally_router.allowance import Allowances
+from retally_router.store_errors import StoreUnreachable
 
 MINUTE = 60
 
@@ -31,7 +31,7 @@ class Watched:
     async def eval(self, *args: Any) -> Any:
         self.asked += 1
         if self.away:
-            raise RedisGone("away")
+            raise StoreUnreachable("away")
         return await self.redis.eval(*args)
 
 
@@ -111,12 +111,12 @@ class TestLeases:
         one = replica(watched, "a", clock=clock)
         await one.hold("k", limits, tokens=1, amount=1)
         watched.away = True
-        with pytest.raises(RedisGone):
+        with pytest.raises(StoreUnreachable):
             await one.renew()
         for _ in range(50):
             await one.hold("k", limits, tokens=1, amount=1)
         clock.time = 11.0
-        with pytest.raises(RedisGone):
+        with pytest.raises(StoreUnreachable):
             await one.hold("k", limits, tokens=1, amount=1)
         watched.away = False
         await one.hold("k", limits, tokens=1, amount=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -15,10 +16,11 @@ from retally.protocol.eip712 import Address, SigningKey, check_signed_by, keccak
 from retally.protocol.merkle import EMPTY_ROOT
 from retally.protocol.receipt import JobReceipt
 from retally.protocol.voucher import ChannelId, SignerAuth
-from retally_router.channel_state import ChannelAccount, OpenSegment
+from retally_router.channel_state import ChannelAccount
 from retally_router.credit import Credit
 from retally_router.keys import Keys
 from retally_router.lanes import Lanes
+from retally_router.open_segments import OpenSegment
 from retally_router.ports import Standing
 
 PAYER, SESSION, NODE = (SigningKey(keccak(name)) for name in (b"payer", b"session", b"node"))
@@ -98,7 +100,7 @@ class TestChannelAccount:
 
     def test_receipts_of_parallel_streams_may_come_out_of_order(self) -> None:
         line = account()
-        line.open = {(JOB, 0, 0): segment(100, 50), (OTHER, 0, 0): segment(100, 50)}
+        line.open.add({(JOB, 0, 0): segment(100, 50), (OTHER, 0, 0): segment(100, 50)})
         line.close((OTHER, 0, 0), receipt(150, 300, OTHER))
         assert (line.closed, line.pending) == (0, {150: 300})
         line.close((JOB, 0, 0), receipt(0, 150))
@@ -286,6 +288,19 @@ class TestLanes:
         await asyncio.sleep(0.6)
         with pytest.raises(Unavailable):
             _ = lanes.current
+        await lanes.close()
+
+    async def test_lease_that_ran_out_in_a_busy_router_is_renewed_before_a_job_is_refused(self, redis: Redis) -> None:
+        lanes = self.lanes(redis, "host:1:1", count=1)
+        await lanes.start(0)
+        time.sleep(0.6)  # noqa: ASYNC251  # this is what is tested
+        with pytest.raises(Unavailable):
+            _ = lanes.current
+        assert await asyncio.gather(*[lanes.held() for _ in range(20)]) == [0] * 20
+        await redis.set("retally:lane:0", "elsewhere:2:2")
+        time.sleep(0.6)  # noqa: ASYNC251  # this is what is tested
+        with pytest.raises(Unavailable):
+            await lanes.held()
         await lanes.close()
 
     async def test_adopts_the_lane_of_a_dead_process_only(self, redis: Redis) -> None:

@@ -6,12 +6,17 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
+from tests.fakes_router import FakeNode
+from tests.fakes_world import DOMAIN, FakeChainView, FakeClock, served
 
 from retally.errors import NodeUnavailable, RemoteError, UpstreamTimeout
+from retally_router.directory import Directory
 from retally_router.node_api import HttpNodeApi
 from retally_router.node_pool import NodePool
 from retally_router.placement import Placement
@@ -112,6 +117,65 @@ class TestHostileNode:
             while part := await stream.next():
                 total += len(part)
             assert total == 400 * 60_000
+
+
+class TestBusyRouter:
+    """A loop that was busy runs its timers before it reads: what has arrived must count all the same."""
+
+    @pytest.mark.parametrize("turns", [1, 10], ids=["connecting", "waiting"])
+    async def test_reads_what_came_before_it_calls_a_node_late(self, turns: int) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            answering = asyncio.create_task(asyncio.to_thread(answer_once, listener))
+            port = listener.getsockname()[1]
+            api = HttpNodeApi(connect_seconds=0.2, first_byte_seconds=0.2, idle_seconds=0.2)
+            await api.start()
+            try:
+                asking = asyncio.create_task(api.start_job(f"http://127.0.0.1:{port}", b"{}", "request"))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                time.sleep(0.5)  # noqa: ASYNC251  # this is what is tested
+                assert await (await asking).next() == b"hello"
+            finally:
+                await api.close()
+                await answering
+
+    async def test_takes_no_node_for_dead_because_its_own_poll_came_late(self) -> None:
+        node, clock = FakeNode("a"), FakeClock()
+        async with served(node) as url:
+            node.url = url
+            api = LateApi(connect_seconds=1, first_byte_seconds=1, idle_seconds=1)
+            terms = {"poll_seconds": 60, "stale_seconds": 0.1, "audited_owners": 1, "require_calibration": True}
+            directory = Directory(FakeChainView([node.registered()]), api, clock, DOMAIN, **terms)
+            await api.start()
+            try:
+                alive = []
+                for api.late in (False, True, True, False):
+                    await directory.refresh()
+                    alive.append(directory.nodes()[0].alive)
+                assert alive == [True, True, False, True]
+            finally:
+                await api.close()
+
+
+class LateApi(HttpNodeApi):
+    """A router so busy that its polls fail."""
+
+    late = False
+
+    async def info(self, endpoint: str) -> Mapping[str, Any]:
+        if self.late:
+            time.sleep(0.2)  # noqa: ASYNC251  # this is what is tested
+            raise UpstreamTimeout("late")
+        return await super().info(endpoint)
+
+
+def answer_once(listener: socket.socket) -> None:
+    """One answer, at once."""
+    line, _ = listener.accept()
+    with line:
+        line.recv(4096)
+        line.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello")
+        line.recv(1)
 
 
 class TestConnections:

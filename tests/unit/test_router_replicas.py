@@ -22,8 +22,8 @@ import exhaust_deposit
 from retally.devnet.redis_server import RedisServer
 from retally.protocol.eip712 import SigningKey, keccak
 from retally.protocol.voucher import ChannelId
-from retally_router.channel_state import UNSEEN_TOKENS, OpenSegment
 from retally_router.credit import Credit
+from retally_router.open_segments import UNSEEN_TOKENS, OpenSegment
 from retally_router.ports import Standing
 
 PAYER, SIGNER, NODE = (SigningKey(keccak(name)).address for name in (b"payer", b"session", b"node"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -13,7 +14,9 @@ from tests.fakes_router import FakeNode
 from tests.fakes_world import MODEL
 from tests.router_world import World, chat, check_error, router_world
 
+from retally_router.api import openapi_text
 from retally_router.idempotency import CLAIM_SECONDS
+from retally_router.openapi_document import made_document
 
 
 @pytest.fixture
@@ -160,6 +163,9 @@ class TestDocument:
                     assert content["example"], path
                     assert content["schema"]["$ref"].rpartition("/")[2] in document["components"]["schemas"]
 
+    def test_committed_one_is_what_the_routes_come_to(self) -> None:
+        assert json.loads(openapi_text()) == made_document(), "python -m retally_router.openapi_document writes it anew"
+
     async def test_examples_of_completions_are_served(self, world: World) -> None:
         document = (await world.http.get("/openapi.json")).json()
         for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses"):
@@ -171,3 +177,17 @@ class TestDocument:
     async def test_wrong_methods_are_told_in_the_envelope(self, world: World) -> None:
         for path in ("/v1/responses", "/v1/chat/completions"):
             check_error(await world.http.get(path), 405, "method_not_allowed")
+
+
+class TestParameters:
+    @pytest.mark.parametrize(
+        ("path", "name", "said"),
+        [
+            ("/v1/generation", "id", "id: Field required"),
+            ("/retally/v1/keys", "payer", "payer: Field required"),
+            ("/retally/v1/nodes/0x1/channels/0x2/0x3/seven", "lane", "lane: Input should be a valid integer"),
+        ],
+    )
+    async def test_wrong_ones_are_named_in_the_envelope(self, world: World, path: str, name: str, said: str) -> None:
+        error = check_error(await world.http.get(path), 400, "bad_request")
+        assert (error["param"], error["message"]) == (name, said)

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.contracts.court.transcripts import PROFILE
 from tests.fakes_replay import (
     ACCUSED,
     GUILTY,
     HONEST,
+    ODD,
     OWNERS,
     TABLE,
     GivenReplayer,
@@ -28,6 +30,7 @@ from tests.fakes_replay import (
 from retally.protocol.case import CommitRecord, VerdictKind
 from retally.protocol.encoding import Address, keccak
 from retally.protocol.evidence import JOB_MISMATCH, JobLogE, verdict_of
+from retally.protocol.exact import EQUAL
 from retally_verifier.agreement import PRICE, Said, agree, count, majority_of, suspects
 from retally_verifier.replay import Replay
 
@@ -62,6 +65,20 @@ class TestDrawing:
         assert len(replayer.asked) == 2
         assert found.calibrated
         assert verdict_of(found.log_e) == VerdictKind.MATCH
+
+    async def test_an_exact_profile_is_judged_by_equality_and_needs_no_calibration(self, tmp_path: Path) -> None:
+        unknown = OneCalibration(frozenset({PROFILE}))
+        says = dict.fromkeys(OWNERS[:6], HONEST)
+        without, _ = await replay(tmp_path / "a", says, calibrations=unknown)
+        assert not without.calibrated
+        equal, _ = await replay(tmp_path / "b", says, calibrations=unknown, exact={PROFILE})
+        assert equal.log_e == pytest.approx(EQUAL + math.log1p(-PRICE))
+        assert (equal.detail["verifierProfiles"], equal.detail["driftLogE"]) == ([], 0.0)
+        differing, _ = await replay(
+            tmp_path / "c", dict.fromkeys(OWNERS[:6], ODD), calibrations=unknown, exact={PROFILE}
+        )
+        assert verdict_of(differing.log_e) == VerdictKind.MISMATCH
+        assert all(each["differing"] for each in differing.detail["replays"])
 
     @pytest.mark.parametrize("liar", [0, 1])
     async def test_a_corrupt_re_executor_does_not_turn_guilt_into_a_match(self, tmp_path: Path, liar: int) -> None:

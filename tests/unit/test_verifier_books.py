@@ -229,7 +229,7 @@ calibration_dir = "calibrations"
         if name == "complete":
             assert settings.model_fields_set == set(type(settings).model_fields) - {"key"}
 
-    @pytest.mark.parametrize("line", ['key_file = "k"', "replayers = 1", "unknown = 1"])
+    @pytest.mark.parametrize("line", ['key_file = "k"', "replayers = 1", "unknown = 1", 'engine_profile = "vllm"'])
     def test_refuses_what_makes_no_sense(self, tmp_path: Path, line: str) -> None:
         path = tmp_path / "verifier.toml"
         path.write_text(self.MINIMAL + line + "\n")

@@ -179,7 +179,7 @@ class TestDecision:
         assert not has_drifted(groups, LEAST)
 
     @given(stakes=st.lists(STAKES, min_size=3, max_size=8), crossed=st.integers(3, 8), tiny=st.integers(0, 5))
-    def test_takes_half_of_the_stake_and_ignores_dust(self, stakes: list[int], crossed: int, tiny: int) -> None:
+    def test_takes_most_of_the_stake_and_ignores_dust(self, stakes: list[int], crossed: int, tiny: int) -> None:
         groups = [Group(frozenset({OWNERS[n]}), stake, n < crossed) for n, stake in enumerate(stakes)]
         dust = [Group(frozenset(), LEAST - 1, has_crossed=True)] * tiny
         decided = has_drifted(groups, LEAST)
@@ -189,6 +189,13 @@ class TestDecision:
             assert sum(group.has_crossed for group in counted) >= 3
         elif all(group.has_crossed for group in counted) and len(counted) >= 3:
             raise AssertionError("everybody crossed")
+
+    @given(stakes=st.lists(st.integers(LEAST, 10**24), min_size=1, max_size=8))
+    def test_freezes_nothing_while_honest_owners_hold_half(self, stakes: list[int]) -> None:
+        cheats = [Group(frozenset(), stake, has_crossed=True) for stake in stakes]
+        honest = [Group(frozenset(), stake, has_crossed=False) for stake in stakes]
+        assert not has_drifted([*cheats, *honest], LEAST)
+        assert has_drifted(cheats, LEAST) == (len(cheats) >= 3)
 
     @given(crossed=st.sets(st.integers(0, 8), min_size=1, max_size=9))
     def test_siblings_are_one_party(self, crossed: set[int]) -> None:
@@ -223,9 +230,10 @@ class TestGuard:
             (2, dict.fromkeys(OWNERS, 2 * LEAST), ()),
             (3, {**dict.fromkeys(OWNERS, 50 * LEAST), **dict.fromkeys(OWNERS[:3], LEAST)}, ()),
             (3, {**dict.fromkeys(OWNERS, 2 * LEAST), OWNERS[0]: LEAST - 1}, ()),
+            (3, dict.fromkeys(OWNERS[:6], 2 * LEAST), ()),
             (3, dict.fromkeys(OWNERS, 2 * LEAST), (OWNERS[0], OWNERS[1])),
         ],
-        ids=["one", "two", "little stake", "dust", "siblings"],
+        ids=["one", "two", "little stake", "dust", "half", "siblings"],
     )
     async def test_freezes_nothing_for_a_few(
         self, store: Store, drifted: int, stakes: Mapping[Address, int], siblings: tuple[Address, ...]

@@ -18,14 +18,16 @@ from retally.chain.connection import Chain
 from retally.chain.deployment import Deployment
 from retally.chain.recursion import bound_recursion
 from retally.chain.transactions import TxSender
-from retally.errors import BadRequest, Conflict
+from retally.errors import BadRequest, Conflict, RetallyError
 from retally.inference.chat_format import ChatFormat
 from retally.inference.model_files import ModelFiles
+from retally.inference.profile_files import exact_profiles
+from retally.inference.vllm_engine import VllmEngine
 from retally.keep_alive import SERVER_SECONDS
 from retally.keystore import service_key
 from retally.node_client import NodeClient
 from retally.protocol.eip712 import SigningKey
-from retally.protocol.encoding import Bytes32
+from retally.protocol.encoding import Bytes32, parse_bytes32
 from retally_verifier.api import create_app
 from retally_verifier.audit_commit import CommitAuditor
 from retally_verifier.challenge_silence import SilenceChallenger
@@ -39,6 +41,7 @@ from retally_verifier.open_case import CaseOpener
 from retally_verifier.point_stream import PointStream
 from retally_verifier.replay import Replayer
 from retally_verifier.report_verdicts import VerdictReporter
+from retally_verifier.second_look import OwnModel, SecondLook
 from retally_verifier.settings import VerifierSettings
 from retally_verifier.sharing import first_of, leases, open_redis, open_work, worker
 from retally_verifier.store import Store
@@ -59,23 +62,66 @@ class Verifier:
     clock: Clock
 
 
-def load_formats(model_dirs: tuple[Path, ...]) -> Mapping[Bytes32, ChatFormat]:
-    """Renderer and tokenizer of each model, by model id."""
-    formats = {}
-    for folder in model_dirs:
-        files = ModelFiles.load(folder)
-        # Another tokenizer or template would make every honest prompt a mismatch.
-        files.check_unchanged()
-        formats[files.model_id] = ChatFormat.load(folder)
-    return formats
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What is known of the models that are audited: by model id their names, and renderer and tokenizer."""
+
+    names: Mapping[Bytes32, str]
+    formats: Mapping[Bytes32, ChatFormat]
+
+    @classmethod
+    def load(cls, model_dirs: tuple[Path, ...]) -> Models:
+        """Those of these folders."""
+        names, formats = {}, {}
+        for folder in model_dirs:
+            files = ModelFiles.load(folder)
+            # Another tokenizer or template would make every honest prompt a mismatch.
+            files.check_unchanged()
+            names[files.model_id] = files.name
+            formats[files.model_id] = ChatFormat.load(folder)
+        return cls(names, formats)
+
+
+def known_calibrations(settings: VerifierSettings, chain: Chain) -> Calibrations:
+    """The calibrations of the folder, as far as the Registry has them."""
+    calibrations = Calibrations(chain.registry)
+    log.info("%d calibrations", calibrations.load(settings.calibration_dir))
+    return calibrations
+
+
+@asynccontextmanager
+async def second_look(
+    settings: VerifierSettings, store: Store, models: Models, calibrations: Calibrations
+) -> AsyncIterator[SecondLook | None]:
+    """The verifier's own engine, if it has one; audits go on while it is down, and no case is opened."""
+    url, named = settings.engine_url, settings.engine_profile
+    profile = None if named is None else parse_bytes32("engine_profile", named)
+    if url is None:
+        yield None
+        return
+    async with AsyncExitStack() as stack:
+        engines = {}
+        for model_id, name in models.names.items():
+            engines[model_id] = engine = VllmEngine(url, name)
+            stack.push_async_callback(engine.close)
+            try:
+                await engine.served()
+            except RetallyError as error:
+                log.warning("no case about %s is opened until its engine answers: %s", name, error.message)
+        own = {model_id: OwnModel(engine, models.formats[model_id]) for model_id, engine in engines.items()}
+        yield SecondLook(store, own, calibrations, url, profile, exact_profiles(settings.profile_files))
 
 
 def point_judge(
-    settings: VerifierSettings, chain: Chain, key: SigningKey, store: Store, client: NodeClient
+    settings: VerifierSettings,
+    chain: Chain,
+    key: SigningKey,
+    store: Store,
+    client: NodeClient,
+    models: Models,
+    calibrations: Calibrations,
 ) -> PointJudge:
     """What judges points: it reads the chain and pays re-executors, and sends no transaction."""
-    calibrations = Calibrations(chain.registry)
-    log.info("%d calibrations", calibrations.load(settings.calibration_dir))
     replayer = Replayer(
         store,
         client,
@@ -88,9 +134,10 @@ def point_judge(
         replayers=settings.replayers,
         most_replayers=settings.most_replayers,
         at_once=settings.at_once,
+        exact=exact_profiles(settings.profile_files),
     )
     fetcher = AnswerFetcher(store, client, key, chain.clock)
-    return PointJudge(chain.domain, fetcher, replayer, load_formats(settings.model_dirs))
+    return PointJudge(chain.domain, fetcher, replayer, models.formats)
 
 
 @asynccontextmanager
@@ -106,8 +153,10 @@ async def open_verifier(settings: VerifierSettings) -> AsyncIterator[Verifier]:
         async with Chain(settings.rpc_url, deployment) as chain, AsyncExitStack() as stack:
             stack.push_async_callback(loops.close)
             sender = TxSender(chain, key, settings.data_dir / "pending.json")
-            cases = CaseOpener(chain, sender, store, settings.public_url)
-            judge = point_judge(settings, chain, key, store, client)
+            models, calibrations = Models.load(settings.model_dirs), known_calibrations(settings, chain)
+            look = await stack.enter_async_context(second_look(settings, store, models, calibrations))
+            cases = CaseOpener(chain, sender, store, settings.public_url, look)
+            judge = point_judge(settings, chain, key, store, client, models, calibrations)
             work = await stack.enter_async_context(open_work(settings, judge, chain.domain, key.address))
             auditor = CommitAuditor(chain, sender, store, work, settings.patience_seconds)
             loops.add("watch", ChainWatch(chain, store, settings.confirmations).step)
@@ -169,7 +218,8 @@ async def work(settings: VerifierSettings) -> None:
         loops.start()
         stack.push_async_callback(loops.close)
         redis = await stack.enter_async_context(open_redis(settings))
-        judge = point_judge(settings, chain, key, store, client)
+        models, calibrations = Models.load(settings.model_dirs), known_calibrations(settings, chain)
+        judge = point_judge(settings, chain, key, store, client, models, calibrations)
         log.info("worker of verifier %s on lane %d", key.address, settings.lane)
         await _until(worker(settings, PointStream(redis, key.address), judge, chain.domain).run(), lost)
 

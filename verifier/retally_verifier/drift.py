@@ -1,8 +1,8 @@
 """Whether honest margins still lie under a calibration's bounds: an e-process per owner, weighed over owners.
 
 A job's drift evidence tests the very null of its verdict, with an alternative of its own: all bins but the first are
-some times likelier than their bounds. One owner that shows it cheats, or is unlucky; when unrelated owners with at
-least half of the stake show it, the bounds are wrong.
+some times likelier than their bounds. One owner that shows it cheats, or is unlucky; when unrelated owners with more
+than half of the stake show it, the bounds are wrong. Half is not enough: cheats who hold it would free themselves.
 """
 
 from __future__ import annotations
@@ -82,10 +82,11 @@ def has_drifted(groups: Sequence[Group], least_stake: int) -> bool:
     holds a pair back, nor frees itself.
     """
     counted = [group for group in groups if group.stake >= least_stake > 0]
-    most = sum(group.stake for group in counted) / 4
-    crossed = [min(group.stake, most) for group in counted if group.has_crossed]
-    total = sum(min(group.stake, most) for group in counted)
-    return len(crossed) >= LEAST_OWNERS and 2 * sum(crossed) >= total
+    # In quarters of a unit, so that exactly half stays exactly half.
+    most = sum(group.stake for group in counted)
+    crossed = [min(4 * group.stake, most) for group in counted if group.has_crossed]
+    total = sum(min(4 * group.stake, most) for group in counted)
+    return len(crossed) >= LEAST_OWNERS and 2 * sum(crossed) > total
 
 
 def grouped(

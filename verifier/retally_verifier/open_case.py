@@ -11,6 +11,7 @@ from retally.chain.court import CaseStatus, Opening, decode_shown
 from retally.chain.follow_case import take_due_step
 from retally.chain.staking import Offence, Role
 from retally.chain.transactions import TxSender
+from retally.errors import EngineUnavailable
 from retally.protocol.audit_points import AuditPoint, drawn_points
 from retally.protocol.case import VerdictKind, unpack_ranges
 from retally.protocol.encoding import Address, to_hex
@@ -26,6 +27,7 @@ from retally.protocol.evidence_file import (
 from retally.protocol.judgement import case_wealth
 from retally.protocol.wire import AnswerBundle
 from retally_verifier.records import CaseRecord, Finding, Pair
+from retally_verifier.second_look import SecondLook
 from retally_verifier.store import Store
 
 log = logging.getLogger(__name__)
@@ -34,11 +36,15 @@ log = logging.getLogger(__name__)
 class CaseOpener:
     """Opens cases and moves its own on when they are due."""
 
-    def __init__(self, chain: Chain, sender: TxSender, store: Store, public_url: str) -> None:
+    def __init__(
+        self, chain: Chain, sender: TxSender, store: Store, public_url: str, look: SecondLook | None = None
+    ) -> None:
+        """With a second look no case is opened that the verifier's own engine does not bear out."""
         self._chain = chain
         self._sender = sender
         self._store = store
         self._public_url = public_url.rstrip("/")
+        self._look = look
 
     async def step(self) -> None:
         """Moves open cases on, then opens what evidence asks for."""
@@ -46,8 +52,15 @@ class CaseOpener:
             if not case.closed:
                 await self._advance(case)
         now = self._chain.clock.now()
+        unseen: EngineUnavailable | None = None
         for owner in self._store.owners(period_start(now)):
-            await self._consider(owner, now)
+            try:
+                await self._consider(owner, now)
+            except EngineUnavailable as error:
+                # What others are accused of may have been seen before, or need no engine.
+                unseen = error
+        if unseen is not None:
+            raise unseen
 
     def wealth_of(self, owner: Address, now: int) -> tuple[float, list[Finding]]:
         """log wealth of an owner over the period, and the findings that a case would show."""
@@ -77,6 +90,12 @@ class CaseOpener:
             # The court has heard this very evidence.
             return
         if await self._has_unbooked_case(owner):
+            return
+        if self._look is not None and await self._look.at(shown):
+            # What is less now may be less than a case takes, or another set of receipts.
+            said = wealth, self.wealth_of(owner, now)[0]
+            log.warning("owner %s: log wealth %.1f, with this verifier's own engine %.1f", owner, *said)
+            await self._consider(owner, now)
             return
         log.warning("owner %s: log wealth %.1f over %d receipts, going to court", owner, wealth, len(shown))
         await self._open(owner, file)

@@ -19,9 +19,10 @@ from retally.protocol.case import CommitRecord
 from retally.protocol.eip712 import Domain, SigningKey
 from retally.protocol.encoding import Address, to_hex
 from retally.protocol.evidence import covering_table
+from retally.protocol.exact import has_equality, judge_pair
 from retally.protocol.form_judgement import FREE
 from retally.protocol.grammar import AnswerMasks
-from retally.protocol.judgement import ids_to_score, judge_replay, replayed_of
+from retally.protocol.judgement import ids_to_score, replayed_of
 from retally.protocol.margins import MaskedScores, robust_margins
 from retally.protocol.scored_rows import ScoredRows
 from retally.protocol.wire import AnswerBundle
@@ -60,6 +61,7 @@ class Replayer:
         replayers: int,
         most_replayers: int = 5,
         at_once: int = 1,
+        exact: Collection[bytes] = (),
     ) -> None:
         self._store = store
         self._registry = registry
@@ -67,6 +69,7 @@ class Replayer:
         self._key = key
         self._wanted = replayers
         self._most = max(replayers, most_replayers)
+        self._exact = exact
         self._buyer = ScoreBuyer(client, StorePurse(store, client, key, domain, lane), domain, clock, at_once)
 
     async def replay(
@@ -83,7 +86,7 @@ class Replayer:
         With too few of them nothing is held against anybody. Owners in `last` are drawn only where others do not
         suffice.
         """
-        drawing = _Drawing(bundle, commit, eos_ids, masks)
+        drawing = _Drawing(bundle, commit, eos_ids, masks, self._exact)
         owners = await self._owners(drawing, seed, last)
         # Which owners a dispute may reach is fixed before any of them has spoken.
         most = max(self._wanted, min(self._most, len(owners)))
@@ -104,7 +107,7 @@ class Replayer:
         model_id = drawing.bundle.receipt.model_id
         nodes = await self._candidates(model_id, drawing.commit.owner, seed)
         known = {each: await self._calibration(drawing, each) for each in {node.profile_id for node in nodes}}
-        judging = [node for node in nodes if drawing.table(known[node.profile_id]) is not None]
+        judging = [node for node in nodes if drawing.can_judge(node.profile_id, known[node.profile_id])]
         if len({node.owner for node in judging}) >= self._wanted:
             # One of another profile could only turn the verdict into inconclusive.
             nodes = judging
@@ -152,8 +155,16 @@ class Replayer:
 class _Drawing:
     """One job's re-executors as they speak, one after the other."""
 
-    def __init__(self, bundle: AnswerBundle, commit: CommitRecord, eos_ids: Sequence[int], masks: AnswerMasks) -> None:
+    def __init__(
+        self,
+        bundle: AnswerBundle,
+        commit: CommitRecord,
+        eos_ids: Sequence[int],
+        masks: AnswerMasks,
+        exact: Collection[bytes],
+    ) -> None:
         self.bundle = bundle
+        self._exact = exact
         self._masks = masks
         self.commit = commit
         self.said: list[Said] = []
@@ -161,15 +172,24 @@ class _Drawing:
         self._replayed = replayed_of(bundle, eos_ids)
         self._told: list[dict[str, Any]] = []
 
-    def table(self, calibration: Calibration | None) -> MarginTable | None:
-        """The table that judges this job, if the calibration covers it."""
-        return covering_table(self._replayed, calibration)
+    def can_judge(self, profile_id: bytes, calibration: Calibration | None) -> bool:
+        """Whether scores of a node of this profile would lead to a verdict."""
+        return self._is_exact(profile_id) or self._table(profile_id, calibration) is not None
+
+    def _is_exact(self, profile_id: bytes) -> bool:
+        return has_equality(self.bundle, profile_id, self._exact)
+
+    def _table(self, profile_id: bytes, calibration: Calibration | None) -> MarginTable | None:
+        """The table that judges this job, if there is one: equality needs none."""
+        return None if self._is_exact(profile_id) else covering_table(self._replayed, calibration)
 
     def add(self, node: NodeRecord, scores: ScoredRows, calibration: Calibration | None) -> None:
         """What a node's scores say."""
         allowed = MaskedScores(scores, self._masks)
-        evidence = judge_replay(self.bundle, allowed, calibration, self._eos)
-        table, margins = self.table(calibration), robust_margins(self._replayed, allowed)
+        evidence = judge_pair(
+            self.bundle, allowed, calibration, self._eos, scored_by=node.profile_id, exact=self._exact
+        )  # fmt: skip
+        table, margins = self._table(node.profile_id, calibration), robust_margins(self._replayed, allowed)
         self.said.append(Said(node.owner, evidence, margins, table))
         place = {"node": node.node, "owner": node.owner, "profile": to_hex(node.profile_id)}
         told = {**place, "logE": evidence.log_e, **evidence.summary}

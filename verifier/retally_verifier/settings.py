@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from retally.errors import BadRequest
+from retally.protocol.encoding import parse_bytes32
 from retally.service_settings import Port, Seconds, ServiceSettings
 
 
@@ -20,6 +22,7 @@ class VerifierSettings(ServiceSettings):
     data_dir: Path
     model_dirs: tuple[Path, ...] = Field(description="models whose commits are audited")
     calibration_dir: Path
+    profile_files: tuple[Path, ...] = Field(default=(), description="the exact ones of them are judged by equality")
 
     confirmations: int = Field(default=0, ge=0)
     replayers: int = Field(default=2, ge=2, description="nodes of other owners that score each answer")
@@ -27,6 +30,12 @@ class VerifierSettings(ServiceSettings):
     at_once: int = Field(default=8, ge=1, le=256, description="points judged, and scores bought of a node, at once")
     redis_url: str | None = Field(default=None, description="shares the judging of points with workers of the same key")
     lease_seconds: Seconds = Field(default=15, description="after which a dead leader's or worker's work is taken over")
+    engine_url: str | None = Field(
+        default=None, description="a vLLM of one's own: no case is opened that it does not bear out"
+    )
+    engine_profile: str | None = Field(
+        default=None, description="the profile id that it runs under; else taken to be the accused node's"
+    )
     lane: int = Field(default=0, ge=0, lt=2**32)
     request_seconds: Seconds = 120
     patience_seconds: float = Field(
@@ -34,3 +43,13 @@ class VerifierSettings(ServiceSettings):
     )
 
     withdraw_seconds: Seconds = Field(default=3600, description="how often pay and returned bonds are withdrawn")
+
+    @field_validator("engine_profile")
+    @classmethod
+    def _is_an_id(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                parse_bytes32("engine_profile", value)
+            except BadRequest as error:
+                raise ValueError(error.message) from error
+        return value

@@ -210,6 +210,11 @@ class Store:
         """The pairs that are held back now."""
         return frozenset(freeze.pair for freeze in self.freezes() if freeze.since <= now < freeze.until)
 
+    def findings_of_receipt(self, digest: bytes) -> list[Finding]:
+        """All findings on that receipt: one that covers two points has two."""
+        rows = self._db.execute(f"SELECT {_FINDING} FROM findings WHERE receipt = ?", (digest,))
+        return [finding_of(row) for row in rows]
+
     def silent_findings(self) -> list[Finding]:
         """Points that a node did not answer."""
         rows = self._db.execute(f"SELECT {_FINDING} FROM findings WHERE state = ?", (FindingState.SILENT,))

@@ -9,9 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from eth_abi.abi import decode, encode
-from eth_abi.exceptions import DecodingError
-
+from retally.chain.words import Malformed, decode_words, encode_words, is_plain
 from retally.protocol.encoding import checksum_address, keccak
 
 CONTRACTS = (
@@ -72,7 +70,7 @@ class Entry:
 
     def encode_call(self, args: Sequence[Any]) -> bytes:
         """The calldata of a call."""
-        return self.selector + encode([each.type for each in self.inputs], list(args))
+        return self.selector + _encode([each.type for each in self.inputs], list(args))
 
     def decode_result(self, data: bytes) -> Any:
         """What a call returned: one value, or a tuple of several."""
@@ -90,9 +88,29 @@ class Entry:
         return found
 
 
+def _encode(types: Sequence[str], args: Sequence[Any]) -> bytes:
+    if is_plain(types):
+        return encode_words(types, args)
+    # Loaded here: whoever needs plain words alone, as the router does, goes without it.
+    from eth_abi.abi import encode
+
+    return encode(types, args)
+
+
 def _decode(parameters: Sequence[Parameter], data: bytes) -> tuple[Any, ...]:
-    values = decode([each.type for each in parameters], data)
+    types = [each.type for each in parameters]
+    values = decode_words(types, data) if is_plain(types) else _decode_any(types, data)
     return tuple(each.python(value) for each, value in zip(parameters, values, strict=True))
+
+
+def _decode_any(types: Sequence[str], data: bytes) -> tuple[Any, ...]:
+    from eth_abi.abi import decode
+    from eth_abi.exceptions import DecodingError
+
+    try:
+        return decode(types, data)
+    except DecodingError as error:
+        raise Malformed(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -146,6 +164,6 @@ def decode_error(data: bytes) -> tuple[str, dict[str, Any]]:
         return ("UnknownError", {"data": "0x" + data.hex()}) if data else ("Reverted", {})
     try:
         values = _decode(entry.inputs, data[4:])
-    except DecodingError:
+    except Malformed:
         return entry.name, {"data": "0x" + data.hex()}
     return entry.name, dict(zip([each.name for each in entry.inputs], values, strict=True))

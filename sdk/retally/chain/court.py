@@ -85,6 +85,15 @@ class Vote:
     verdict: int
 
 
+@dataclass(frozen=True, slots=True)
+class Appeal:
+    """An appeal: who paid, against which verdict, and what its jury said; 0 while it has not."""
+
+    appellant: Address
+    appealed: int
+    outcome: int
+
+
 def vote_hash(case_id: int, round_: int, juror: Address, verdict: int, log_e: int, salt: bytes) -> Bytes32:
     """What a juror commits before it reveals."""
     types = ["uint256", "uint16", "address", "uint8", "int64", "bytes32"]
@@ -109,7 +118,10 @@ class Court(Contract):
 
     async def cases(self) -> dict[int, Case]:
         """All cases by their ids."""
-        ids = range(1, await self.case_count() + 1)
+        return await self.cases_of(range(1, await self.case_count() + 1))
+
+    async def cases_of(self, ids: Sequence[int]) -> dict[int, Case]:
+        """These cases by their ids."""
         found: dict[int, Case] = {}
         for start in range(0, len(ids), CASES_AT_ONCE):
             some = ids[start : start + CASES_AT_ONCE]
@@ -137,9 +149,22 @@ class Court(Contract):
         """What the jurors of a first round share."""
         return int((await self.view("parameters"))[6])
 
+    async def tip(self) -> int:
+        """What a step of a case pays its caller."""
+        return int((await self.view("parameters"))[8])
+
     async def own_job_cost(self) -> int:
         """What the re-execution of an own job pulls."""
         return int(await self.view("ownJobCost"))
+
+    async def appeal_cost(self, case_id: int) -> int:
+        """What the next appeal of a case pulls; of a case that does not exist, what the first one of any does."""
+        return int(await self.view("appealCost", case_id))
+
+    async def appeals_of(self, case_id: int, count: int) -> tuple[Appeal, ...]:
+        """The first `count` appeals of a case."""
+        rows = await self.views("appealOf", [(case_id, number) for number in range(1, count + 1)]) if count else []
+        return tuple(Appeal(*row) for row in rows)
 
     async def paused_until(self) -> int:
         """When the pause of new cases ends, or ended; 0 if there never was one."""

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
-
-import aiohttp
-from web3 import AsyncHTTPProvider
-from web3.exceptions import Web3Exception
-from web3.providers.rpc.utils import ExceptionRetryConfiguration
-from web3.types import RPCEndpoint
 
 from retally.errors import ChainUnreachable, RetallyError
 
@@ -21,8 +14,27 @@ T = TypeVar("T")
 
 TIMEOUT_SECONDS = 30
 CLOSE_SECONDS = 2
+
+
+class Broken(Exception):
+    """A request that has no answer."""
+
+
 # ValueError: what answers is no JSON-RPC at all.
-_BROKEN = (TimeoutError, OSError, aiohttp.ClientError, Web3Exception, ValueError)
+_BROKEN = (TimeoutError, OSError, Broken, ValueError)
+
+
+class Exchange(Protocol):
+    """Carries requests to the endpoint; raises Broken, TimeoutError, OSError or ValueError when none comes back."""
+
+    async def one(self, method: str, params: Sequence[Any]) -> dict[str, Any]:
+        """The response to one request."""
+
+    async def batch(self, calls: Sequence[RpcCall]) -> object:
+        """The responses to many in one round trip, in their order; or one response to them all."""
+
+    async def close(self) -> None:
+        """Closes the connections."""
 
 
 class RpcFailed(RetallyError):
@@ -48,42 +60,33 @@ class RpcCall:
 class Rpc:
     """The endpoint of one chain."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, exchange: Exchange | None = None) -> None:
         self.url = url
         # Its host alone is ever told: the path of an endpoint often holds somebody's key.
         parts = urlsplit(url)
         self.host = f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
-        # A broken connection is tried again; one that timed out has used up its time.
-        retries = ExceptionRetryConfiguration(errors=(aiohttp.ClientError,), retries=3)
-        self.provider = AsyncHTTPProvider(
-            url, request_kwargs={"timeout": timeout}, exception_retry_configuration=retries
-        )
+        self.exchange = exchange or _by_web3(url)
         self._exchanges: set[asyncio.Future[Any]] = set()
-        # Else a blocking web3 client on the loop's own thread waits for a lock that only the loop can give back.
-        self.provider._request_session_manager._lock = threading.Lock()
 
     async def request(self, method: str, *params: Any) -> Any:
         """The result of one request."""
         try:
-            response = await self._uninterrupted(self.provider.make_request(RPCEndpoint(method), list(params)))
+            response = await self._uninterrupted(self.exchange.one(method, params))
         except _BROKEN as error:
-            raise ChainUnreachable(f"{self.host} does not answer {method}: {type(error).__name__}") from error
-        return _result(method, cast("dict[str, Any]", response))
+            raise ChainUnreachable(f"{self.host} does not answer {method}: {_kind(error)}") from error
+        return _result(method, response)
 
     async def batch(self, calls: Sequence[RpcCall]) -> list[Any]:
         """The results of many requests in one round trip; the first failure raises."""
         if not calls:
             return []
-        pairs = [(RPCEndpoint(call.method), list(call.params)) for call in calls]
         try:
-            responses = await self._uninterrupted(self.provider.make_batch_request(pairs))
+            responses = await self._uninterrupted(self.exchange.batch(calls))
         except _BROKEN as error:
-            raise ChainUnreachable(f"{self.host} does not answer a batch: {type(error).__name__}") from error
+            raise ChainUnreachable(f"{self.host} does not answer a batch: {_kind(error)}") from error
         if not isinstance(responses, list):
-            return [_result("batch", cast("dict[str, Any]", responses))]
-        paired = zip(calls, responses, strict=True)
-        return [_result(call.method, cast("dict[str, Any]", response)) for call, response in paired]
+            return [_result("batch", responses)]
+        return [_result(call.method, response) for call, response in zip(calls, responses, strict=True)]
 
     async def close(self) -> None:
         """Closes the connections once what is under way has ended, or has had its time."""
@@ -92,7 +95,7 @@ class Rpc:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        await self.provider.disconnect()
+        await self.exchange.close()
 
     async def _uninterrupted(self, exchange: Coroutine[Any, Any, T]) -> T:
         """Waits for an exchange that goes on to its end, within its time-out, even when the waiting is cancelled.
@@ -113,7 +116,20 @@ def _seen(task: asyncio.Future[Any]) -> None:
         task.exception()
 
 
-def _result(method: str, response: dict[str, Any]) -> Any:
+def _by_web3(url: str) -> Exchange:
+    # Loaded here: it is a dozen megabytes, and whoever brings another exchange goes without it.
+    from retally.chain.web3_exchange import Web3Exchange
+
+    return Web3Exchange(url)
+
+
+def _kind(error: Exception) -> str:
+    return str(error) if isinstance(error, Broken) else type(error).__name__
+
+
+def _result(method: str, response: object) -> Any:
+    if not isinstance(response, dict):
+        raise RpcFailed(method, 0, f"{str(response)[:80]} is no response", b"")
     error = response.get("error")
     if error is None:
         return response.get("result")

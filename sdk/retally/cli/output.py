@@ -90,8 +90,13 @@ def note(ctx: typer.Context, message: str) -> None:
 
 
 def report_error(ctx: typer.Context, error: RetallyError) -> None:
+    """Prints a command's error."""
+    print_error(error, as_json=is_json(ctx))
+
+
+def print_error(error: RetallyError, *, as_json: bool) -> None:
     """Prints an error: message, decoded contract error and hint."""
-    if is_json(ctx):
+    if as_json:
         content: dict[str, Any] = {"message": error.message, "code": error.code, "hint": error.hint}
         if isinstance(error, TransactionFailed):
             content["contractError"] = error.error_name

@@ -1,4 +1,4 @@
-"""Who replays a job for a command: one's own engine, or nodes of other owners that are paid for it."""
+"""Who replays a job for a command beside one's own engine: nodes of other owners that are paid for it."""
 
 from __future__ import annotations
 
@@ -12,49 +12,17 @@ from retally.chain.connection import Chain
 from retally.chain.registry import NodeEntry
 from retally.cli.amounts import show_amount
 from retally.cli.session import Session
-from retally.errors import BadRequest, EngineUnavailable, SpendingLimitExceeded
-from retally.inference.engine import Engine
-from retally.inference.vllm_engine import VllmEngine
+from retally.errors import BadRequest, SpendingLimitExceeded
 from retally.node_client import NodeClient, NodeEndpoint
 from retally.protocol.calibration import Calibration
 from retally.protocol.eip712 import TypedMessage
 from retally.protocol.encoding import Address, Bytes32, parse_address, to_hex
 from retally.protocol.job import JobRequest
-from retally.protocol.margins import TOP, ReplayScores
+from retally.protocol.margins import ReplayScores
 from retally.protocol.receipt import JobReceipt
 from retally.wallet import SignedVoucher, Wallet
 
 REQUEST_SECONDS = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class EngineScorer:
-    """One's own vLLM; which profile it runs under, its owner says."""
-
-    engine: Engine
-    name: str
-    profile_id: Bytes32
-
-    async def score(self, ids: Sequence[int], start: int) -> ReplayScores:
-        """The raw logprobs of ids[start:]."""
-        try:
-            return await self.engine.score(ids, start, TOP)
-        except BadRequest as error:
-            # vLLM refuses what its flags are too narrow for.
-            hint = f"start it with --max-logprobs 66 and a --max-model-len above {len(ids)}"
-            raise EngineUnavailable(error.message, hint=hint) from error
-
-
-async def own_engine(url: str, model: str, profile_id: Bytes32) -> tuple[EngineScorer, VllmEngine]:
-    """The engine at an address, once it says that it serves the model."""
-    engine = VllmEngine(url, model)
-    try:
-        await engine.served()
-    except EngineUnavailable as error:
-        await engine.close()
-        error.hint = "start vLLM with the job's model; where it serves it by another name, pass --engine-model"
-        raise
-    return EngineScorer(engine, f"engine {url}", profile_id), engine
 
 
 class WalletPurse:

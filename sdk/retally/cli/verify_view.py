@@ -14,6 +14,7 @@ from retally.cli.output import table
 from retally.protocol.case import VerdictKind
 from retally.protocol.encoding import to_hex
 from retally.protocol.evidence import JOB_CLIP
+from retally.protocol.exact import ROUNDING
 from retally.protocol.token_report import TokenRow
 from retally.verify_job import HOLDERS_CHECKS, AnswerReport, JobReport, ReplayReport
 
@@ -52,6 +53,7 @@ def _answer_json(answer: AnswerReport, text: TokenText) -> dict[str, Any]:
                 "by": replay.by,
                 "profileId": to_hex(replay.profile_id),
                 "calibrated": replay.calibrated,
+                "exact": replay.is_exact,
                 "logE": replay.log_e,
                 "tokens": [_row_json(row, text) for row in replay.rows],
             }
@@ -110,10 +112,14 @@ def _replay_view(replay: ReplayReport, text: TokenText) -> RenderableType:
 
 def _replay_summary(replay: ReplayReport) -> str:
     """What a long table shows, in a line."""
-    off = [row for row in replay.rows if row.margin > 0]
+    off = [row for row in replay.rows if row.margin > (ROUNDING if replay.is_exact else 0)]
+    if not off and replay.is_exact:
+        return f"each of the {len(replay.rows)} tokens is the model's own choice (equality, R-72)"
     if not off:
         return f"each of the {len(replay.rows)} tokens is one that the model may have chosen"
     worst = max(off, key=lambda row: row.margin)
+    if replay.is_exact:
+        return f"{len(off)} of {len(replay.rows)} tokens differ; the first is token {off[0].position} (equality, R-72)"
     return (
         f"{len(off)} of {len(replay.rows)} tokens are not what the model would have chosen for certain; "
         f"the farthest off is token {worst.position}, by {worst.margin:.3f} nats"
@@ -136,4 +142,5 @@ def _verdict(answer: AnswerReport) -> Text:
     if answer.reason or answer.broken:
         return Text(f"{word}: {answer.reason or 'a rule is broken that needs no replay'}", style=style)
     meaning = "below 1 is a match, from 10000 on a mismatch"
-    return Text(f"{word}: e = {math.exp(answer.log_e):.3g} (log e {answer.log_e:.2f}); {meaning} (R-35)", style=style)
+    rule = "R-72" if any(replay.is_exact for replay in answer.replays) else "R-35"
+    return Text(f"{word}: e = {math.exp(answer.log_e):.3g} (log e {answer.log_e:.2f}); {meaning} ({rule})", style=style)

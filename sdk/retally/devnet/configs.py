@@ -74,6 +74,7 @@ def verifier_settings(options: NetworkOptions, *, port: int, rpc_url: str, deplo
         "model_dirs": [str(options.model_dir)],
         "calibration_dir": str(CALIBRATIONS),
         "log_level": options.log_level,
+        **options.verifier_settings,
     }
 
 

@@ -26,7 +26,7 @@ from retally.devnet.configs import node_settings, router_settings, verifier_sett
 from retally.devnet.engine_server import EngineServer, model_name_of, share_cores
 from retally.devnet.keys import derive_key, derive_secret
 from retally.devnet.options import NetworkOptions, NodeSpec
-from retally.devnet.parties import Party, prepare_router, prepare_verifier
+from retally.devnet.parties import APPEAL_FUNDS, Party, prepare_router, prepare_verifier
 from retally.devnet.ports import HOST, free_port
 from retally.devnet.processes import Service, end_marked
 from retally.devnet.readiness import wait_answers, wait_routable
@@ -224,7 +224,7 @@ class Network:
         port = self._port(NODE_PORT)
         url = f"http://{HOST}:{port}"
         await owner.stake(Role.OPERATOR, self.options.stake)
-        await self._party(spec.name).fund()
+        await self._party(spec.name).fund(APPEAL_FUNDS)
         await owner.register_node(key, self.market.model_id, self.market.profile_id, url)
         settings = node_settings(
             self.options,

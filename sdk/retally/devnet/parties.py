@@ -16,6 +16,8 @@ ROUTER_BOND = 1_000 * RUSD
 VERIFIER_BOND = 2_000 * RUSD
 VERIFIER_DEPOSIT = 1_000 * RUSD
 VERIFIER_FUNDS = 1_000 * RUSD
+#: What a node may pay for appeals: both of one case, of which the devnet asks 101 and 201.
+APPEAL_FUNDS = 500 * RUSD
 
 _AUTH_SECONDS = 3_600
 

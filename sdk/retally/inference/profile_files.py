@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,3 +50,8 @@ class ProfileFile:
                 param="profile_file",
                 hint="name the registered profile's file, or register again with --profile",
             )
+
+
+def exact_profiles(paths: Iterable[Path]) -> frozenset[Bytes32]:
+    """Which of these profiles are judged by equality (R-72); raises BadRequest for a file that is none."""
+    return frozenset(each.profile_id for each in map(ProfileFile.load, paths) if each.is_exact)

@@ -46,6 +46,11 @@ def judge_exactly(bundle: AnswerBundle, scores: ReplayScores, eos_ids: Collectio
     return JobLogE(JOB_CLIP if found else EQUAL, True, _summary(bundle.output_ids, found))
 
 
+def has_equality(bundle: AnswerBundle, scored_by: bytes, exact: Collection[bytes]) -> bool:
+    """Whether a re-executor of this profile judges the answer by equality: both ran one exact profile."""
+    return scored_by == bundle.receipt.profile_id and scored_by in exact
+
+
 def judge_pair(
     bundle: AnswerBundle,
     scores: ReplayScores,
@@ -56,7 +61,7 @@ def judge_pair(
     exact: Collection[bytes],
 ) -> JobLogE:
     """The evidence by one re-executor's scores: equality where both ran one exact profile, statistics elsewhere."""
-    if scored_by == bundle.receipt.profile_id and scored_by in exact:
+    if has_equality(bundle, scored_by, exact):
         return judge_exactly(bundle, scores, eos_ids)
     return judge_replay(bundle, scores, calibration, eos_ids)
 

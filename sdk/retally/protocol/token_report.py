@@ -9,6 +9,7 @@ import numpy as np
 
 from retally.protocol.calibration import Calibration
 from retally.protocol.evidence import covering_table, running_log_e
+from retally.protocol.exact import ROUNDING
 from retally.protocol.judgement import replayed_of
 from retally.protocol.margins import ReplayScores, token_margins
 from retally.protocol.wire import AnswerBundle
@@ -26,11 +27,19 @@ class TokenRow:
 
 
 def token_rows(
-    bundle: AnswerBundle, scores: ReplayScores, calibration: Calibration | None, eos_ids: Collection[int]
+    bundle: AnswerBundle,
+    scores: ReplayScores,
+    calibration: Calibration | None,
+    eos_ids: Collection[int],
+    *,
+    is_exact: bool = False,
 ) -> list[TokenRow]:
-    """One row for each output token; log e is nothing where no calibration covers the job."""
+    """One row for each output token; log e is nothing where no calibration covers the job, or equality judges it."""
     replayed = replayed_of(bundle, eos_ids)
-    tokens = token_margins(replayed, scores)
+    if is_exact:
+        tokens, calibration = token_margins(replayed, scores, ROUNDING), None
+    else:
+        tokens = token_margins(replayed, scores)
     table = covering_table(replayed, calibration)
     margins = np.array([token.margin for token in tokens], dtype=np.float64)
     running = [None] * len(tokens) if table is None else running_log_e(margins, table)

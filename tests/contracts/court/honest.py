@@ -22,8 +22,9 @@ from retally.protocol.receipt import Chunk, FinishReason
 from retally.protocol.voucher import ChannelId
 from retally.protocol.wire import JobOptions, JobSubmission, SubmittedAssignment
 from retally_node.admission import AdmittedJob
-from retally_node.bootstrap import Outside, assemble
+from retally_node.bootstrap import assemble
 from retally_node.node import Node, Served
+from retally_node.outside import Outside
 from retally_node.settlement import MinedCommit
 from tests.contracts.court.transcripts import MODEL, PROFILE, Job, Tree
 from tests.contracts.court.world import Commit, World, record_of
@@ -35,6 +36,7 @@ from tests.fakes_node_ports import (
     FakeClock,
     FakeCollect,
     FakeCourt,
+    FakeDefenceCourt,
     FakeEvidence,
     FakePayers,
     FakeReserve,
@@ -144,8 +146,8 @@ class HonestNode:
         )  # fmt: skip
         served = Served("retally/tiny", MODEL, PROFILE, CONTEXT, Address(self.owner))
         outside = Outside(
-            clock, payers, self.collect, FakeAudits(), FakeReserve(), FakeSilence(), FakeCourt(), FakeCases(),
-            FakeEvidence(), 1,
+            clock, payers, self.collect, FakeAudits(), FakeReserve(), FakeSilence(), FakeCourt(),
+            FakeDefenceCourt(), FakeCases(), FakeEvidence(), 1,
         )  # fmt: skip
         deployment = Deployment(domain.chain_id, 1, {"Escrow": domain.escrow})
         self.node = await assemble(settings, self.key, deployment, served, self.engine, self.chat_format, outside)

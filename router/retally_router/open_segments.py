@@ -1,0 +1,92 @@
+"""A channel's open segments, and what they can cost together: asked with each chunk, while a thousand are open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from retally.protocol.pricing import PER
+
+# Tokens that a node may have put out on an open segment before we saw them.
+UNSEEN_TOKENS = 64
+
+SegmentKey = tuple[bytes, int, int]
+
+
+@dataclass(slots=True)
+class OpenSegment:
+    """An open segment's largest cost by our own count."""
+
+    input_cost: int
+    price_out: int
+    max_output: int
+    #: Raised by OpenSegments.count alone, once it is among them.
+    output: int = 0
+    #: What was promised for it beyond what its channel had to spare.
+    share: int = 0
+
+    @property
+    def upper(self) -> int:
+        """What the segment can be due for, by what we saw of it."""
+        return (self.input_cost + self.output * self.price_out) // PER
+
+    @property
+    def slack(self) -> int:
+        """What it can be due for beyond that."""
+        return min(UNSEEN_TOKENS * self.price_out // PER + 1, self.limit - self.upper)
+
+    @property
+    def limit(self) -> int:
+        """What it can be due for at all."""
+        return (self.input_cost + self.max_output * self.price_out) // PER
+
+
+class OpenSegments(dict[SegmentKey, OpenSegment]):
+    """The segments by key, with running sums of their upper, slack and limit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.upper = self.slack = self.limit = 0
+
+    def count(self, key: SegmentKey, tokens: int) -> None:
+        """So many more tokens were seen of a segment, if it is open."""
+        segment = self.get(key)
+        if segment is not None:
+            self._add(segment, -1)
+            segment.output += tokens
+            self._add(segment, 1)
+
+    def add(self, segments: Mapping[SegmentKey, OpenSegment]) -> None:
+        """Opens them."""
+        for key, segment in segments.items():
+            self[key] = segment
+
+    def __setitem__(self, key: SegmentKey, segment: OpenSegment) -> None:
+        if key in self:
+            self._add(self[key], -1)
+        super().__setitem__(key, segment)
+        self._add(segment, 1)
+
+    def __delitem__(self, key: SegmentKey) -> None:
+        self._add(self[key], -1)
+        super().__delitem__(key)
+
+    def close(self, key: SegmentKey) -> None:
+        """Forgets a segment, if it is open."""
+        if key in self:
+            del self[key]
+
+    # What would change the segments past the sums is not there.
+    def pop(self, *_: Any) -> Any:
+        """Use `close`."""
+        raise NotImplementedError
+
+    def update(self, *_: Any, **__: Any) -> None:
+        """Use `add`."""
+        raise NotImplementedError
+
+    def _add(self, segment: OpenSegment, sign: int) -> None:
+        self.upper += sign * segment.upper
+        self.slack += sign * segment.slack
+        self.limit += sign * segment.limit

@@ -1,0 +1,55 @@
+"""The process that serves: `python -m retally_router.worker FD`, which `start.py` becomes once all is checked."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+import msgspec
+
+from retally.errors import RetallyError
+from retally_router.checked_settings import CheckedSettings
+
+MODULE = "retally_router.worker"
+AS_JSON = "--json"
+
+
+def become_worker(settings: CheckedSettings, module: str = MODULE, *args: str) -> NoReturn:
+    """Goes on as a worker in this very process, under its id: what only the start needed is memory no more.
+
+    The settings hold a key, so they go through a pipe: neither arguments nor environment, which others could read.
+    """
+    reading, writing = os.pipe()
+    os.set_inheritable(reading, True)
+    # Some kilobytes at most: the pipe takes them without a reader.
+    with os.fdopen(writing, "wb") as out:
+        out.write(msgspec.json.encode(settings))
+    # -P and this path: the worker finds modules where this process did, and nowhere else.
+    path = os.pathsep.join(part or os.getcwd() for part in sys.path)
+    command = [sys.executable, "-P", "-m", module, str(reading), *args]
+    os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": path})
+
+
+def taken_settings(descriptor: str) -> CheckedSettings:
+    """The settings that such a start handed over."""
+    with os.fdopen(int(descriptor), "rb") as handed:
+        return msgspec.json.decode(handed.read(), type=CheckedSettings)
+
+
+def main() -> None:
+    """Serves until a signal comes."""
+    from retally_router.serve import run
+
+    try:
+        run(taken_settings(sys.argv[1]))
+    except RetallyError as error:
+        # Loaded only to tell it, as the command would have.
+        from retally.cli.output import exit_code, print_error
+
+        print_error(error, as_json=AS_JSON in sys.argv[2:])
+        sys.exit(exit_code(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Look before accusing: what a case would show, replayed on the verifier's own engine first."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from retally.chain.calibrations import Calibrations
+from retally.errors import EngineUnavailable, UpstreamTimeout
+from retally.inference.chat_format import ChatFormat
+from retally.inference.engine import Engine
+from retally.inference.own_engine import EngineScorer
+from retally.protocol.case import VerdictKind
+from retally.protocol.encoding import Bytes32, to_hex
+from retally.protocol.evidence import JobLogE, verdict_of
+from retally.protocol.exact import judge_pair
+from retally.protocol.form_judgement import judge_before_replay
+from retally.protocol.judgement import ids_to_score
+from retally.protocol.margins import MaskedScores
+from retally.protocol.wire import AnswerBundle
+from retally_verifier.records import Finding, FindingState
+from retally_verifier.store import Store
+
+log = logging.getLogger(__name__)
+
+#: Where a finding keeps what the verifier's own engine says.
+OWN = "own"
+REMEDY = "start it, or take engine_url out of the settings"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnModel:
+    """A model at hand: the engine that serves it, and its template and tokenizer."""
+
+    engine: Engine
+    chat_format: ChatFormat
+
+
+class SecondLook:
+    """Takes the verifier's own engine in as one more re-executor: the least of all counts (R-58)."""
+
+    def __init__(
+        self,
+        store: Store,
+        models: Mapping[Bytes32, OwnModel],
+        calibrations: Calibrations,
+        engine_url: str,
+        profile_id: Bytes32 | None,
+        exact: Collection[bytes] = (),
+    ) -> None:
+        """`profile_id` is what the engine runs under; None takes it to be each accused node's."""
+        self._store = store
+        self._models = models
+        self._calibrations = calibrations
+        self._engine_url = engine_url
+        self._profile_id = profile_id
+        self._exact = exact
+
+    async def at(self, shown: Sequence[Finding]) -> bool:
+        """Looks at those not seen before; returns whether there were any, whose evidence may be less now.
+
+        Raises EngineUnavailable while the engine can't be asked: nobody is accused unseen.
+        """
+        fresh = [found for found in shown if found.state == FindingState.REPLAYED and OWN not in found.detail]
+        for found in fresh:
+            bundle = AnswerBundle.from_wire(json.loads(found.answer or b"{}"))
+            profile_id = self._profile_id or bundle.receipt.profile_id
+            own = await self._judge(bundle, profile_id, found.time)
+            # One that covers several points has as many findings.
+            for each in self._store.findings_of_receipt(found.receipt_digest or b""):
+                if each.state == FindingState.REPLAYED:
+                    self._store.put_finding(with_own(each, own, profile_id))
+        return bool(fresh)
+
+    async def _judge(self, bundle: AnswerBundle, profile_id: Bytes32, committed_at: int) -> JobLogE:
+        receipt = bundle.receipt
+        model = self._models[receipt.model_id]
+        form = model.chat_format
+        judged, masks = await asyncio.to_thread(judge_before_replay, bundle, form.render, form.eos_ids, form.grammars)
+        if judged is not None:
+            return judged.evidence
+        scorer = EngineScorer(model.engine, self._engine_url, profile_id)
+        try:
+            scores = MaskedScores(await scorer.score(*ids_to_score(bundle)), masks)
+        except (EngineUnavailable, UpstreamTimeout) as error:
+            hint = REMEDY if error.hint == type(error).hint else error.hint
+            raise EngineUnavailable(
+                f"no case is opened that this verifier's own engine, {self._engine_url}, does not bear out, "
+                f"and it can't be asked: {error.message}; {hint}",
+                hint=hint,
+            ) from error
+        known = await self._calibrations.find(receipt.model_id, receipt.profile_id, profile_id, committed_at)
+        return judge_pair(bundle, scores, known, form.eos_ids, scored_by=profile_id, exact=self._exact)
+
+
+def with_own(found: Finding, own: JobLogE, profile_id: bytes) -> Finding:
+    """The finding with one re-executor more; whom it contradicts stands alone, and what it can't judge is no guilt."""
+    log_e = min(found.log_e, own.log_e if own.calibrated else 0.0)
+    clears = own.calibrated and own.verdict == VerdictKind.MATCH
+    replays = [_told(each, clears) for each in found.detail.get("replays", ())]
+    said: dict[str, Any] = {
+        "profile": to_hex(profile_id),
+        "logE": own.log_e,
+        "calibrated": own.calibrated,
+        # What the re-executors said, of which the least counts.
+        "others": found.log_e,
+        **own.summary,
+    }
+    return replace(
+        found, log_e=log_e, verdict=verdict_of(log_e), detail={**found.detail, "replays": replays, OWN: said}
+    )
+
+
+def _told(replay: Mapping[str, Any], clears: bool) -> dict[str, Any]:
+    if not clears or "logE" not in replay or verdict_of(replay["logE"]) != VerdictKind.MISMATCH:
+        return dict(replay)
+    log.warning("re-executor %s stands alone: log e %.2f, own engine: match", replay["owner"], replay["logE"])
+    return {**replay, "alone": True}
