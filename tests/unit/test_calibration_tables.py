@@ -150,3 +150,25 @@ class TestTables:
         held = hold_out(HONEST, CHEATS)
         assert held.jobs == 60
         assert held.mean_e < 1
+
+
+class TestDrift:
+    @given(shares=st.lists(st.integers(1, 1_000), min_size=2, max_size=6), below=st.data())
+    def test_one_token_expects_at_most_one_below_bounds_of_edges_too(
+        self, shares: list[int], below: st.DataObject
+    ) -> None:
+        # Any split, so that tables of a few jobs whose bounds leave nothing without a margin are among them.
+        honest = [max(1, share * PROBABILITY // sum(shares)) for share in shares]
+        honest[honest.index(max(honest))] += PROBABILITY - sum(honest)
+        edges = tuple(1 + 200_000 * n for n in range(len(honest) - 1))
+        table = MarginTable(edges, tuple(honest), tuple(honest))
+        bounds = np.cumsum(np.array(honest[::-1]))[::-1][1:] / PROBABILITY
+        reached = np.minimum.accumulate(bounds * np.array([below.draw(st.floats(0, 1)) for _ in bounds]))
+        chances = np.array([1.0, *reached]) - np.array([*reached, 0.0])
+        points = [0.0, *[edge / 1e6 for edge in edges]]
+        es = [math.exp(drift_log_e(np.array([point]), table)) for point in points]
+        assert float(chances @ np.array(es)) <= 1 + 1e-9
+
+    def test_tokens_without_a_margin_are_no_drift_however_loose_the_bounds_are(self) -> None:
+        table = MarginTable((100,), (1, PROBABILITY - 1), (1, PROBABILITY - 1))
+        assert drift_log_e(np.zeros(256), table) <= 0

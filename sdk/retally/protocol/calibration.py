@@ -90,7 +90,7 @@ class MarginTable(Bins):
         weight = sum(self.honest)
         if weight < PROBABILITY:
             raise BadRequest(
-                f"honest shares weigh {weight} of {PROBABILITY}: neither bounds of bins nor of edges weigh less than one",
+                f"honest shares weigh {weight} of {PROBABILITY}: bounds of bins or of edges never weigh less than one",
                 param="honest",
                 hint="measure the pair anew (retally verifier calibrate); shares are never scaled down",
             )
