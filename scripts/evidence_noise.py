@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from evidence_pairs import replays
 from evidence_plan import BATCHED, CHEAT_VERIFIERS, FEW, REFERENCE_NARROW, Batch, Plan
-from evidence_results import replays
 from retally.protocol.params import ONE
 
 #: Differences of log-probabilities that are counted, nats; and margins, by temperature.

@@ -16,8 +16,9 @@ import numpy as np
 import evidence_noise
 import evidence_results
 from evidence_jobs import CHEATS, TOKENS, UNSEEN
+from evidence_pairs import LIBRARY, PRECISION, SAME
 from evidence_plan import Plan
-from evidence_results import LIBRARY, PRECISION, SAME, Results
+from evidence_results import Results
 from evidence_shards import VERSION, Floats
 
 DATA = Path(__file__).resolve().parent.parent / "docs" / "data"
@@ -55,6 +56,7 @@ def report(plan: Plan, skipped: Mapping[str, str], owners: int) -> dict[str, Any
             "temperatures": list(evidence_noise.temperature_rows(plan)),
             "honest": list(evidence_results.honest_rows(found, owners)),
             "cheats": list(evidence_results.cheat_rows(found)),
+            "powerByHonestJobs": list(evidence_results.growth_rows(found)),
             "tables": evidence_results.table_rows(found),
         },
     }
@@ -93,7 +95,7 @@ def write(found: Mapping[str, Any]) -> None:
 def markdown(found: Mapping[str, Any]) -> str:
     """The tables of docs/VERIFICATION.md."""
     results = found["results"]
-    parts = (_pairs(results), _honest(results), _power(results), _convictions(results))
+    parts = (_pairs(results), _honest(results), _power(results), _growth(results), _convictions(results))
     return "\n\n".join(parts)
 
 
@@ -110,12 +112,12 @@ def _pairs(results: Mapping[str, Any]) -> str:
     ]
     audits, tokens = (sum(each[name] for each in results["pairs"]) for name in ("audits", "tokens"))
     rows.append(f"| all | | | {audits:,} | {tokens:,} | | | |")
-    return _table("| node | verifier | kernels | audits | tokens | margins, jobs | largest | held out, log e |", rows)
+    return _table("| node | verifier | kernels | audits | tokens | margins, jobs | largest | largest log e |", rows)
 
 
 def _honest(results: Mapping[str, Any]) -> str:
     rows = [
-        f"| {each['kernels']} | {each['heldOutAudits']:,} | {each['largestE']:.3g} "
+        f"| {each['kernels']} | {each['audits']:,} | {each['largestE']:.3g} "
         f"({each['largestEUnderEnvelope']:.3g}) | {each['meanE']:.2f} | {each['mismatches']} | {each['owners']:,} | "
         f"e^{each['largestLogWealth']:.1f} | {each['ownersAt1e9']} |"
         for each in results["honest"]
@@ -145,6 +147,15 @@ def _power(results: Mapping[str, Any]) -> str:
     kinds = " | ".join(KINDS)
     head = f"| cheat | jobs, tokens | margins, % | {kinds} | under the square | median log e | without the laws |"
     return _table(head, rows)
+
+
+def _growth(results: Mapping[str, Any]) -> str:
+    """Only cheats that some of the tables see less than always."""
+    each = results["powerByHonestJobs"]
+    cheats = [cheat for cheat in each[0]["power"] if min(row["power"][cheat] for row in each) < 1]
+    powers = [" | ".join(f"{row['power'][cheat]:.2f}" for cheat in cheats) for row in each]
+    rows = [f"| {row['jobs']:,} | {cells} |" for row, cells in zip(each, powers, strict=True)]
+    return _table(f"| honest jobs | {' | '.join(cheats)} |", rows)
 
 
 def _convictions(results: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ import msgspec
 
 from retally.errors import NodeUnavailable, error_of_envelope
 from retally.protocol.merkle import MAX_Q
+from retally_router.sse import payload_of
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 Quantised = Annotated[int, msgspec.Meta(ge=0, le=MAX_Q)]
@@ -68,10 +69,10 @@ _VIEW, _WHOLE = msgspec.json.Decoder(View), msgspec.json.Decoder(WholeView)
 class Frame:
     """One frame: its bytes, what is checked of it, and on demand all that it says."""
 
-    __slots__ = ("_value", "extra", "has_usage", "payload", "raw", "view")
+    __slots__ = ("_value", "extra", "has_usage", "raw", "view")
 
     def __init__(self, raw: bytes, payload: bytes, *, whole: bool = False) -> None:
-        self.raw, self.payload = raw, payload
+        self.raw = raw
         self._value: dict[str, Any] | None = None
         self.view: View | None
         try:
@@ -84,6 +85,16 @@ class Frame:
         self.has_usage = view.usage is not NOTHING and bytes(view.usage) != b"null"
         if view.error is not NOTHING and bytes(view.error) != b"null":
             self._refuse_errors()
+
+    @property
+    def has_receipt(self) -> bool:
+        """Whether it carries one."""
+        return self.extra is not None and self.extra.receipt is not None
+
+    @property
+    def payload(self) -> bytes:
+        """The data in it: cut out anew, since a worker that lags behind holds many frames and reads few of them."""
+        return payload_of(self.raw) or b""
 
     @property
     def value(self) -> dict[str, Any]:

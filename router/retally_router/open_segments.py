@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from retally.protocol.pricing import PER
@@ -25,6 +25,13 @@ class OpenSegment:
     output: int = 0
     #: What was promised for it beyond what its channel had to spare.
     share: int = 0
+    #: What it can be due for at all.
+    limit: int = field(init=False)
+    _unseen: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.limit = (self.input_cost + self.max_output * self.price_out) // PER
+        self._unseen = UNSEEN_TOKENS * self.price_out // PER + 1
 
     @property
     def upper(self) -> int:
@@ -34,12 +41,11 @@ class OpenSegment:
     @property
     def slack(self) -> int:
         """What it can be due for beyond that."""
-        return min(UNSEEN_TOKENS * self.price_out // PER + 1, self.limit - self.upper)
+        return self.slack_beyond(self.upper)
 
-    @property
-    def limit(self) -> int:
-        """What it can be due for at all."""
-        return (self.input_cost + self.max_output * self.price_out) // PER
+    def slack_beyond(self, upper: int) -> int:
+        """What it can be due for beyond so much."""
+        return min(self._unseen, self.limit - upper)
 
 
 class OpenSegments(dict[SegmentKey, OpenSegment]):
@@ -53,9 +59,11 @@ class OpenSegments(dict[SegmentKey, OpenSegment]):
         """So many more tokens were seen of a segment, if it is open."""
         segment = self.get(key)
         if segment is not None:
-            self._add(segment, -1)
+            before = segment.upper
             segment.output += tokens
-            self._add(segment, 1)
+            upper = segment.upper
+            self.upper += upper - before
+            self.slack += segment.slack_beyond(upper) - segment.slack_beyond(before)
 
     def add(self, segments: Mapping[SegmentKey, OpenSegment]) -> None:
         """Opens them."""

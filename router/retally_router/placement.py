@@ -21,6 +21,7 @@ from retally_router.sse import FrameCutter, payload_of
 DONE = b"[DONE]"
 MOST_PROMPT_BYTES = 32 * 1024 * 1024
 MOST_TOKEN_BYTES = 16 * 1024
+FRAMES_AHEAD = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +74,21 @@ class Placement:
             if self.received > self.most_bytes:
                 raise NodeUnavailable(f"the node sent more than {self.most_bytes} bytes for one job")
             frames = self._cut(data)
+        # What is put together at its end is held in any case.
+        return frames if self.whole or len(frames) <= FRAMES_AHEAD else self._ahead_of_receipt(frames)
+
+    def _ahead_of_receipt(self, frames: list[Frame]) -> list[Frame]:
+        """Many frames before one with a receipt go first: in memory, they would wait for its record with it."""
+        for place in range(FRAMES_AHEAD, len(frames)):
+            if frames[place].has_receipt:
+                self.held = frames[place:]
+                return frames[:place]
         return frames
 
     async def wait_first(self) -> None:
         """Holds the first frames back, so that a node that fails at once can still be replaced."""
-        self.held = await self.next()
+        first = await self.next()
+        self.held = first + self.held
 
     def _cut(self, data: bytes) -> list[Frame]:
         frames: list[Frame] = []

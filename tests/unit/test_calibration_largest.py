@@ -9,19 +9,23 @@ import pytest
 
 from retally.protocol.calibration import PROBABILITY
 from retally.protocol.evidence import JOB_MISMATCH, margin_log_e
+from retally.protocol.margins import NEAR
 from retally.protocol.sampler import noise
 from retally_verifier import calibration_largest
+from retally_verifier.calibration_bounds import Margins
 from retally_verifier.calibration_largest import (
     EDGES,
+    LEAST_START,
     MEASURED,
     MOST,
+    NO_LAW,
     alternative,
     fall,
     largest_bins,
     reach_bounds,
     upper_share,
 )
-from retally_verifier.calibration_tables import Margins, make_table
+from retally_verifier.calibration_tables import make_table
 
 QUIET, LOUD = 1e-4, math.inf
 CLEAN: list[Margins] = [np.zeros(64) for _ in range(400)]
@@ -37,14 +41,26 @@ class TestBounds:
     def test_hold_what_was_seen_and_fall(self) -> None:
         for noise_seen in (QUIET, LOUD):
             bounds = reach_bounds(noisy(400, 40, 0.3), noise_seen, 1e-4)
-            assert bounds[0] >= bounds[4] > 40 / 400 > bounds[5]
+            seen = EDGES.index(300_000)
+            assert bounds[0] >= bounds[seen] > 40 / 400 > bounds[seen + 1]
             assert (np.diff(bounds) <= 0).all()
 
     def test_are_measured_up_to_where_a_narrow_edge_is_enough(self) -> None:
         bounds = reach_bounds(CLEAN, QUIET, 1e-4)
-        assert set(bounds[:MEASURED]) == {upper_share(0, 400, 1e-4)}
-        assert bounds[MEASURED] < upper_share(0, 400, 1e-4)
+        # Of all that may go wrong, half is for the edges that no job reached.
+        assert set(bounds[:MEASURED]) == {upper_share(0, 400, 5e-5)}
+        assert bounds[MEASURED] < upper_share(0, 400, 5e-5)
         assert upper_share(0, 400, 1e-4) == pytest.approx(1 - 1e-4 ** (1 / 400))
+        assert EDGES[MEASURED - 1] / 1e6 == NEAR < EDGES[MEASURED] / 1e6
+
+    def test_without_a_law_nothing_falls_beyond_what_was_seen(self) -> None:
+        assert set(reach_bounds(CLEAN, LOUD, 1e-4, NO_LAW)) == {upper_share(0, 400, 5e-5)}
+
+    def test_no_law_starts_in_the_bulk_of_the_noise(self) -> None:
+        bulk = noisy(400, 390, 0.02)
+        bounds = reach_bounds(bulk, 0.0, 1e-4)
+        start, end = EDGES[LEAST_START], EDGES[MEASURED]
+        assert bounds[MEASURED] >= bounds[LEAST_START] * fall(start, end) > bounds[1] * fall(EDGES[1], end)
 
     def test_where_set_ups_differ_much_far_margins_stay_likely(self) -> None:
         quiet, loud = (reach_bounds(CLEAN, seen, 1e-4)[-1] for seen in (QUIET, LOUD))
@@ -54,12 +70,12 @@ class TestBounds:
         assert reach_bounds(noisy(400, 4, 5.0), QUIET, 1e-4)[-1] > 4 / 400
 
     def test_no_law_says_more_than_a_thousand_times_what_was_measured(self) -> None:
-        assert reach_bounds(CLEAN, 0.0, 1e-4)[-1] == pytest.approx(upper_share(0, 400, 1e-4) / MOST)
+        assert reach_bounds(CLEAN, 0.0, 1e-4)[-1] == pytest.approx(upper_share(0, 400, 5e-5) / MOST)
 
-    @pytest.mark.parametrize("last", range(len(EDGES)))
-    def test_the_alternative_weighs_one(self, last: int) -> None:
-        shares = alternative(last)
-        assert len(shares) == last + 2
+    @pytest.mark.parametrize("before", range(3))
+    def test_the_alternative_weighs_one(self, before: int) -> None:
+        shares = alternative(before)
+        assert len(shares) == before + 2
         assert sum(shares) <= 1
         assert shares[-1] == max(shares)
 
@@ -102,7 +118,8 @@ class TestTables:
         spliced[7] = 6.0
         many: list[Margins] = [np.zeros(64) for _ in range(2_000)]
         quiet, few, loud = (
-            make_table({"alone": jobs}, CHEATS, seen) for jobs, seen in ((many, QUIET), (CLEAN, QUIET), (CLEAN, None))
+            make_table({"alone": jobs}, CHEATS, seen).table
+            for jobs, seen in ((many, QUIET), (CLEAN, QUIET), (CLEAN, None))
         )
         assert margin_log_e(spliced, quiet) >= JOB_MISMATCH
         assert 8 < margin_log_e(spliced, few) < 11
@@ -110,6 +127,6 @@ class TestTables:
         assert margin_log_e(np.zeros(64), quiet) < 0
 
     def test_bins_are_given_even_where_noise_is_unknown(self) -> None:
-        table = make_table({"alone": CLEAN}, CHEATS)
+        table = make_table({"alone": CLEAN}, CHEATS).table
         assert table.largest is not None
         assert set(table.largest.edges) <= set(calibration_largest.EDGES)

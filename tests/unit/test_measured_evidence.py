@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import evidence_bootstrap
+import evidence_pairs
 import evidence_plan
 import evidence_report
 import evidence_results
@@ -194,25 +195,29 @@ class TestTables:
         assert all(margin_log_e(job, table) < 9.2 for job in jobs(300, 0.004, 0.02, 5))
         assert np.mean(evidence_tables.log_es(jobs(50, 0.05, 0.8, 6), table) > 9.2) > 0.85
 
-    def test_bounds_lie_above_each_pair(self) -> None:
-        edges = evidence_tables.EDGE_SETS[0]
-        found = evidence_tables.bounds(self.HONEST, edges, 5)
-        for each in self.HONEST.values():
-            counts = evidence_tables.histograms(each, edges).sum(axis=0)
-            assert (found >= counts / counts.sum()).all()
+    def test_without_the_laws_one_far_token_says_less(self) -> None:
+        spliced = np.zeros(256)
+        spliced[9] = 5.0
+        found = evidence_tables.fit({"alone": self.HONEST["alone"]}, self.SEEN, 1e-4)
+        tables = (found.table, found.under_square, found.without_laws)
+        by_law, by_square, seen = (margin_log_e(spliced, table) for table in tables)
+        assert by_law >= by_square > seen
 
-    def test_a_fit_counts_as_the_protocol_does(self) -> None:
-        table = evidence_tables.fit(self.HONEST, self.SEEN).table
-        for each in self.SEEN.values():
-            log_es = np.minimum(evidence_tables.JOB_MISMATCH, evidence_tables.log_es(each, table))
-            gain = evidence_tables.growth(
-                evidence_tables.histograms(each, table.edges), evidence_tables.peaks(each), table
-            )
-            assert gain == pytest.approx(np.log(0.5 + 0.5 * np.exp(log_es)).mean())
+    def test_no_job_is_judged_by_a_table_that_it_made(self) -> None:
+        pair = evidence_pairs.pair_of(evidence_plan.BATCHED, evidence_plan.REFERENCE)
+        for number in range(evidence_pairs.PARTS):
+            pair.quarters[number].append(Replay(np.full(4, number), np.zeros(4)))
+        for number in range(evidence_pairs.PARTS):
+            made_by = {int(row.margins[0]) for row in pair.without(number)}
+            assert made_by == set(range(evidence_pairs.PARTS)) - {number}
 
-    def test_sparse_alternatives_weigh_one(self) -> None:
-        for edges in evidence_tables.EDGE_SETS:
-            assert evidence_tables.mixed(self.SEEN, edges, 0.03).sum() == pytest.approx(1)
+    def test_quarters_follow_the_seeds_whoever_replays(self, tmp_path: Path) -> None:
+        plan = Plan(PROMPTS, MODEL, Shards(tmp_path))
+        batch = evidence_plan.Batch(evidence_plan.BATCHED, 3)
+        quarters = evidence_pairs.quarters_of(plan, batch)
+        assert [quarters.count(number) for number in range(evidence_pairs.PARTS)] == [len(quarters) // 4] * 4
+        ordered = [number for _, number in sorted(zip([job.seed for job in plan.jobs(batch)], quarters, strict=True))]
+        assert ordered == sorted(quarters)
 
 
 class TestBootstrap:

@@ -278,3 +278,17 @@ class TestCalibration:
     def test_refuses_tables_that_prove_nothing(self, change: dict[str, object]) -> None:
         with pytest.raises(BadRequest):
             MarginTable.from_json({**TABLE.to_json(), **change})
+
+    def test_refuses_shares_that_were_scaled_down(self) -> None:
+        scaled = {"honest": [PROBABILITY - 11_200_000, 10_000_000, 1_000_000, 100_000]}
+        with pytest.raises(BadRequest, match="weigh 999900000 of 1000000000"):
+            MarginTable.from_json({**TABLE.to_json(), **scaled})
+
+    def test_refuses_a_falling_ratio_where_shares_weigh_one(self) -> None:
+        honest = (PROBABILITY - 11_100_000, 10_000_000, 1_000_000, 100_000)
+        rises = MarginTable(TABLE.edges, honest, (PROBABILITY // 2, 100_000_000, 100_000_000, 100_000_000))
+        assert MarginTable.from_json(rises.to_json()) == rises
+        # By rounding a share down a ratio may fall, by a part of that one share.
+        MarginTable(TABLE.edges, honest, (PROBABILITY // 2, 99_999_999, 9_999_999, 999_999))
+        with pytest.raises(BadRequest, match="falls at bin 2"):
+            MarginTable.from_json({**rises.to_json(), "cheat": [PROBABILITY // 2, 100_000_000, 1_000_000, 100_000_000]})

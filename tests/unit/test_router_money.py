@@ -1,9 +1,8 @@
-"""Accounting of channels, credit of payers, API keys and lanes."""
+"""Accounting of channels, credit of payers, API keys."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 from tests.fakes_world import DOMAIN, NOW
 
-from retally.errors import CapExceeded, InsufficientFunds, InvalidReceipt, SignerExpired, Unauthorized, Unavailable
+from retally.errors import CapExceeded, InsufficientFunds, InvalidReceipt, SignerExpired, Unauthorized
 from retally.protocol.eip712 import Address, SigningKey, check_signed_by, keccak
 from retally.protocol.merkle import EMPTY_ROOT
 from retally.protocol.receipt import JobReceipt
@@ -19,7 +18,6 @@ from retally.protocol.voucher import ChannelId, SignerAuth
 from retally_router.channel_state import ChannelAccount
 from retally_router.credit import Credit
 from retally_router.keys import Keys
-from retally_router.lanes import Lanes
 from retally_router.open_segments import OpenSegment
 from retally_router.ports import Standing
 
@@ -255,59 +253,3 @@ class TestKeys:
         await asyncio.sleep(2.1)
         with pytest.raises(Unauthorized):
             await keys.open(made["apiKey"])
-
-
-class TestLanes:
-    def lanes(self, redis: Redis, holder: str, count: int = 2) -> Lanes:
-        return Lanes(redis, count=count, holder=holder, lease_seconds=0.4)
-
-    async def test_replicas_never_share_a_lane(self, redis: Redis) -> None:
-        one, two, three = (self.lanes(redis, f"host{n}:1:1") for n in range(3))
-        await one.start(0)
-        await two.start(0)
-        assert (one.current, two.current) == (0, 1)
-        with pytest.raises(Unavailable):
-            await three.start(0)
-        await one.close()
-        await three.start(0)
-        assert three.current == 0
-        await two.close()
-        await three.close()
-
-    async def test_renews_its_lease(self, redis: Redis) -> None:
-        lanes = self.lanes(redis, "host:1:1")
-        await lanes.start(1)
-        await asyncio.sleep(0.8)
-        assert lanes.current == 1
-        await lanes.close()
-
-    async def test_writes_nothing_once_the_lease_is_lost(self, redis: Redis) -> None:
-        lanes = self.lanes(redis, "host:1:1", count=1)
-        await lanes.start(0)
-        await redis.set("retally:lane:0", "elsewhere:2:2")
-        await asyncio.sleep(0.6)
-        with pytest.raises(Unavailable):
-            _ = lanes.current
-        await lanes.close()
-
-    async def test_lease_that_ran_out_in_a_busy_router_is_renewed_before_a_job_is_refused(self, redis: Redis) -> None:
-        lanes = self.lanes(redis, "host:1:1", count=1)
-        await lanes.start(0)
-        time.sleep(0.6)  # noqa: ASYNC251  # this is what is tested
-        with pytest.raises(Unavailable):
-            _ = lanes.current
-        assert await asyncio.gather(*[lanes.held() for _ in range(20)]) == [0] * 20
-        await redis.set("retally:lane:0", "elsewhere:2:2")
-        time.sleep(0.6)  # noqa: ASYNC251  # this is what is tested
-        with pytest.raises(Unavailable):
-            await lanes.held()
-        await lanes.close()
-
-    async def test_adopts_the_lane_of_a_dead_process_only(self, redis: Redis) -> None:
-        lanes = self.lanes(redis, "host:1:1")
-        await redis.set("retally:lane:1", "elsewhere:2:2")
-        assert not await lanes.adopt(1)
-        await redis.delete("retally:lane:1")
-        assert await lanes.adopt(1)
-        await lanes.close()
-        assert await redis.get("retally:lane:1") is None

@@ -19,7 +19,7 @@ from retally.errors import NodeUnavailable, RemoteError, UpstreamTimeout
 from retally_router.directory import Directory
 from retally_router.node_api import HttpNodeApi
 from retally_router.node_pool import NodePool
-from retally_router.placement import Placement
+from retally_router.placement import FRAMES_AHEAD, Placement
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-type: text/event-stream\r\n\r\n"
 FRAMES = [b"data: %d\n\n" % number for number in range(40)]
@@ -259,3 +259,17 @@ async def test_frames_ahead_of_an_error_in_the_same_read_are_handed_out_first() 
     assert [frame.value for frame in await placement.next()] == [{"id": "1"}]
     with pytest.raises(RemoteError, match="gone"):
         await placement.next()
+
+
+@pytest.mark.parametrize("tokens", [3, 40])
+async def test_many_frames_are_not_held_back_by_the_receipt_behind_them(tokens: int) -> None:
+    ids = [b'data: {"retally":{"choice":0,"ids":[%d]}}' % number for number in range(tokens)]
+    receipt = b'data: {"retally":{"choice":0,"receipt":{}}}'
+    read = Read(*ids, receipt, b"data: [DONE]")
+    placement = Placement(None, None, None, None, read)  # type: ignore[arg-type]  # only its stream is asked
+    await placement.wait_first()
+    taken = []
+    while frames := await placement.next():
+        taken.append([frame.has_receipt for frame in frames])
+    assert [each for part in taken for each in part] == [False] * tokens + [True]
+    assert len(taken) == (2 if tokens > FRAMES_AHEAD else 1)

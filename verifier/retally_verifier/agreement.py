@@ -60,8 +60,9 @@ def _share_beyond(table: MarginTable | None) -> float:
     """The calibrated share of honest tokens with margins beyond the noise."""
     if table is None:
         return 0.0
-    first = next((index + 1 for index, edge in enumerate(table.edges) if edge >= NOISE * ONE), len(table.honest))
-    return sum(table.honest[first:]) / PROBABILITY
+    # An edge that is no likelier to be reached than the one before has no bin: the last one up to the noise counts.
+    first = sum(edge <= NOISE * ONE for edge in table.edges)
+    return sum(table.honest[max(1, first) :]) / PROBABILITY
 
 
 def is_unanimous(said: Sequence[Said]) -> bool:

@@ -12,6 +12,10 @@ An honest token gets a margin `x` in two ways only, and each has its own law:
   variables), at most `exp(-x)` for `p` up to a half; and one that lies `x` below all others is drawn as seldom.
 
 Neither law makes a margin more than `MOST` times less likely than what was measured.
+
+All bounds of a set-up hold together but for the chance `miss`. Half of it is for the edges that no job reached: were
+the bound of one of them false, no job would have reached the farthest such edge either, and that is one event however
+many edges there are. A quarter is for jobs noisier than any that was seen, another is shared out among the edges.
 """
 
 from __future__ import annotations
@@ -29,35 +33,36 @@ from retally.protocol.margins import WIDE
 
 Margins = NDArray[np.float64]
 
-#: Largest margins in 1e-6. Up to `NEAR` they are measured, beyond it laws hold.
-EDGES = (50_000, 100_000, 150_000, 200_000, 300_000, 500_000, 1_000_000, 1_400_000, 2_000_000, 2_800_000, 4_000_000)
-MEASURED = 6
+#: Margins in 1e-6, of tokens and of jobs; the first is beyond what float32 rounds. Beyond `NEAR` laws hold.
+EDGES = (
+    *(100, 20_000, 40_000, 60_000, 80_000, 100_000, 130_000, 150_000, 160_000, 200_000, 300_000, 500_000),
+    *(700_000, 1_000_000, 1_400_000, 2_000_000, 2_800_000, 4_000_000),
+)
+MEASURED = 12
+#: No law starts from a nearer edge, where the bulk of the noise lies.
+LEAST_START = 3
 #: The assumed law of rounding; between 0.1 and 0.2 nats bfloat16 was seen to fall with the eighth power.
 INDEX = 4.0
+#: Nothing falls: what was seen and nothing beyond.
+NO_LAW = 0.0
 MOST = 1_000.0
 #: What of the alternative lies where one margin makes a job a mismatch; the rest in the bins before.
 FAR = 7 / 8
+#: In so many bins.
+BEFORE = 2
 #: Even in a job twice as long as those that the bins hold for: it begins two such parts.
 PARTS = 2
 
 
 def largest_bins(honest: Mapping[str, Sequence[Margins]], noise: float, miss: float, index: float = INDEX) -> Bins:
     """The bins of a job's largest margin; `noise` is the largest difference of log-probabilities seen, nats."""
-    return _bins([reach_bounds(jobs, noise, miss, index) for jobs in honest.values()])
-
-
-def seen_bins(honest: Mapping[str, Sequence[Margins]], miss: float) -> Bins:
-    """The same without either law: what was seen and nothing beyond."""
-    return _bins([np.array(_seen(jobs, miss)[0]) for jobs in honest.values()])
-
-
-def _bins(set_ups: Sequence[NDArray[np.float64]]) -> Bins:
-    bounds: NDArray[np.float64] = np.max(set_ups, axis=0)
+    bounds: NDArray[np.float64] = np.max([reach_bounds(jobs, noise, miss, index) for jobs in honest.values()], axis=0)
     last = convicting(bounds)
-    shares = alternative(last)
+    first = last - min(last, BEFORE)
+    shares = alternative(last - first)
     return Bins(
-        edges=EDGES[: last + 1],
-        honest=(PROBABILITY, *(max(1, math.ceil(value * PROBABILITY)) for value in bounds[: last + 1])),
+        edges=EDGES[first : last + 1],
+        honest=(PROBABILITY, *(max(1, math.ceil(value * PROBABILITY)) for value in bounds[first : last + 1])),
         cheat=tuple(math.floor(share * PROBABILITY) for share in shares),
     )
 
@@ -69,10 +74,9 @@ def convicting(bounds: NDArray[np.float64]) -> int:
     return int(np.flatnonzero(bounds <= max(enough, float(bounds.min())))[0])
 
 
-def alternative(last: int) -> tuple[float, ...]:
+def alternative(before: int) -> tuple[float, ...]:
     """What the bins weigh: one token that the model would not have chosen is far off. Fitted to no cheat."""
-    before = min(last, 2)
-    return (*[0.0] * (last + 1 - before), *[(1 - FAR) / max(1, before)] * before, FAR)
+    return (0.0, *[(1 - FAR) / max(1, before)] * before, FAR)
 
 
 def mean_tokens(honest: Mapping[str, Sequence[Margins]]) -> int:
@@ -87,12 +91,12 @@ def reach_bounds(jobs: Sequence[Margins], noise: float, miss: float, index: floa
     """
     edges = [edge / 1e6 for edge in EDGES]
     seen, last = _seen(jobs, miss)
-    disputed = upper_share(0, len(jobs), miss) * min(1.0, math.pow(2 * noise / WIDE, index))
-    first = max(MEASURED, last + 1)
+    disputed = upper_share(0, len(jobs), miss / 4) * min(1.0, math.pow(2 * noise / WIDE, index))
+    first, start = max(MEASURED, last + 1), max(LEAST_START, last)
     beyond = []
     for end in edges[first:]:
-        rounding = min(seen[start] * fall(edges[start], end, index) for start in range(last, first))
-        beyond.append(min(seen[first - 1], max(rounding + disputed * math.exp(-end), seen[last] / MOST)))
+        rounding = min(seen[near] * fall(edges[near], end, index) for near in range(start, first))
+        beyond.append(min(seen[first - 1], max(rounding + disputed * math.exp(-end), seen[start] / MOST)))
     return np.array([*seen[:first], *beyond])
 
 
@@ -100,8 +104,10 @@ def _seen(jobs: Sequence[Margins], miss: float) -> tuple[list[float], int]:
     """The bound that was seen for each edge, and the last edge that a job reached."""
     largest = np.array([job.max(initial=0.0) for job in jobs])
     hits = [int((largest >= edge / 1e6).sum()) for edge in EDGES]
-    bounds = [upper_share(each, len(jobs), miss) for each in hits]
-    return bounds, max((index for index, each in enumerate(hits) if each), default=0)
+    bounds = [upper_share(each, len(jobs), miss / 4 / len(EDGES) if each else miss / 2) for each in hits]
+    # A margin is no likelier than a smaller one.
+    falling = np.minimum.accumulate(bounds).tolist()
+    return falling, max((index for index, each in enumerate(hits) if each), default=0)
 
 
 def fall(start: float, end: float, index: float = INDEX) -> float:

@@ -34,7 +34,10 @@ REST_SECONDS = 28 * 86_400
 
 
 def drift_log_e(margins: Floats, table: MarginTable) -> float:
-    """log e of a job against the bounds: at most one in expectation as long as they hold, whatever comes of others."""
+    """log e of a job against the bounds: at most one in expectation as long as they hold, whatever comes of others.
+
+    Where the honest shares weigh one, what must hold is the bound of a margin at all: only there the ratio may rise.
+    """
     if len(margins) == 0:
         return 0.0
     honest = np.asarray(table.honest, dtype=np.float64) / PROBABILITY
@@ -45,7 +48,8 @@ def drift_log_e(margins: Floats, table: MarginTable) -> float:
         # Where the bounds are loose, no alternative can be so many times likelier.
         times = min(factor, MOST_SHARE / beyond)
         ratios = np.full(len(honest), times)
-        ratios[0] = (1 - times * beyond) / honest[0]
+        # Never above one: where bounds that differ by edges weigh nearly all, a token without a margin is no drift.
+        ratios[0] = min(1.0, (1 - times * beyond) / honest[0])
         sums.append(float(np.log(ratios[bins]).sum()))
     largest = max(sums)
     return min(CLIP, largest + math.log(sum(math.exp(each - largest) for each in sums) / len(sums)))

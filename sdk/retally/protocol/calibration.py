@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -28,7 +29,11 @@ _BINS = ("edges", "honest", "cheat")
 
 @dataclass(frozen=True, slots=True)
 class Bins:
-    """Bins of margins: `honest` are upper confidence bounds, never renormalised; `cheat` sums to at most one."""
+    """Bins of margins; `cheat` sums to at most one.
+
+    `honest` are upper confidence bounds of the bins, or of the edges: then by how much those of a bin's two edges
+    differ, which sums to one and holds for a ratio that never falls.
+    """
 
     edges: tuple[int, ...]
     honest: tuple[int, ...]
@@ -78,6 +83,31 @@ class MarginTable(Bins):
         Bins.__post_init__(self)
         if (self.largest is None) != (self.largest_tokens == 0) or self.largest_tokens < 0:
             raise BadRequest("bins of the largest margin go with the tokens that they hold for", param="largestTokens")
+        self._check_bounds()
+
+    def _check_bounds(self) -> None:
+        """Refuse shares under which an honest token's e may exceed one on the mean, however they were measured."""
+        weight = sum(self.honest)
+        if weight < PROBABILITY:
+            raise BadRequest(
+                f"honest shares weigh {weight} of {PROBABILITY}: bounds of bins or of edges never weigh less than one",
+                param="honest",
+                hint="measure the pair anew (retally verifier calibrate); shares are never scaled down",
+            )
+        if weight == PROBABILITY and (falls := self._falling_bin()) is not None:
+            raise BadRequest(
+                f"the alternative's ratio to the honest shares falls at bin {falls}, but they weigh one",
+                param="cheat",
+                hint="let it rise from bin to bin, or bound each bin by itself",
+            )
+
+    def _falling_bin(self) -> int | None:
+        """The first bin whose ratio lies below the one before by more than rounding its share down explains."""
+        bins = list(zip(self.cheat, self.honest, strict=True))
+        for index, ((cheat, honest), (next_cheat, next_honest)) in enumerate(pairwise(bins), start=1):
+            if cheat * next_honest > (next_cheat + 1) * honest:
+                return index
+        return None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object."""

@@ -14,7 +14,7 @@ from retally.protocol.margins import Replayed, ReplayScores, robust_margins
 from retally_verifier.calibrate.canaries import Answer, Canaries, Job, lies_for
 from retally_verifier.calibrate.setups import SetUp
 from retally_verifier.calibrate.shards import Replay, Shards
-from retally_verifier.calibration_tables import Margins
+from retally_verifier.calibration_bounds import Margins
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

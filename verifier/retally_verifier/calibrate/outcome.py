@@ -14,7 +14,8 @@ from retally.protocol.calibration import MarginTable
 from retally.protocol.evidence import JOB_MISMATCH, margin_log_e
 from retally.protocol.params import ONE
 from retally_verifier.calibrate.measure import Measured
-from retally_verifier.calibration_tables import CONFIDENCE_MISS, HeldOut, Margins, hold_out, make_table
+from retally_verifier.calibration_bounds import CONFIDENCE_MISS, Margins
+from retally_verifier.calibration_tables import HeldOut, hold_out, make_table
 
 #: The least jobs of a pair that may make a table, and as many are held out.
 LEAST_JOBS = 16
@@ -98,7 +99,7 @@ def outcome_of(measured: Measured, seed: str) -> Outcome:
     fitted = {name: jobs[::2] for name, jobs in cheats.items()}
     noise = _noise(measured, orders)
     return Outcome(
-        table=make_table({pair: jobs[::2] for pair, jobs in honest.items()}, fitted, noise),
+        table=make_table({pair: jobs[::2] for pair, jobs in honest.items()}, fitted, noise).table,
         held=hold_out(honest, fitted, noise),
         noise=noise,
         held_honest={pair: jobs[1::2] for pair, jobs in honest.items()},

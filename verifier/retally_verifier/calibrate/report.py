@@ -13,7 +13,7 @@ from retally.protocol.encoding import to_hex
 from retally.protocol.evidence import JOB_CLIP, JOB_MISMATCH, margin_log_e, running_log_e
 from retally_verifier.calibrate.charts import COLOURS, Chart, Line
 from retally_verifier.calibrate.outcome import Outcome
-from retally_verifier.calibration_tables import Margins, histograms
+from retally_verifier.calibration_bounds import Margins, histograms
 
 #: Shares are drawn down to this power of ten.
 LEAST_POWER = -7

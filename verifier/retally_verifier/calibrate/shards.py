@@ -15,7 +15,7 @@ import numpy as np
 
 from retally.errors import RetallyError
 from retally_verifier.calibrate.canaries import Answer
-from retally_verifier.calibration_tables import Margins
+from retally_verifier.calibration_bounds import Margins
 
 #: Raised whenever the way of measuring changes.
 VERSION = 3
