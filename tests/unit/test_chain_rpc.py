@@ -159,3 +159,5 @@ class TestPooledExchange:
     def test_an_address_that_is_none_is_refused(self) -> None:
         with pytest.raises(BadRequest, match="http or https"):
             PooledExchange("ws://127.0.0.1:1")
+        with pytest.raises(BadRequest, match="rpc_url: Port out of range"):
+            PooledExchange("http://127.0.0.1:85450")
