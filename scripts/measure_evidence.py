@@ -1,8 +1,8 @@
 """Measure how much evidence audits give; `scripts/measure_evidence` runs it.
 
 Set-ups are visited one after the other, each as long as it has shards to make; what is there already is not measured
-again, so an interrupted run goes on, and several runs with different `--only` can share the work. Then the tables are
-made from one half of the honest jobs, and all figures from the other. Usage: scripts/measure_evidence --help
+again, so an interrupted run goes on, and several runs with different `--only` can share the work. Then tables are made
+from three quarters of the honest jobs at a time, and judge the fourth. Usage: scripts/measure_evidence --help
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from tests.fakes_replay import (
     node_of,
 )
 
+from retally.protocol.calibration import PROBABILITY, MarginTable
 from retally.protocol.case import CommitRecord, VerdictKind
 from retally.protocol.encoding import Address, keccak
 from retally.protocol.evidence import JOB_MISMATCH, JobLogE, verdict_of
@@ -154,6 +155,16 @@ class TestAgreement:
     def test_sees_margins_that_no_noise_explains_behind_one_verdict(self) -> None:
         far = [3.0 if n % 4 == 0 else 0.0 for n in range(16)]
         assert not agree(said(OWNERS[0], -0.5), said(OWNERS[1], -0.4, far))
+
+    @pytest.mark.parametrize(("edge", "forgiven"), [(200_000, 12), (500_000, 12), (600_000, 22)])
+    def test_forgives_twice_what_the_last_edge_up_to_the_noise_is_reached(self, edge: int, forgiven: int) -> None:
+        # Of the tokens 0.1 may reach the first edge and 0.05 the second; beyond the noise only the first one bounds.
+        table = MarginTable((100, edge), (900_000_000, 50_000_000, 50_000_000), (PROBABILITY // 2, 10**8, 10**8))
+        clean = np.zeros(100)
+        for off, is_forgiven in ((forgiven, True), (forgiven + 1, False)):
+            far = np.where(np.arange(100) < off, 3.0, 0.0)
+            one, two = (Said(OWNERS[n], JobLogE(-0.5, True, {}), each, table) for n, each in enumerate((clean, far)))
+            assert agree(one, two) == is_forgiven
 
     def test_sees_another_verdict(self) -> None:
         assert not agree(said(OWNERS[0], JOB_MISMATCH), said(OWNERS[1], JOB_MISMATCH - 0.1))
