@@ -28,7 +28,10 @@ class PooledExchange:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise BadRequest("rpc_url must be an http or https address", param="rpc_url")
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError as error:
+            raise BadRequest(f"rpc_url: {error}", param="rpc_url") from error
         authority = parts.netloc.rpartition("@")[2]
         self._origin = Origin(parts.hostname, port, tls_of(parts.scheme), "", authority)
         self._head = _head_of(parts.path or "/", parts.query, authority, _credentials(parts.username, parts.password))

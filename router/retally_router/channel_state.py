@@ -72,7 +72,9 @@ class ChannelAccount:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is open, missing or undelivered."""
+        """Whether nothing is open, missing, undelivered or on its way to the record."""
+        if self.batch is not None or self.lock.locked():
+            return False
         return not self.open and not self.pending and not self.once_paid and self.delivered >= self.wanted
 
     def admit(self, segments: Mapping[SegmentKey, OpenSegment]) -> int:

@@ -14,7 +14,7 @@ from retally.protocol.wire import ChannelState
 from retally_router.channel_state import ChannelAccount, ReceiptBatch, look_at
 from retally_router.check_frames import Placed
 from retally_router.credit import Credit
-from retally_router.job_log import JobLog
+from retally_router.job_log import JobLog, JobRecord
 from retally_router.keys import Session
 from retally_router.open_segments import OpenSegment, SegmentKey
 from retally_router.ports import NodeApi
@@ -70,6 +70,14 @@ class Channels:
             batch.segments[key] = known
         # A client that leaves ends its waiting; the others' receipts are in the same write.
         await asyncio.shield(batch.work)
+
+    async def is_on_record(self, account: ChannelAccount, job: JobRecord) -> bool:
+        """Whether the receipts of a job whose segments were closed are on record, once no write is under way."""
+        if account.batch is not None:
+            await asyncio.wait([account.batch.work])
+        async with account.lock:
+            job_id = bytes.fromhex(job.job_id[2:])
+            return not any((job_id, choice, segment) in account.open for choice, segment, _ in job.segments)
 
     async def _record(self, account: ChannelAccount) -> None:
         # One write at a time: the money line on record must never go back.

@@ -289,7 +289,10 @@ class ServeJob:
                 cached = next((leaf.receipt.cached_tokens for leaf in self.receipts), None)
                 self.attempts.visits[self.node].succeeded(tokens, self.prompt_tokens, cached)
             if account is not None:
-                # Also where a client that left ended the wait between the receipt's record and its payment.
+                # Also where a client that left ended the wait for the receipt's record and its payment.
+                if not await self.means.channels.is_on_record(account, placement.record):
+                    self.means.settle.later(placement.placed, account, placement.record)
+                    return
                 self.means.sender.pay(account)
                 # Not before: a router that dies before its last voucher is out leaves it to the next.
                 await self.means.sender.once_paid(account, partial(self.means.log.forget, placement.record))

@@ -11,6 +11,7 @@ import pytest_asyncio
 from aiohttp import web
 from web3._utils.http_session_manager import HTTPSessionManager
 
+from retally.chain.clock import ChainClock
 from retally.chain.rpc import Rpc, RpcCall, RpcFailed
 from retally.errors import BadRequest, ChainUnreachable
 from retally_router.chain_exchange import PooledExchange
@@ -159,3 +160,36 @@ class TestPooledExchange:
     def test_an_address_that_is_none_is_refused(self) -> None:
         with pytest.raises(BadRequest, match="http or https"):
             PooledExchange("ws://127.0.0.1:1")
+        with pytest.raises(BadRequest, match="rpc_url: Port out of range"):
+            PooledExchange("http://127.0.0.1:85450")
+
+
+class TestMalformed:
+    """What a broken or hostile endpoint says is one kind of error, whatever it says."""
+
+    @pytest.mark.parametrize(
+        ("said", "message"),
+        [
+            ({}, "neither result nor error"),
+            ({"error": {"code": None, "message": "too many"}}, "too many"),
+            ({"error": {"code": "-32005", "data": "0xzz"}}, "error"),
+        ],
+    )
+    async def test_response_is_an_error(self, said: dict[str, object], message: str) -> None:
+        async def answer(asked: web.Request) -> web.Response:
+            return web.json_response({"id": (await asked.json())["id"], **said})
+
+        async with answering(answer) as url, pooled(url) as rpc:
+            with pytest.raises(RpcFailed, match=message):
+                await rpc.request("eth_call")
+
+    @pytest.mark.parametrize(
+        "block", [None, {}, {"number": 7, "timestamp": "0x1"}, {"number": "x", "timestamp": "0x1"}]
+    )
+    async def test_block_that_is_none_is_told(self, block: object) -> None:
+        async def answer(asked: web.Request) -> web.Response:
+            return web.json_response({"id": (await asked.json())["id"], "result": block})
+
+        async with answering(answer) as url, pooled(url) as rpc:
+            with pytest.raises(ChainUnreachable, match="shows no latest block"):
+                await ChainClock(rpc).refresh()

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Protocol
 
-from retally.chain.rpc import Rpc
+from retally.chain.rpc import Rpc, RpcFailed
 from retally.errors import ChainUnreachable
 
 REFRESH_SECONDS = 2.0
@@ -44,7 +44,10 @@ class ChainClock:
     async def refresh(self) -> int:
         """Reads the latest block and returns the time."""
         block = await self._rpc.request("eth_getBlockByNumber", "latest", False)
-        number, timestamp = int(block["number"], 16), int(block["timestamp"], 16)
+        try:
+            number, timestamp = int(block["number"], 16), int(block["timestamp"], 16)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ChainUnreachable(f"{self._rpc.host} shows no latest block: {str(block)[:80]}") from error
         if (number, timestamp) != (self._block, self._timestamp):
             self._block, self._timestamp, self._seen = number, timestamp, time.monotonic()
         return self.now()
@@ -60,7 +63,7 @@ class ChainClock:
             await asyncio.sleep(REFRESH_SECONDS)
             try:
                 await self.refresh()
-            except ChainUnreachable:
+            except (ChainUnreachable, RpcFailed):
                 # Time goes on by the monotonic clock; the next round asks again.
                 continue
 

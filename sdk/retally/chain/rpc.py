@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -132,7 +133,9 @@ def _result(method: str, response: object) -> Any:
         raise RpcFailed(method, 0, f"{str(response)[:80]} is no response", b"")
     error = response.get("error")
     if error is None:
-        return response.get("result")
+        if "result" not in response:
+            raise RpcFailed(method, 0, f"{str(response)[:80]} has neither result nor error", b"")
+        return response["result"]
     if not isinstance(error, dict):
         raise RpcFailed(method, 0, str(error), b"")
     return _raise(method, error)
@@ -143,5 +146,13 @@ def _raise(method: str, error: dict[str, Any]) -> None:
     if isinstance(data, dict):
         # Some nodes wrap the revert data once more.
         data = data.get("data")
-    raw = bytes.fromhex(data[2:]) if isinstance(data, str) and data.startswith("0x") else b""
-    raise RpcFailed(method, int(error.get("code", 0)), str(error.get("message", "error")), raw)
+    code = error.get("code")
+    raise RpcFailed(method, code if isinstance(code, int) else 0, str(error.get("message", "error")), _raw(data))
+
+
+def _raw(data: object) -> bytes:
+    """What a contract reverted with; some endpoints put text there."""
+    if isinstance(data, str) and data.startswith("0x"):
+        with contextlib.suppress(ValueError):
+            return bytes.fromhex(data[2:])
+    return b""
