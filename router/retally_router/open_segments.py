@@ -94,6 +94,8 @@ class OpenSegments(dict[SegmentKey, OpenSegment]):
         """Use `add`."""
         raise NotImplementedError
 
+    clear = popitem = setdefault = __ior__ = pop
+
     def _add(self, segment: OpenSegment, sign: int) -> None:
         self.upper += sign * segment.upper
         self.slack += sign * segment.slack

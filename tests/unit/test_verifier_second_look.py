@@ -34,7 +34,7 @@ from retally.protocol.encoding import Address, Bytes32, keccak, to_hex
 from retally_verifier.agreement import suspects
 from retally_verifier.open_case import CaseOpener
 from retally_verifier.records import FindingState
-from retally_verifier.second_look import OwnModel, SecondLook
+from retally_verifier.second_look import TRIES, OwnModel, SecondLook
 from retally_verifier.store import Store
 
 URL = "http://127.0.0.1:9"
@@ -52,6 +52,15 @@ class Narrow(FakeEngine):
 
     async def score(self, ids: Sequence[int], start: int, top: int = 64) -> Scores:
         raise BadRequest("at most 20 logprobs")
+
+
+class Short(FakeEngine):
+    """Takes no long prompts."""
+
+    async def score(self, ids: Sequence[int], start: int, top: int = 64) -> Scores:
+        if len(ids) > 8:
+            raise EngineUnavailable("the prompt is longer than --max-model-len")
+        return await super().score(ids, start, top)
 
 
 class Counting(FakeEngine):
@@ -157,6 +166,18 @@ class TestCaseOpener:
         assert sent.calls == []
         cases, sent = opener(store, look(store, job, FakeEngine(size(job))))
         await cases.step()
+        assert sent.calls == []
+
+    async def test_an_answer_that_its_engine_cannot_score_keeps_nobody_from_the_court_for_ever(
+        self, store: Store, tmp_path: Path
+    ) -> None:
+        job = await accused(store, tmp_path)
+        cases, sent = opener(store, look(store, job, Short(size(job))))
+        for _ in range(TRIES - 1):
+            with pytest.raises(EngineUnavailable, match="max-model-len"):
+                await cases.step()
+        await cases.step()
+        assert {found.verdict for found in store.findings_of_owner(OWNER, 0)} == {VerdictKind.INCONCLUSIVE}
         assert sent.calls == []
 
     async def test_a_model_that_the_settings_name_no_more_is_told(self, store: Store, tmp_path: Path) -> None:

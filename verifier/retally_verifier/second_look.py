@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 #: Where a finding keeps what the verifier's own engine says.
 OWN = "own"
 REMEDY = "start it, or take engine_url out of the settings"
+#: So often an answer is tried that the engine can't score while it scores others, before it counts as no guilt.
+TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class SecondLook:
         self._engine_url = engine_url
         self._profile_id = profile_id
         self._exact = exact
+        self._failed: Counter[tuple[Bytes32, int, int]] = Counter()
 
     async def at(self, shown: Sequence[Finding]) -> bool:
         """Looks at those not seen before; returns whether there were any, whose evidence may be less now.
@@ -90,9 +94,13 @@ class SecondLook:
         if judged is not None:
             return judged.evidence
         scorer = EngineScorer(model.engine, self._engine_url, profile_id)
+        ids, start = ids_to_score(bundle)
         try:
-            scores = MaskedScores(await scorer.score(*ids_to_score(bundle)), masks)
+            scores = MaskedScores(await scorer.score(ids, start), masks)
         except (EngineUnavailable, UpstreamTimeout) as error:
+            if await self._is_beyond(scorer, bundle, ids):
+                log.warning("own engine can't score job %s: %s", to_hex(receipt.job_id), error.message)
+                return JobLogE(0.0, False, {"reason": "this verifier's own engine could not score it"})
             hint = REMEDY if error.hint == type(error).hint else error.hint
             raise EngineUnavailable(
                 f"no case is opened that this verifier's own engine, {self._engine_url}, does not bear out, "
@@ -101,6 +109,19 @@ class SecondLook:
             ) from error
         known = await self._calibrations.find(receipt.model_id, receipt.profile_id, profile_id, committed_at)
         return judge_pair(bundle, scores, known, form.eos_ids, scored_by=profile_id, exact=self._exact)
+
+    async def _is_beyond(self, scorer: EngineScorer, bundle: AnswerBundle, ids: Sequence[int]) -> bool:
+        """Whether it is this answer that the engine can't score: one too long would keep its owner from any court."""
+        receipt = bundle.receipt
+        answer = (receipt.job_id, receipt.choice, receipt.output_from)
+        self._failed[answer] += 1
+        if self._failed[answer] < TRIES:
+            return False
+        try:
+            await scorer.score(ids[:2], 1)
+        except (EngineUnavailable, UpstreamTimeout):
+            return False
+        return True
 
 
 def with_own(found: Finding, own: JobLogE, profile_id: bytes) -> Finding:
