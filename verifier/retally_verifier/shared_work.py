@@ -75,6 +75,8 @@ class Worker:
                 try:
                     await self._round()
                 except (RedisError, OSError) as error:
+                    if _is_told_to_stop():
+                        raise asyncio.CancelledError from error
                     log.warning("worker %s: %s", self._name, error)
                     await asyncio.sleep(RETRY_SECONDS)
         finally:
@@ -130,7 +132,13 @@ class Worker:
             await asyncio.gather(beating, return_exceptions=True)
 
     async def _beat(self, entry: Entry) -> None:
-        while True:
+        while not _is_told_to_stop():
             await asyncio.sleep(self._idle_seconds / 3)
             with suppress(RedisError, OSError):
                 await self._stream.keep(self._name, entry)
+
+
+def _is_told_to_stop() -> bool:
+    """Whether this task was cancelled and an error of the store came instead: whoever stops it waits for its end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
