@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from retally.errors import Conflict, Unavailable
+from retally_verifier.stopping import is_told_to_stop
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Lease:
     async def _keep(self) -> None:
         """Renews it thrice in its life; unsure whether it still holds, it counts as lost before it may have run out."""
         held_until = time.monotonic() + self._seconds
-        while True:
+        while not is_told_to_stop():
             await asyncio.sleep(self._seconds / 3)
             asked = time.monotonic()
             try:

@@ -15,6 +15,7 @@ from retally.protocol.encoding import Address
 from retally_verifier.judge_point import Outcome, PointJudge, Unjudgeable
 from retally_verifier.point_stream import Entry, PointStream
 from retally_verifier.point_work import PointTask
+from retally_verifier.stopping import is_told_to_stop
 from retally_verifier.task_wire import name_of, outcome_of_json, outcome_to_json, task_of_json, task_to_json
 
 log = logging.getLogger(__name__)
@@ -71,14 +72,15 @@ class Worker:
     async def run(self) -> None:
         """Works until it is cancelled."""
         try:
-            while True:
+            # redis-py was seen to swallow a cancellation, with an error and without.
+            while not is_told_to_stop():
                 try:
                     await self._round()
                 except (RedisError, OSError) as error:
-                    if _is_told_to_stop():
-                        raise asyncio.CancelledError from error
-                    log.warning("worker %s: %s", self._name, error)
-                    await asyncio.sleep(RETRY_SECONDS)
+                    if not is_told_to_stop():
+                        log.warning("worker %s: %s", self._name, error)
+                        await asyncio.sleep(RETRY_SECONDS)
+            raise asyncio.CancelledError
         finally:
             for task in self._running:
                 task.cancel()
@@ -132,13 +134,7 @@ class Worker:
             await asyncio.gather(beating, return_exceptions=True)
 
     async def _beat(self, entry: Entry) -> None:
-        while not _is_told_to_stop():
+        while not is_told_to_stop():
             await asyncio.sleep(self._idle_seconds / 3)
             with suppress(RedisError, OSError):
                 await self._stream.keep(self._name, entry)
-
-
-def _is_told_to_stop() -> bool:
-    """Whether this task was cancelled and an error of the store came instead: whoever stops it waits for its end."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
