@@ -184,7 +184,7 @@ def _profit(profit: Mapping[str, Any] | None) -> str:
 def summary(live: Mapping[str, Any]) -> str:
     """One line of what happened live."""
     if live.get("earlier"):
-        return f"{summary({**live, 'earlier': False})} (played under earlier rules)"
+        return f"{summary({**live, 'earlier': False})} (before the present rules or calibration)"
     if "outcome" in live:
         return str(live["outcome"])
     if not live.get("convicted"):
