@@ -15,7 +15,7 @@ class RouterSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="RETALLY_ROUTER_")
 
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", pattern="^(rediss?|unix)://.")
 
     port: Port = 8080
     server: Literal["asgi", "native"] = Field(default="asgi", description="uvicorn, or the router's own server")

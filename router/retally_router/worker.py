@@ -39,6 +39,8 @@ def taken_settings(descriptor: str) -> CheckedSettings:
 
 def main() -> None:
     """Serves until a signal comes."""
+    if len(sys.argv) < 2 or not sys.argv[1].isdecimal():
+        sys.exit("start a router with: retally router serve --config router.toml")
     from retally_router.serve import run
 
     try:

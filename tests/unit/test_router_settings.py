@@ -54,6 +54,20 @@ class TestKey:
             RouterSettings(**REQUIRED, key="0x11", colour="blue")  # type: ignore[arg-type, call-arg]  # wrong on purpose
 
 
+class TestStart:
+    @pytest.mark.parametrize("url", ["memcached://127.0.0.1", "127.0.0.1:6379", "redis://", ""])
+    def test_a_store_of_another_kind_is_refused(self, url: str) -> None:
+        with pytest.raises(ValidationError, match="redis_url"):
+            RouterSettings(**REQUIRED, key="0x" + "11" * 32, redis_url=url)  # type: ignore[arg-type]  # parsed
+
+    def test_a_worker_that_nobody_started_says_how(self) -> None:
+        command = [sys.executable, "-m", "retally_router.worker"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 1
+        assert "retally router serve" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 class TestImports:
     def test_hot_path_knows_no_web3_openai_or_engine(self) -> None:
         code = (
