@@ -61,11 +61,12 @@ class ChainDefence:
         earlier = await court.appeals_of(case_id, case.appeals)
         base = await court.appeal_cost(0)
         tips = 2 * await court.tip()
-        # Each appeal doubles fee and bond once more; whoever paid for one against the owner is no cost of its defence.
+        # Each appeal doubles fee and bond once more. What others paid, on either side, is no cost of this defence: a
+        # stranger's early appeal must not use up the owner's bounds.
         spent = sum(
             ((base - tips) << number) + tips
             for number, appeal in enumerate(earlier)
-            if appeal.appealed == VerdictKind.MISMATCH
+            if appeal.appealed == VerdictKind.MISMATCH and appeal.appellant == payer
         )
         held = await self._chain.asset.balance_of(payer)
         return AppealPrice(cost, spent, await self._at_stake(case), held, payer)

@@ -224,3 +224,20 @@ async def test_what_the_larger_jury_confirms_costs_the_appeal_and_the_stake(
         assert await trial.stake() == STAKE // 2 - SHOWN[0].fee
         # The bond is lost with the verdict that it stood for; of the tips it has those of the steps it took.
         assert await chain.asset.balance_of(key.address) == 2 * TIP
+
+
+async def test_an_appeal_that_a_stranger_pays_uses_up_nothing_of_the_owners(
+    anvil: RunningAnvil, deployment: Deployment
+) -> None:
+    async with Chain(anvil.url, deployment) as chain:
+        trial = await begun(chain)
+        stranger = await funded(chain, SigningKey(keccak(b"defence stranger")), 400 * RUSD)
+        await stranger.send(chain.asset.approve(chain.court.address, COST))
+        await stranger.send(chain.court.appeal(1))
+        own = await funded(chain, trial.accused.node, 0)
+        owner = trial.accused.address
+        spent = [
+            (await ChainDefence(chain, sender, owner, ChainCourt(chain, sender, owner)).price(1)).spent
+            for sender in (own, stranger)
+        ]
+        assert spent == [0, COST]
