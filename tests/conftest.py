@@ -6,11 +6,12 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from retally.chain.deploy import ANVIL_KEY, deploy
 from retally.devnet.anvil import Anvil
@@ -69,6 +70,14 @@ def redis_url(session_folder: Path) -> Iterator[str]:
     asyncio.run(server.start())
     yield server.url
     asyncio.run(server.stop())
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """An empty database of it."""
+    async with Redis.from_url(redis_url.rstrip("/").removesuffix("/0") + "/6") as client:
+        await client.flushdb()
+        yield client
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from retally.protocol.calibration import Calibration, MarginTable
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import ZERO_BYTES32, Address, Bytes32, keccak
 from retally.protocol.job import JobRequest, job_seed, params_hash, prompt_hash
+from retally.protocol.margins import ReplayScores
 from retally.protocol.merkle import EMPTY_ROOT, ids_root, output_root
 from retally.protocol.offer import Offer
 from retally.protocol.params import JobParams
@@ -216,6 +217,19 @@ async def _rows(engine: FakeEngine, ids: Sequence[int], top: int) -> list[dict[s
         row = {str(i): {"logprob": float(v)} for i, v in zip(known, np.asarray(values), strict=True)}
         rows.append({**row, str(ids[n + 1]): {"logprob": float(scores.claimed_logprobs[n])}})
     return rows
+
+
+class Own:
+    """A re-executor around an engine."""
+
+    name = "own"
+    profile_id = PROFILE
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    async def score(self, ids: Sequence[int], start: int) -> ReplayScores:
+        return await self._engine.score(ids, start)
 
 
 class Desk:

@@ -107,7 +107,8 @@ class OtelSpan:
     def refused(self, error: RetallyError) -> None:
         """What the client is told."""
         self._span.set_attribute("error.type", error.code)
-        self._span.set_status(StatusCode.ERROR, error.message)
+        # Not the message: it may quote what the client sent.
+        self._span.set_status(StatusCode.ERROR, error.code)
 
     def ended(self, job: ServeJob) -> None:
         """What came of the job; the time of its first token is looked up now."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,3 +33,19 @@ def test_sums_are_those_of_the_segments(steps: list[tuple[str, tuple[bytes, int,
             opened.close(key)
         for name in ("upper", "slack", "limit"):
             assert getattr(opened, name) == sum(getattr(segment, name) for segment in opened.values())
+
+
+@pytest.mark.parametrize(
+    "past",
+    [
+        lambda segments: segments.pop((b"", 0, 0)),
+        lambda segments: segments.update({}),
+        lambda segments: segments.clear(),
+        lambda segments: segments.popitem(),
+        lambda segments: segments.setdefault((b"", 0, 0)),
+        lambda segments: segments.__ior__({}),
+    ],
+)
+def test_nothing_changes_them_past_their_sums(past: Callable[[OpenSegments], object]) -> None:
+    with pytest.raises(NotImplementedError):
+        past(OpenSegments())

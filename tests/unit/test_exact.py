@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.fakes import FakeEngine
-from tests.fakes_held_job import DEPLOYMENT, PROFILE, QUESTION, Desk, HeldJob, held_job, vllm_app
+from tests.fakes_held_job import DEPLOYMENT, PROFILE, QUESTION, Desk, HeldJob, Own, held_job, vllm_app
 from tests.fakes_node_ports import PROFILE_ID
 from tests.sampler_cases import params
 from tests.serve_app import serve
@@ -132,19 +132,6 @@ class TestVerdict:
             case = await own_job(tmp_path / expected.name)
             case.world.cases.table = None
             assert (await case.opinion(exact=exact)).verdict == expected
-
-
-class Own:
-    """A re-executor around an engine."""
-
-    name = "own"
-    profile_id = PROFILE
-
-    def __init__(self, engine: FakeEngine) -> None:
-        self._engine = engine
-
-    async def score(self, ids: Sequence[int], start: int) -> Scores:
-        return await self._engine.score(ids, start)
 
 
 class TestVerify:

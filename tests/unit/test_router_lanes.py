@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
 
 from retally.errors import Unavailable
 from retally_router.lanes import Lanes
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    connection = Redis.from_url(redis_url.rstrip("/").removesuffix("/0") + "/6")
-    await connection.flushdb()
-    yield connection
-    await connection.aclose()
 
 
 class TestLanes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -24,14 +24,6 @@ from retally_router.ports import Standing
 PAYER, SESSION, NODE = (SigningKey(keccak(name)) for name in (b"payer", b"session", b"node"))
 CHANNEL = ChannelId(PAYER.address, SESSION.address, NODE.address, 4)
 JOB, OTHER = keccak(b"job"), keccak(b"other")
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    connection = Redis.from_url(redis_url.rstrip("/").removesuffix("/0") + "/6")
-    await connection.flushdb()
-    yield connection
-    await connection.aclose()
 
 
 def receipt(start: int, to: int, job: bytes = JOB) -> JobReceipt:

@@ -95,8 +95,11 @@ class TestSpans:
         collector = Collector()
         async with traced(redis_url, collector, FakeNode("a")) as world:
             await world.ask(model="nobody/has", messages=[{"role": "user", "content": "a secret"}])
+            quoted = await world.ask({"a secret": 1})
+            assert "a secret" in quoted.text
             await world.ask(messages=[{"role": "user", "content": "a secret"}])
-        refused, served_one = collector.spans
+        refused, told, served_one = collector.spans
+        assert attributes(told)["error.type"]
         assert attributes(refused)["error.type"] == "model_not_found"
         assert (refused.status.code, attributes(refused)["http.response.status_code"]) == (2, 404)
         assert "error.type" not in attributes(served_one)

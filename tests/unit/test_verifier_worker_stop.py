@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,6 @@ from tests.verifier_worker import DOMAIN, VERIFIER, WritingJudge
 from retally_verifier.point_stream import Entry, PointStream
 from retally_verifier.shared_work import Worker
 from retally_verifier.task_wire import name_of, task_to_json
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(redis_url) as client:
-        await client.flushdb()
-        yield client
 
 
 class Swallowing(PointStream):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from tests.fakes import FakeEngine
-from tests.fakes_held_job import DEPLOYMENT, NODE, PAYER, PROFILE, QUESTION, Desk, HeldJob, held_job, vllm_app
+from tests.fakes_held_job import DEPLOYMENT, NODE, PAYER, QUESTION, Desk, HeldJob, Own, held_job, vllm_app
 from tests.fakes_node import tiny_format
 from tests.serve_app import serve
 
@@ -23,7 +23,6 @@ from retally.protocol.calibration import Calibration
 from retally.protocol.case import VerdictKind
 from retally.protocol.encoding import Bytes32, keccak
 from retally.protocol.evidence import JOB_CLIP
-from retally.protocol.margins import ReplayScores
 from retally.protocol.structure import ResponseFormat
 from retally.verify_job import JobReport, ModelKit, verify_job
 
@@ -39,19 +38,6 @@ class Colder(FakeEngine):
     def generate(self, prompt_ids: Sequence[int], sampling: EngineSampling):  # type: ignore[no-untyped-def]  # as inherited
         params = replace(sampling.params, temperature=sampling.params.temperature // 2)
         return super().generate(prompt_ids, replace(sampling, params=params))
-
-
-class Own:
-    """A re-executor around an engine."""
-
-    name = "own"
-    profile_id = PROFILE
-
-    def __init__(self, engine: FakeEngine) -> None:
-        self._engine = engine
-
-    async def score(self, ids: Sequence[int], start: int) -> ReplayScores:
-        return await self._engine.score(ids, start)
 
 
 class Known:
