@@ -1,7 +1,7 @@
 """What Redis spends on one job's hold, promise and release, by how many jobs of its payer are open.
 
 Redis' own count of the microseconds in scripts, over a Redis of this script's; nothing of the router.
-Usage: scripts/bench_credit [--open N ...] [--jobs N] [--json]
+Usage: scripts/bench_credit [--open N ...] [--jobs N] [--lease-jobs N] [--json]
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ async def job(credit: Credit, name: str, total: int) -> None:
     await credit.release(PAYER, name)
 
 
-async def measure(opened: list[int], jobs: int) -> dict[str, Any]:
-    """Microseconds a job, by the number of open holds."""
+async def measure(opened: list[int], jobs: int, lease_jobs: int) -> dict[str, Any]:
+    """Microseconds a job, by the number of open holds; leased in blocks of so many jobs, or not with 0."""
     with tempfile.TemporaryDirectory(prefix="retally-credit-") as folder:
         server = RedisServer(Path(folder), mark=folder)
         await server.start()
         try:
             store = open_store(server.url, 5.0)
             async with Redis.from_url(server.url) as redis:
-                return {str(count): await measure_one(redis, store, count, jobs) for count in opened}
+                return {str(count): await measure_one(redis, store, count, jobs, lease_jobs) for count in opened}
         finally:
             await server.stop()
 
 
-async def measure_one(redis: Any, store: Any, opened: int, jobs: int) -> float:
+async def measure_one(redis: Any, store: Any, opened: int, jobs: int, lease_jobs: int) -> float:
     """The same with so many open."""
     await redis.flushdb()
-    credit = Credit(store, rich)
+    credit = Credit(store, rich, lease_jobs=lease_jobs)
     for number in range(opened):
         await credit.hold(PAYER, SIGNER, f"open{number}", 100)
     await job(credit, "first", 1)
@@ -74,13 +74,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--open", type=int, nargs="+", default=list(OPEN))
     parser.add_argument("--jobs", type=int, default=300)
+    parser.add_argument("--lease-jobs", type=int, default=0, help="the router's credit_lease_jobs; 0 asks for each job")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     args = parser.parse_args()
-    found = asyncio.run(measure(args.open, args.jobs))
+    found = asyncio.run(measure(args.open, args.jobs, args.lease_jobs))
     for count, microseconds in found.items():
         print(f"{count:>6} open: {microseconds:8.1f} us of Redis a job")
     if args.json:
-        print(json.dumps({"jobs": args.jobs, "storeMicrosecondsByOpenHolds": found}))
+        print(json.dumps({"jobs": args.jobs, "leaseJobs": args.lease_jobs, "storeMicrosecondsByOpenHolds": found}))
 
 
 if __name__ == "__main__":

@@ -38,12 +38,20 @@ def make_nodes() -> list[FakeNode]:
 
 @dataclass(frozen=True)
 class Life:
-    """One life of a router: where its store and nodes are, and where it ends: `POINT` or `POINT@PHASE`."""
+    """One life of a router: where its store and nodes are, and where it ends: `[leased:]POINT[@PHASE]`.
+
+    Only one that is `leased` has its jobs take from a block; else each asks for itself, and meets each point.
+    """
 
     redis_url: str
     node_urls: tuple[str, ...]
     folder: Path
     end: str
+
+    @property
+    def lease_jobs(self) -> int:
+        """The router's setting."""
+        return 32 if self.end.startswith("leased:") else 0
 
     def nodes(self) -> list[FakeNode]:
         """The nodes that run elsewhere, as the chain lists them."""
@@ -54,7 +62,7 @@ class Life:
 
     def enter(self, phase: str) -> None:
         """Arms the point if this is its phase."""
-        point, _, wanted = self.end.partition("@")
+        point, _, wanted = self.end.removeprefix("leased:").partition("@")
         if phase == (wanted or "start"):
             os.environ[VARIABLE] = point
             if point.startswith("random"):
@@ -104,7 +112,7 @@ async def recover(world: World) -> None:
 async def _first_life(life: Life) -> None:
     life.enter("start")
     broken, slow = nodes = life.nodes()
-    async with running_router(life.redis_url, nodes, **PATIENCE) as world:
+    async with running_router(life.redis_url, nodes, credit_lease_jobs=life.lease_jobs, **PATIENCE) as world:
         key = await world.create_key(world.payer)
         world.api_key = key["apiKey"]
         life.saw("key", world.api_key)

@@ -31,6 +31,7 @@ from retally_router.job_metrics import JobMetrics
 from retally_router.joined_redis import open_store
 from retally_router.keys import Keys
 from retally_router.lanes import Lanes, process_name
+from retally_router.lease_keeper import LeaseKeeper
 from retally_router.market_api import MarketApi
 from retally_router.metrics import Metrics
 from retally_router.node_api import HttpNodeApi
@@ -157,9 +158,14 @@ def _parts(settings: CheckedSettings, outside: Outside) -> _Parts:
     log, watch = JobLog(redis), Watch(settings.breaker_failures, settings.breaker_seconds)
     standings, sender = Standings(outside.chain, settings.standing_seconds, settings.chain_seconds), VoucherSender(api)
     lease = settings.lane_lease_seconds
-    lanes = Lanes(redis, count=settings.lanes, holder=process_name(boot), lease_seconds=lease)
-    credit = Credit(redis, standings.standing)
+    credit = Credit(redis, standings.standing, lease_jobs=settings.credit_lease_jobs)
     channels, directory = Channels(api, log, credit, domain), _directory(settings, outside, watch)
+
+    def lapsed() -> None:
+        credit.leases.retire_all()
+        channels.drop_idle()
+
+    lanes = Lanes(redis, count=settings.lanes, holder=process_name(boot), lease_seconds=lease, lapsed=lapsed)
     settle = SettleJobs(
         api, log, channels, credit, sender, lanes, clock, domain, find=directory.find, recover_seconds=lease
     )
@@ -230,6 +236,8 @@ def _means(settings: CheckedSettings, outside: Outside, parts: _Parts) -> Means:
 
 
 def _lifespan(parts: _Parts, outside: Outside, owned: tuple[Any, ...], first_lane: int) -> Lifespan:
+    keeper = LeaseKeeper(parts.credit)
+
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
         for part in (*owned, outside.nodes):
@@ -237,6 +245,7 @@ def _lifespan(parts: _Parts, outside: Outside, owned: tuple[Any, ...], first_lan
         await parts.lanes.start(first_lane)
         await parts.directory.start()
         await parts.allowances.start()
+        await keeper.start()
         try:
             yield
         finally:
@@ -244,6 +253,7 @@ def _lifespan(parts: _Parts, outside: Outside, owned: tuple[Any, ...], first_lan
             await parts.sender.close()
             await parts.settle.close()
             await parts.allowances.close()
+            await keeper.close()
             await parts.lanes.close()
             for part in (outside.nodes, *reversed(owned)):
                 await part.close()

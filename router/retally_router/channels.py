@@ -55,6 +55,11 @@ class Channels:
         """Forgets an account, say because its lane is given back."""
         self._accounts.pop(account.channel.key, None)
 
+    def drop_idle(self) -> None:
+        """Forgets what is not in use: it is read anew, as another process may have written it in the meantime."""
+        for key in [key for key, account in self._accounts.items() if account.is_idle]:
+            del self._accounts[key]
+
     async def close_segment(self, account: ChannelAccount, leaf: ReceiptLeaf, segment: int) -> None:
         """Moves the money line by a checked receipt and puts it on record, with the others that wait for that."""
         receipt = leaf.receipt
@@ -138,10 +143,8 @@ class Channels:
             raise NodeUnavailable(message)
 
     def _make_room(self) -> None:
-        if len(self._accounts) < KEPT_CHANNELS:
-            return
-        for key in [key for key, account in self._accounts.items() if account.is_idle]:
-            del self._accounts[key]
+        if len(self._accounts) >= KEPT_CHANNELS:
+            self.drop_idle()
 
 
 def segments_of(placed: Placed, segments: Sequence[tuple[int, int, int]]) -> dict[SegmentKey, OpenSegment]:

@@ -47,6 +47,7 @@ class CheckedSettings(msgspec.Struct, frozen=True, kw_only=True):
     otlp_endpoint: str
     trace_share: float
     hedge_share: float
+    credit_lease_jobs: int
     trial_share: float
     trial_loss_cap: int
 

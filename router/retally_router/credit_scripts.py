@@ -4,9 +4,16 @@ One hash for each payer: `promised:`, `used:` and `held:` by signer, `hold:` by 
 and `owed` (of what each signer promised beyond what the chain has seen of it). All is counted anew at the first hold,
 then once a minute, which drops holds that expired, and before a refusal, which must not stand on an expired one. A sum
 that falls below zero was written by somebody else: it is counted anew too.
+
+A lease is a hold of a process, under a name of its own, that covers many jobs. Beside it a second hash names the leases
+of which something may be free, each with when it was last granted from, and since when credit is `wanted`.
 """
 
 COUNT_SECONDS = 60
+#: So long after a refusal no block is granted: what is left is sold job by job.
+WANTED_SECONDS = 3
+#: A block is at most this part of what is left, so that leases shrink as it goes to its end.
+BLOCK_PART = 8
 
 _SUMS = """
 local function whole(number) return string.format('%.0f', number) end
@@ -27,7 +34,7 @@ end
 HOLD = f"""{_SUMS}
 local key, job, amount, signer = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local balance, used, cap = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local now, expiry, lane = tonumber(ARGV[7]), ARGV[8], ARGV[9]
+local now, expiry, lane, lease, most = tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
 local function count()
   local all, promised, spent, held, total, outstanding = redis.call('HGETALL', key), {{}}, {{}}, {{}}, 0, 0
   for i = 1, #all, 2 do
@@ -56,10 +63,11 @@ local function look()
   own, whose = string.match(found[7] or '0|', '^(%d+)|(%w*)')
   own = tonumber(own)
 end
+local capped, owing
 local function missing()
   -- Asked for again, a job is held once.
-  local capped = math.max(used, promised) + mine - (whose == signer and own or 0)
-  local owing = outstanding + held - own
+  capped = math.max(used, promised) + mine - (whose == signer and own or 0)
+  owing = outstanding + held - own
   if capped + amount > cap then return {{'cap', whole(math.max(0, cap - capped))}} end
   if owing + amount > balance then return {{'funds', whole(math.max(0, balance - owing))}} end
 end
@@ -80,7 +88,29 @@ if refused and counted ~= now then
   look()
   refused = missing()
 end
-if refused then return refused end
+if refused then
+  local leases = redis.call('HGETALL', KEYS[2])
+  for i = 1, #leases, 2 do
+    if leases[i] ~= 'wanted' then
+      redis.call('HSET', KEYS[2], 'wanted', whole(now))
+      refused[#refused + 1] = leases[i]
+      refused[#refused + 1] = leases[i + 1]
+    end
+  end
+  return refused
+end
+if lease ~= '' and whose == '' then
+  local wanted = tonumber(redis.call('HGET', KEYS[2], 'wanted') or '')
+  local block = math.min(most, math.floor(math.min(cap - capped, balance - owing) / {BLOCK_PART}))
+  if block >= amount and block > 0 and not (wanted and math.abs(now - wanted) <= {WANTED_SECONDS}) then
+    local had = string.match(redis.call('HGET', key, 'hold:' .. lease) or '0|', '^(%d+)|')
+    add(key, 'held:' .. signer, block)
+    add(key, 'held', block)
+    redis.call('HSET', key, 'hold:' .. lease, table.concat({{whole(tonumber(had) + block), signer, expiry, lane}}, '|'))
+    redis.call('HSET', KEYS[2], lease, whole(now))
+    return {{'lease', whole(block)}}
+  end
+end
 if whose ~= '' and whose ~= signer then
   add(key, 'held:' .. whose, -own)
   add(key, 'held:' .. signer, amount)
@@ -94,7 +124,7 @@ return {{'ok', '0'}}
 # counted twice, it would refuse the last jobs that the deposit covers.
 PROMISE = f"""{_SUMS}
 local old, new = tonumber(redis.call('HGET', KEYS[1], 'promised') or '0'), tonumber(ARGV[1])
-if new <= old then return whole(old) end
+if new <= old then return {{whole(old), 0}} end
 redis.call('HSET', KEYS[1], 'promised', ARGV[1])
 local key, signer = KEYS[2], ARGV[2]
 local promised = redis.call('HINCRBY', key, 'promised:' .. signer, whole(new - old))
@@ -110,16 +140,31 @@ for i = 3, #ARGV, 2 do
     add(key, 'held:' .. holder, -share)
   end
 end
-return ARGV[1]
+return {{ARGV[1], 1}}
 """
 
 RELEASE = f"""{_SUMS}
 local key, field = KEYS[1], 'hold:' .. ARGV[1]
 local amount, signer = string.match(redis.call('HGET', key, field) or '', '^(%d+)|(%w+)|')
+redis.call('HDEL', KEYS[2], ARGV[1])
 if not amount then return 0 end
 redis.call('HDEL', key, field)
 add(key, 'held', -tonumber(amount))
 add(key, 'held:' .. signer, -tonumber(amount))
+return 1
+"""
+
+# What a lease gives back; nothing is free of it any more.
+SHRINK = f"""{_SUMS}
+local key, field = KEYS[1], 'hold:' .. ARGV[1]
+redis.call('HDEL', KEYS[2], ARGV[1])
+local amount, signer, rest = string.match(redis.call('HGET', key, field) or '', '^(%d+)|(%w+)(|.+)$')
+if not amount then return 0 end
+local share = math.min(tonumber(amount), tonumber(ARGV[2]))
+if share == tonumber(amount) then redis.call('HDEL', key, field)
+else redis.call('HSET', key, field, whole(tonumber(amount) - share) .. '|' .. signer .. rest) end
+add(key, 'held', -share)
+add(key, 'held:' .. signer, -share)
 return 1
 """
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from retally.crash_points import crash_point
@@ -19,8 +20,11 @@ _TAKE = """
 local held = redis.call('GET', KEYS[1])
 if held and held ~= ARGV[1] and held ~= ARGV[2] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
+if held == ARGV[1] then return 2 end
 return 1
 """
+# Ours without a gap, in which another could have had it.
+_KEPT = 2
 _DROP = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 RENEW_SECONDS = 2.0
@@ -52,8 +56,18 @@ def is_gone(holder: str) -> bool:
 class Lanes:
     """The lanes that this process may write to."""
 
-    def __init__(self, redis: Any, *, count: int, holder: str, lease_seconds: float) -> None:
+    def __init__(
+        self,
+        redis: Any,
+        *,
+        count: int,
+        holder: str,
+        lease_seconds: float,
+        lapsed: Callable[[], None] = lambda: None,
+    ) -> None:
         self._redis = redis
+        #: Told when the own lane may have been another's in the meantime, before anything new runs.
+        self._lapsed = lapsed
         self._count = count
         self._holder = holder
         self._lease_seconds = lease_seconds
@@ -103,12 +117,12 @@ class Lanes:
         self._adopted.add(lane)
         return True
 
-    async def _take(self, lane: int) -> bool:
+    async def _take(self, lane: int) -> int:
         held = await self._redis.get(_key(lane))
         gone = held.decode() if held is not None and is_gone(held.decode()) else ""
         milliseconds = int(self._lease_seconds * 1000)
         crash_point("before:lane")
-        taken = bool(await self._redis.eval(_TAKE, 1, _key(lane), self._holder, gone, milliseconds))
+        taken = int(await self._redis.eval(_TAKE, 1, _key(lane), self._holder, gone, milliseconds))
         crash_point("after:lane")
         return taken
 
@@ -136,7 +150,10 @@ class Lanes:
 
     async def _renew_once(self) -> None:
         asked = asyncio.get_running_loop().time()
-        if self._own is not None and await self._take(self._own):
+        taken = 0 if self._own is None else await self._take(self._own)
+        if taken != _KEPT:
+            self._lapsed()
+        if taken:
             self._good_until = asked + self._lease_seconds
         else:
             # Somebody else writes there now: move on to a lane of our own.

@@ -20,6 +20,7 @@ from retally_router.end_tasks import end_tasks
 from retally_router.job_log import JobLog, JobRecord
 from retally_router.keys import Session
 from retally_router.lanes import Lanes
+from retally_router.leases import is_lease
 from retally_router.ports import Clock, NodeApi
 from retally_router.store_errors import StoreError
 from retally_router.vouchers import VoucherSender, log_failure
@@ -119,7 +120,14 @@ class SettleJobs:
                 self._start(f"open:{record.field}", self._take_up(session, record.placed(self._domain), record))
         opened = {record.job_id[2:] for record in records}
         for job, lane in await self._credit.holds(session.payer, session.signer):
-            if job not in opened and await self._may_take(lane, first=first):
+            if job in opened or self._credit.leases.owns(job) or not await self._may_take(lane, first=first):
+                continue
+            # A lease covers all jobs of its process: until the last one is settled all of it counts.
+            names = [f"open:{record.field}" for record in records if is_lease(job) and record.lane == lane]
+            unsettled = [self._tasks[name] for name in names if name in self._tasks]
+            if unsettled:
+                self._start(f"hold:{job}", self._release_after(unsettled, session.payer, job))
+            else:
                 await self._credit.release(session.payer, job)
 
     async def _may_take(self, lane: int, *, first: bool) -> bool:

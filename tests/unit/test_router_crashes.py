@@ -35,7 +35,15 @@ ALONE = tuple(point for point in POINTS if point.endswith((*ANY_JOB, "lane", "ke
 POINTS += [f"{when}:{name}@{phase}" for name in ANY_JOB for when in WHEN for phase in ("streams", "cut")]
 POINTS += [f"recovery:{when}:{name}" for name in RECOVERY for when in WHEN]
 POINTS += [f"random-{number}@streams" for number in range(8)]
-POINTS += ["none"]
+# With credit in blocks: a block, what it gives back, and jobs that take of it.
+LEASED = [f"leased:{when}:{point}" for when in WHEN for point in ("hold", "shrink")]
+LEASED += [
+    f"leased:{when}:{name}@{phase}"
+    for name in ("job", "promise", "receipt", "send:submission")
+    for when in WHEN
+    for phase in ("streams", "cut")
+]
+POINTS += [*LEASED, *(f"leased:random-{number}@streams" for number in range(8)), "none"]
 AT_ONCE, LIMIT_SECONDS = 8, 60
 PAYER = SigningKey(keccak(b"payer")).address
 FORKS = multiprocessing.get_context("forkserver")
@@ -203,4 +211,5 @@ class TestPoints:
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "crash_point"
         ]
         names = {ast.literal_eval(call.args[0]) for call in calls}
-        assert names == {point for point in POINTS if point.startswith(WHEN) and "@" not in point}
+        points = {point.removeprefix("leased:") for point in POINTS if "@" not in point}
+        assert names == {point for point in points if point.startswith(WHEN)}

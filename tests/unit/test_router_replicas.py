@@ -62,7 +62,7 @@ class TestHolds:
     async def test_hold_outlives_the_answer_until_the_node_has_its_voucher(self, redis_url: str) -> None:
         # Low input, so that the first voucher prepays no output.
         node = FakeNode("a", price_in=20_000)
-        async with router_world(redis_url, [node]) as world:
+        async with router_world(redis_url, [node], credit_lease_jobs=0) as world:
             place = f"retally:{{{world.payer.address}}}:credit"
             assert (await world.ask()).status_code == 200
             assert await world.settled()
