@@ -115,22 +115,26 @@ class Spending:
         self.routers[1].signal(getattr(signal, self.kill))
         self.go.clear()
         await asyncio.to_thread(self.routers[1].wait)
-        await asyncio.to_thread(self.routers[1].start)
         # What the dead router left is owed until its nodes have said what of it they did.
         began = time.monotonic()
         async with Redis.from_url(self.redis_url) as redis:
-            while await unsettled(redis):
+            left = await held_on_lane(redis, 1)
+            await asyncio.to_thread(self.routers[1].start)
+            while left & await held_on_lane(redis, 1) or await redis.hlen(_key("open")):
                 await self._ask_until_told(http, next(numbers))
                 await asyncio.sleep(0.25)
         self.recovery_seconds = time.monotonic() - began
         self.go.set()
 
 
-async def unsettled(redis: Any) -> bool:
-    """Whether anything is open or held."""
-    payer = payer_key().address
-    held = [name for name in await redis.hkeys(f"retally:{{{payer}}}:credit") if name.startswith(b"hold:")]
-    return bool(held or await redis.hlen(f"retally:{{{payer}}}:open"))
+async def held_on_lane(redis: Any, lane: int) -> set[bytes]:
+    """The jobs and leases that hold something there."""
+    found = await redis.hgetall(_key("credit"))
+    return {name for name, value in found.items() if name.startswith(b"hold:") and value.endswith(b"|%d" % lane)}
+
+
+def _key(kind: str) -> str:
+    return f"retally:{{{payer_key().address}}}:{kind}"
 
 
 async def create_key(http: aiohttp.ClientSession, url: str, name: bytes = b"payer") -> str:

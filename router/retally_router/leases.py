@@ -109,17 +109,17 @@ class Leases:
         lease.is_open = True
 
     def promised(self, jobs: Mapping[str, int]) -> Taken:
-        """What a promise for these jobs takes of what they hold; the parts of leased jobs shrink by as much, at once."""
+        """What a promise for these jobs takes of what they hold; leased jobs' parts shrink by as much, at once."""
         taken = Taken()
         for job, share in jobs.items():
             lease = self._by_job.get(job)
             if lease is None:
                 taken.shares[job] = share
                 continue
-            share = min(share, lease.parts[job])
-            lease.parts[job] -= share
-            taken.parts.append((lease, job, share))
-            taken.shares[lease.name] = taken.shares.get(lease.name, 0) + share
+            part = min(share, lease.parts[job])
+            lease.parts[job] -= part
+            taken.parts.append((lease, job, part))
+            taken.shares[lease.name] = taken.shares.get(lease.name, 0) + part
         return taken
 
     def undo(self, taken: Taken) -> None:
