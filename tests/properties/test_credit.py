@@ -156,12 +156,18 @@ async def step_leased(processes: list[Credit], counted: Counted, held: set[str],
         other.cancel()
         assert refused == counted.hold(*args)
         held.update([job] if refused is None else [])
-    elif name in ("release", "promise"):
-        known = [job for job in held if process_of(job) == 0] if name == "promise" else list(args)
-        if name == "promise":
-            args = (*args[:2], {job: share for job, share in args[2].items() if job in known})
-        await step(processes[process_of(args[0]) if name == "release" else 0], counted, name, *args)
-        held.discard(args[0]) if name == "release" else None
+    elif name == "release":
+        await step(processes[process_of(args[0])], counted, name, *args)
+        held.discard(args[0])
+    elif name == "promise":
+        # Of what is held, as routers promise.
+        signer, _, wanted = args
+        shares = {
+            job: min(share, counted.holds[job][0])
+            for job, share in wanted.items()
+            if job in held and process_of(job) == 0 and job in counted.holds and counted.holds[job][1] == signer
+        }
+        await step(processes[0], counted, name, signer, sum(shares.values()), shares)
     elif name == "tidy":
         await processes[args[0]].tidy()
     elif name != "hold":
@@ -198,7 +204,7 @@ async def play_leased(url: str, taken: list[tuple[Any, ...]]) -> None:
 
 
 leased_steps = st.one_of(
-    st.tuples(st.just("hold"), jobs, signers, st.integers(0, 9)),
+    st.tuples(st.just("hold"), jobs, signers, st.integers(1, 9)),
     st.tuples(st.just("hold"), jobs, signers, st.integers(1, 3)),
     st.tuples(st.just("release"), jobs),
     st.tuples(st.just("promise"), signers, amounts, st.dictionaries(jobs, amounts, max_size=3)),
