@@ -109,12 +109,13 @@ contract Court is Juries, CaseLocks, CourtMoney, Pause {
         CaseState storage c = _checkStatus(caseId, Status.Voting);
         uint16 decided = c.round;
         RoundState storage round = _rounds[caseId][decided];
-        (uint8 outcome, uint256 revealed) = _tally(caseId, decided);
-        if (c.appeals == 0 || outcome != INCONCLUSIVE) c.verdict = outcome;
+        (uint8 outcome, bool silent, bool doubted) = _tally(caseId, decided);
+        // What is appealed stands unless a jury turns it; but a slash falls that half of a jury speaks against.
+        if (c.appeals == 0 || outcome != INCONCLUSIVE || (doubted && c.verdict == MISMATCH)) c.verdict = outcome;
         if (c.appeals > 0) _appeals[caseId][c.appeals].outcome = outcome;
 
         uint16 next;
-        if (revealed * 2 < round.size && !c.redrawn) {
+        if (silent && !c.redrawn) {
             c.redrawn = true;
             next = round.size;
         } else if (outcome == INCONCLUSIVE && !c.enlarged) {

@@ -22,10 +22,11 @@ BATCH = 40
 
 @dataclass(slots=True)
 class Trial:
-    """A case of a guilty owner: the coalition votes and appeals for its innocence, everybody else for the truth."""
+    """A case: everybody votes and appeals for the truth, the coalition for the contrary."""
 
     seed: bytes
     wanted: int
+    guilty: bool = True
     verdict: int = 0
     appeals: int = 0
     enlarged: bool = False
@@ -35,13 +36,15 @@ class Trial:
     def hear(self, jury: Sequence[str], coalition: Collection[str]) -> None:
         """One round: the rules of R-62 and R-63, with an appeal by whoever has lost."""
         contrary = sum(juror in coalition for juror in jury)
+        acquitting = contrary if self.guilty else len(jury) - contrary
         outcome = INCONCLUSIVE
-        if 3 * contrary >= 2 * len(jury):
+        if 3 * acquitting >= 2 * len(jury):
             outcome = MATCH
-        elif 3 * (len(jury) - contrary) >= 2 * len(jury):
+        elif 3 * (len(jury) - acquitting) >= 2 * len(jury):
             outcome = MISMATCH
         self.sat += jury
-        if self.appeals == 0 or outcome != INCONCLUSIVE:
+        is_doubted = 2 * acquitting >= len(jury)
+        if self.appeals == 0 or outcome != INCONCLUSIVE or (self.verdict == MISMATCH and is_doubted):
             self.verdict = outcome
         self.wanted = 2 * len(jury) + 1
         if outcome == INCONCLUSIVE and not self.enlarged:

@@ -139,22 +139,32 @@ abstract contract Juries is CourtState {
         emit JurorsDrawn(caseId, number, jury, commitEnd, commitEnd + REVEAL_SECONDS);
     }
 
-    /// @dev Two thirds of the jurors seated, silent ones included, or inconclusive. Reverts while votes may still come.
-    function _tally(uint256 caseId, uint16 number) internal view returns (uint8 verdict, uint256 revealed) {
+    /// @dev Two thirds of the jurors seated, silent ones included, or inconclusive; `silent` where less than half of
+    /// them revealed, `doubted` where half of them speak for the accused. Reverts while votes may still come.
+    function _tally(uint256 caseId, uint16 number)
+        internal
+        view
+        returns (uint8 verdict, bool silent, bool doubted)
+    {
         RoundState storage round = _rounds[caseId][number];
         require(block.timestamp > round.commitEnd, CourtVotesPending(caseId, round.commitEnd));
         uint256[4] memory votes;
-        for (uint256 i; i < round.size; ++i) {
+        uint256 size = round.size;
+        for (uint256 i; i < size; ++i) {
             Seat storage s = _seatOf(caseId, number, i);
             uint8 vote = s.verdict;
             bool pending = vote == 0 && s.hash != bytes32(0) && block.timestamp <= round.revealEnd;
             require(!pending, CourtVotesPending(caseId, round.revealEnd));
             ++votes[vote];
         }
-        revealed = round.size - votes[0];
-        if (votes[MISMATCH] * 3 >= uint256(round.size) * 2) return (MISMATCH, revealed);
-        if (votes[MATCH] * 3 >= uint256(round.size) * 2) return (MATCH, revealed);
-        return (INCONCLUSIVE, revealed);
+        // Counts of seats, far below any overflow.
+        unchecked {
+            silent = votes[0] * 2 > size;
+            doubted = votes[MATCH] * 2 >= size;
+            verdict = INCONCLUSIVE;
+            if (votes[MISMATCH] * 3 >= size * 2) verdict = MISMATCH;
+            else if (votes[MATCH] * 3 >= size * 2) verdict = MATCH;
+        }
     }
 
     /// @dev Ends the duty of all jurors. Those that did not reveal, voted against the verdict or sit idle too often pay.

@@ -223,6 +223,62 @@ class TestAppeal:
         assert case.credit(world.cheat) == 2 * BOND
         world.supply()
 
+    @pytest.mark.parametrize(
+        ("acquit", "convict", "idle", "verdict"),
+        [
+            (4, 3, 0, INCONCLUSIVE),
+            (4, 0, 3, INCONCLUSIVE),
+            (3, 4, 0, MISMATCH),
+            (3, 0, 4, MISMATCH),
+            (0, 0, 7, MISMATCH),
+        ],
+    )
+    def test_a_slash_falls_that_half_of_a_larger_jury_speaks_against(
+        self, world: World, acquit: int, convict: int, idle: int, verdict: int
+    ) -> None:
+        """R-63: an appealed mismatch is inconclusive once half of a jury votes match; idle votes turn nothing."""
+        case = self._decided(world, MISMATCH)
+        court = world.ledger.court.functions
+        world.ledger.send(court.appeal(case.id), world.cheat)
+        votes = [MATCH] * acquit + [MISMATCH] * convict + [INCONCLUSIVE] * idle
+        world.vote(case.id, 1, dict(zip(case.draw(), votes, strict=True)))
+        assert case.decide() == verdict
+        # Jurors who can't judge turn nothing in the enlarged round.
+        case.draw()
+        case.vote_all(INCONCLUSIVE, 2)
+        assert case.decide() == verdict
+        found = case.execute()
+        assert found["slashed"] == (SEVERITY if verdict == MISMATCH else 0)
+        # The appeal's fee goes to those who sat, its bond returns; the challenger's bond returns too.
+        assert case.credit(world.cheat) == 2 * BOND
+        world.supply()
+
+    def test_silence_saves_nobody_on_appeal(self, world: World) -> None:
+        case = self._decided(world, MISMATCH)
+        world.ledger.send(world.ledger.court.functions.appeal(case.id), world.cheat)
+        jury = case.draw()
+        world.vote(case.id, 1, dict.fromkeys(jury[:3], MATCH))
+        world.ledger.jump(DAY + 1)
+        assert (len(jury), case.decide()) == (7, MISMATCH)
+        world.supply()
+
+    def test_the_accuser_may_appeal_a_slash_that_fell(self, world: World) -> None:
+        case = self._decided(world, MISMATCH)
+        court = world.ledger.court.functions
+        world.ledger.send(court.appeal(case.id), world.cheat)
+        world.vote(case.id, 1, dict(zip(case.draw(), [MATCH] * 4 + [MISMATCH] * 3, strict=True)))
+        assert case.decide() == INCONCLUSIVE
+        case.draw()
+        case.vote_all(INCONCLUSIVE, 2)
+        case.decide()
+        world.ledger.send(court.appeal(case.id), world.friend.address)
+        jury = case.draw()
+        if jury:
+            case.vote_all(MISMATCH, 3)
+            assert case.decide() == MISMATCH
+            assert case.execute()["slashed"] == SEVERITY
+        world.supply()
+
     def test_stands_and_returns_the_money_when_no_jury_can_be_seated(self, world: World, case: Case) -> None:
         case.draw()
         case.vote_all(MISMATCH)
