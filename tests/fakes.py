@@ -106,3 +106,22 @@ class FakeEngine:
     async def close(self) -> None:
         """Remember that it was closed."""
         self.closed = True
+
+
+class FakeEmbedder(FakeEngine):
+    """An engine that pools: a text's vector is a hash of its ids."""
+
+    #: Vectors made ever, and what the next ones are multiplied by.
+    embedded = 0
+    factor = 1.0
+    #: Rows that a broken one leaves out.
+    missing = 0
+
+    async def embed(self, inputs: Sequence[Sequence[int]], dimensions: int) -> NDArray[np.float32]:
+        """A row for each input."""
+        if self.fails_after is not None and self.embedded >= self.fails_after:
+            raise EngineUnavailable("the fake engine was told to fail")
+        await asyncio.sleep(self.delay_seconds)
+        self.embedded += len(inputs)
+        rows = [np.random.default_rng([*ids]).normal(0.0, 1.0, dimensions) for ids in inputs[self.missing :]]
+        return (np.array(rows) * self.factor).astype(np.float32)

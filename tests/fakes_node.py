@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from retally.inference.chat_format import ChatFormat
+from retally.inference.profile_files import ProfileFile
+from retally.protocol.embeddings import VectorSizes
 from retally_node.bootstrap import assemble
 from retally_node.node import Node, Served
 from retally_node.outside import Outside
 from retally_node.settings import NodeSettings
-from tests.fakes import FakeEngine
+from tests.fakes import FakeEmbedder, FakeEngine
 from tests.fakes_node_customer import Customer
 from tests.fakes_node_ports import (
     DEPLOYMENT,
@@ -42,20 +44,30 @@ __all__ = [
     "OWNER",
     "PROFILE_ID",
     "START",
+    "VECTOR_SIZE",
     "Customer",
     "FakeClock",
     "FakeCollect",
     "FakePayers",
     "World",
+    "embedding_changes",
     "node_settings",
     "open_world",
     "tiny_format",
 ]
 
+VECTOR_SIZE = 8
 TEMPLATE = (
     "{% for tool in tools or [] %}<tool_call> knows {{ tool.function.name }}\n{% endfor %}"
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 )
+
+
+def embedding_changes(folder: Path) -> dict[str, Any]:
+    """What a node is told that serves embeddings."""
+    profile = folder / "profile.json"
+    profile.write_text(json.dumps({"name": "tiny-embeddings", "endpoint": "embeddings"}))
+    return {"serves": "embeddings", "profile_file": profile, "price_out": 0, "make_engine": FakeEmbedder}
 
 
 def tiny_format(folder: Path) -> ChatFormat:
@@ -123,6 +135,9 @@ async def open_world(
     collect = collect or FakeCollect()
     settings = node_settings(folder, **changes)
     served = Served("retally/tiny", MODEL_ID, PROFILE_ID, settings.max_context, OWNER)
+    if settings.embeds and settings.profile_file is not None:
+        profile = ProfileFile.load(settings.profile_file).profile_id
+        served = replace(served, profile_id=profile, vectors=VectorSizes(VECTOR_SIZE, (4,)))
     silence, court, defence = FakeSilence(), FakeCourt(), FakeDefenceCourt()
     cases, evidence = FakeCases(), FakeEvidence()
     outside = Outside(clock, payers, collect, audits, reserve, silence, court, defence, cases, evidence, 1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TypeVar
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -14,22 +15,30 @@ from retally.inference.vllm_flags import SCORE_PATH
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+E = TypeVar("E", bound=VllmEngine)
+
+
 @asynccontextmanager
-async def engines() -> AsyncIterator[Callable[[Handler], Awaitable[VllmEngine]]]:
+async def engines_of(kind: Callable[[str, str], E]) -> AsyncIterator[Callable[[Handler], Awaitable[E]]]:
     """Opens clients of servers that answer every path with a handler."""
     async with AsyncExitStack() as stack:
 
-        async def start(handler: Handler) -> VllmEngine:
+        async def start(handler: Handler) -> E:
             app = web.Application()
             app.router.add_route("*", "/{path:.*}", handler)
             server = TestServer(app)
             await server.start_server()
             stack.push_async_callback(server.close)
-            engine = VllmEngine(str(server.make_url("/v1")), "m")
+            engine = kind(str(server.make_url("/v1")), "m")
             stack.push_async_callback(engine.close)
             return engine
 
         yield start
+
+
+def engines() -> AbstractAsyncContextManager[Callable[[Handler], Awaitable[VllmEngine]]]:
+    """The same of the usual kind."""
+    return engines_of(VllmEngine)
 
 
 def answering(status: int, body: object) -> Handler:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from retally.errors import BadRequest, Conflict, DuplicateJob, RateLimited
 from retally.protocol.offer import Offer
@@ -98,12 +99,14 @@ class Admission:
         known = self._ledger.money.offer(digest)
         if known is None:
             raise BadRequest("this node made no such offer", param="offerHash", code="offer_unknown")
+        parts = self._forms.parts(submission.prompt, submission.params.template_date)
         return Candidate(
             submission=submission,
             job_id=submission.request.digest(self._rules.domain),
             now=self._clock.now(),
             offer=known[0],
-            prompt_ids=tuple(self._forms.render(submission.prompt, submission.params.template_date)),
+            prompt_ids=tuple(chain.from_iterable(parts)),
+            longest_input=max(map(len, parts)),
         )
 
     def _stored(self, candidate: Candidate) -> StoredAnswer | None:

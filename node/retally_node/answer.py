@@ -148,12 +148,14 @@ def stored_frames(stored: StoredAnswer, text_format: TextFormat) -> list[Frame]:
 
 
 def _stored_frame(stored: StoredAnswer, record: ReceiptRecord, text_format: TextFormat) -> Frame:
+    tokens = tuple(TokenLogprob(i, -q / 1024) for i, q in zip(record.output_ids, record.quantised, strict=True))
     submitted = [
         item.prefix for item in stored.submission.assignments if item.assignment.choice == record.receipt.choice
     ]
+    # Components of vectors stand for no text.
+    spoken = () if stored.record.params.is_embeddings else record.output_ids
     reader = SaidByTokens(text_format, stored.record.params, submitted[0] if submitted else ())
-    said = [*(reader.push(token_id) for token_id in record.output_ids), reader.finish()]
-    tokens = tuple(TokenLogprob(i, -q / 1024) for i, q in zip(record.output_ids, record.quantised, strict=True))
+    said = [*(reader.push(token_id) for token_id in spoken), reader.finish()]
     return Frame(
         choice=record.receipt.choice,
         output_from=record.receipt.output_from,

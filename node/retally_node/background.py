@@ -65,6 +65,7 @@ def loops_of(
     loops.add("reservations", Reservations(ledger, outside.reserve, key.address).step)
     loops.add("challenges", Challenges(ledger, outside.challenges, domain, outside.deployed_block).step)
     loops.add("defence", court.defence.step)
-    if settings.jury:
+    # An engine that makes vectors replays nothing.
+    if settings.jury and not settings.embeds:
         loops.add("jury", court.jury.step)
     return loops

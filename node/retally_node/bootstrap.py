@@ -14,12 +14,14 @@ from retally.chain.deployment import Deployment
 from retally.chain.transactions import TxSender
 from retally.errors import BadRequest
 from retally.inference.chat_format import ChatFormat
-from retally.inference.engine import Engine
+from retally.inference.engine import Embedder, Engine, EngineInfo
 from retally.inference.model_files import ModelFiles
+from retally.inference.vllm_embedder import VllmEmbedder
 from retally.inference.vllm_engine import VllmEngine
 from retally.keep_alive import SERVER_SECONDS
 from retally.keystore import service_key
 from retally.protocol.eip712 import SigningKey
+from retally.protocol.embeddings import VectorSizes
 from retally.protocol.encoding import ZERO_ADDRESS
 from retally.protocol.pricing import Prices
 from retally_node.admission import Admission
@@ -32,9 +34,10 @@ from retally_node.chain_views import ChainAudits, EscrowCollect, EscrowReserve, 
 from retally_node.channels import ChannelBook
 from retally_node.collector import check_authorised, collector_key
 from retally_node.court_view import ChainCases, ChainCourt, HttpEvidence
-from retally_node.decode import Decoder
+from retally_node.decode import Decoder, PieceMaker
 from retally_node.defence_view import ChainDefence
-from retally_node.engine_start import engine_process, ready_engine
+from retally_node.embed_job import VectorDecoder
+from retally_node.engine_start import check_endpoint, engine_process, ready_engine
 from retally_node.ledger import Ledger
 from retally_node.metrics import Metrics
 from retally_node.node import Node, Served
@@ -65,7 +68,7 @@ async def assemble(
     """Put a node together around its ports, and close what an earlier process left open."""
     ledger = Ledger(settings.data_dir / "ledger.sqlite")
     book = ChannelBook(ledger.money.channels(key.address))
-    work = _work(settings, key, deployment, served, Decoder(engine, chat_format), ledger, outside.clock)
+    work = _work(settings, key, deployment, served, _decoder(served, engine, chat_format), ledger, outside.clock)
     await close_open_segments(work, book)
     room = ServingRoom(settings.max_running, settings.max_waiting)
     rules = _rules(settings, key, deployment, served, chat_format)
@@ -91,12 +94,20 @@ async def assemble(
     )
 
 
+def _decoder(served: Served, engine: Engine, chat_format: ChatFormat) -> PieceMaker:
+    if served.vectors is None:
+        return Decoder(engine, chat_format)
+    if not isinstance(engine, Embedder):
+        raise BadRequest("this engine makes no vectors", param="serves")
+    return VectorDecoder(engine, chat_format)
+
+
 def _work(
     settings: NodeSettings,
     key: SigningKey,
     deployment: Deployment,
     served: Served,
-    decoder: Decoder,
+    decoder: PieceMaker,
     ledger: Ledger,
     clock: Clock,
 ) -> SegmentWork:
@@ -142,6 +153,7 @@ def _rules(
         credit_per_payer=settings.credit_per_payer,
         credit_total=settings.credit_total,
         require_audit_consent=settings.require_audit_consent,
+        vectors=served.vectors,
     )
 
 
@@ -168,10 +180,11 @@ async def open_node(settings: NodeSettings, engine: Engine | None = None) -> Asy
     key = service_key(settings, deployment.chain_id)
     files = ModelFiles.load(settings.model_dir)
     files.check_unchanged()
+    check_endpoint(settings)
     async with AsyncExitStack() as stack:
         process = None
         if engine is None:
-            engine = VllmEngine(settings.engine_url, files.name)
+            engine = (VllmEmbedder if settings.embeds else VllmEngine)(settings.engine_url, files.name)
             process = engine_process(settings, files)
         stack.push_async_callback(engine.close)
         if process is not None:
@@ -179,7 +192,7 @@ async def open_node(settings: NodeSettings, engine: Engine | None = None) -> Asy
             await process.start()
         chain = await stack.enter_async_context(Chain(settings.rpc_url, deployment))
         info = await ready_engine(engine, process, settings.engine_start_seconds)
-        served = await _served(settings, chain, key, files, info.max_context, engine)
+        served = await _served(settings, chain, key, files, info, engine)
         collector = collector_key(settings, key)
         await check_authorised(chain, served.owner, collector.address)
         pending = "pending_tx.json" if collector.address == key.address else "pending_collector_tx.json"
@@ -211,7 +224,7 @@ def _outside(settings: NodeSettings, chain: Chain, key: SigningKey, sender: TxSe
 
 
 async def _served(
-    settings: NodeSettings, chain: Chain, key: SigningKey, files: ModelFiles, engine_context: int, engine: Engine
+    settings: NodeSettings, chain: Chain, key: SigningKey, files: ModelFiles, info: EngineInfo, engine: Engine
 ) -> Served:
     node = await chain.registry.node(key.address)
     if node.owner == ZERO_ADDRESS or not node.is_live:
@@ -220,8 +233,11 @@ async def _served(
         raise BadRequest(
             f"the node is registered for model 0x{node.model_id.hex()}, {files.folder} holds 0x{files.model_id.hex()}"
         )
-    context = min(settings.max_context, files.max_context, engine_context)
-    return Served(files.name, files.model_id, node.profile_id, context, node.owner, await measure(engine, context))
+    context = min(settings.max_context, files.max_context, info.max_context)
+    vectors = VectorSizes(info.dimensions, files.shorter_vectors) if settings.embeds else None
+    # What routers predict with is measured in tokens put out.
+    speed = await measure(engine, context) if vectors is None else None
+    return Served(files.name, files.model_id, node.profile_id, context, node.owner, vectors, speed)
 
 
 class _Server(uvicorn.Server):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from retally.protocol.eip712 import Domain
+from retally.protocol.embeddings import VectorSizes
 from retally.protocol.encoding import Address
 from retally.protocol.job import JobRequest
 from retally.protocol.offer import Offer
@@ -28,6 +29,8 @@ class AdmissionRules:
     credit_per_payer: int
     credit_total: int
     require_audit_consent: bool
+    #: The vectors that it makes; None where it serves completions.
+    vectors: VectorSizes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ class Candidate:
     now: int
     offer: Offer
     prompt_ids: tuple[int, ...]
+    #: Tokens of the longest text to embed.
+    longest_input: int = 0
 
     @property
     def request(self) -> JobRequest:
@@ -58,6 +63,9 @@ class Candidate:
     @property
     def answer_limit(self) -> int:
         """How many tokens an answer may have: asked for, and fitting the context."""
+        if self.submission.params.is_embeddings:
+            # Components take no room in a context.
+            return self.submission.params.max_tokens
         room = self.offer.max_context - self.prompt_tokens
         return min(self.submission.params.max_tokens, room)
 

@@ -23,6 +23,7 @@ from retally.protocol.merkle import ids_root
 from retally.protocol.pricing import check_prices
 from retally.protocol.voucher import Reservation
 from retally_node.candidate import AdmissionRules, Candidate
+from retally_node.embedding_checks import check_embeddings, check_endpoint, check_unaudited
 
 #: Nodes of chains pass on transactions of up to 128 KiB; the rest is for receipt, request and path.
 MAX_POSTED_BYTES = 112 * 1024
@@ -97,6 +98,9 @@ def check_prompt_tokens(candidate: Candidate, rules: AdmissionRules) -> None:
 
 def check_context(candidate: Candidate, rules: AdmissionRules) -> None:
     """At least one more token fits; what does not fit beyond it is cut as `length`."""
+    if candidate.submission.params.is_embeddings:
+        # Each input has a context of its own: `check_embeddings`.
+        return
     for item in candidate.submission.assignments:
         start = candidate.prompt_tokens + item.assignment.output_from
         if start + 1 > candidate.offer.max_context:
@@ -180,7 +184,7 @@ def check_max_fee(candidate: Candidate, rules: AdmissionRules) -> None:
 
 def check_audit_consent(candidate: Candidate, rules: AdmissionRules) -> None:
     """This node may decline what can't be audited."""
-    if rules.require_audit_consent and not candidate.request.audit_consent:
+    if rules.require_audit_consent and rules.vectors is None and not candidate.request.audit_consent:
         raise BadRequest("this node serves auditable requests only", param="auditConsent")
 
 
@@ -234,6 +238,7 @@ PAPER_CHECKS: tuple[PaperCheck, ...] = (
     check_profile,
     check_prompt_hash,
     check_params_hash,
+    check_endpoint,
     check_max_output,
     check_bias_tokens,
     check_prompt_tokens,
@@ -244,6 +249,8 @@ PAPER_CHECKS: tuple[PaperCheck, ...] = (
     check_offer_current,
     check_price_limits,
     check_context,
+    check_embeddings,
+    check_unaudited,
     check_postable,
     check_prefixes,
     check_max_fee,

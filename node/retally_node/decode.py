@@ -44,6 +44,14 @@ class Piece:
     cached_tokens: int = 0
 
 
+class PieceMaker(Protocol):
+    """Where an answer comes from."""
+
+    def pieces(self, job: AdmittedJob, segment: SegmentRecord) -> AsyncGenerator[Piece, None]:
+        """The answer's tokens as they come; the last piece has a reason."""
+        ...
+
+
 class SaidByTokens:
     """Reads an answer token by token into text and calls; what earlier segments said is dropped."""
 

@@ -18,9 +18,9 @@ STOP_SECONDS = 20.0
 _PR_SET_PDEATHSIG = 1
 
 
-def vllm_command(model_dir: Path, name: str, port: int, max_context: int) -> list[str]:
+def vllm_command(model_dir: Path, name: str, port: int, max_context: int, *, embeds: bool = False) -> list[str]:
     """The command that starts vLLM with the profile's flags."""
-    flags = engine_arguments(model_dir, name, port, max_context=max_context, is_cpu=not has_gpu())
+    flags = engine_arguments(model_dir, name, port, max_context=max_context, is_cpu=not has_gpu(), embeds=embeds)
     return [sys.executable, "-m", SERVER_MODULE, *flags]
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from urllib.parse import urlsplit
 
-from retally.errors import EngineUnavailable
+from retally.errors import BadRequest, EngineUnavailable
 from retally.inference.engine import Engine, EngineInfo
 from retally.inference.model_files import ModelFiles
 from retally.inference.profile_files import ProfileFile
@@ -27,8 +27,19 @@ def engine_process(settings: NodeSettings, files: ModelFiles) -> EngineProcess |
     if not settings.start_engine:
         return None
     port = urlsplit(settings.engine_url).port or 8000
-    command = vllm_command(files.folder, files.name, port, settings.max_context)
+    command = vllm_command(files.folder, files.name, port, settings.max_context, embeds=settings.embeds)
     return EngineProcess(command, log_path, is_exact=is_exact)
+
+
+def check_endpoint(settings: NodeSettings) -> None:
+    """Raise BadRequest where the profile is for what this node does not serve (R-76)."""
+    if settings.profile_file is None:
+        return
+    profile = ProfileFile.load(settings.profile_file)
+    if profile.embeds != settings.embeds:
+        what = "embeddings" if profile.embeds else "completions"
+        hint = 'a profile for embeddings says so in its JSON: "endpoint": "embeddings"'
+        raise BadRequest(f"{profile.path} is a profile for {what}", param="serves", hint=hint)
 
 
 async def ready_engine(engine: Engine, process: EngineProcess | None, timeout_seconds: float) -> EngineInfo:
@@ -54,6 +65,8 @@ async def ready_engine(engine: Engine, process: EngineProcess | None, timeout_se
 def check_abilities(info: EngineInfo) -> None:
     """Raise EngineUnavailable naming everything that is missing."""
     lacking = list(info.problems)
+    if info.dimensions and not lacking:
+        return
     if not info.has_sampler and not lacking:
         lacking.append("the retally sampler plugin is not loaded (--logits-processors)")
     if not info.has_prompt_logprobs and not lacking:

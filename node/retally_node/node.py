@@ -9,7 +9,9 @@ import retally
 from retally.inference.chat_format import ChatFormat
 from retally.inference.engine import Engine
 from retally.protocol.eip712 import Domain, SigningKey
+from retally.protocol.embeddings import VectorSizes
 from retally.protocol.encoding import Address, Bytes32, to_hex
+from retally.protocol.params import EMBEDDINGS
 from retally.protocol.voucher import ChannelId
 from retally.protocol.wire import ChannelState
 from retally_node.admission import Admission
@@ -35,6 +37,8 @@ class Served:
     profile_id: Bytes32
     max_context: int
     owner: Address
+    #: The vectors that its engine makes; None where it answers in tokens.
+    vectors: VectorSizes | None = None
     #: As measured at start; unknown if the engine failed at it.
     speed: Speed | None = None
 
@@ -88,7 +92,9 @@ class Node:
             "offerSignature": to_hex(signed.signature),
             "maxContext": signed.offer.max_context,
             "load": {"running": self.server.room.running, "waiting": self.server.room.waiting},
+            "endpoints": ["chat", "text"] if self.served.vectors is None else [EMBEDDINGS],
             "version": retally.__version__,
+            **({} if self.served.vectors is None else {"embeddings": self.served.vectors.to_wire()}),
             **({} if self.served.speed is None else {"capacity": self.served.speed.to_wire()}),
         }
 

@@ -11,6 +11,7 @@ from retally.protocol.receipt import FinishReason
 
 Json = dict[str, Any]
 
+ID_PREFIXES = {"chat": "chatcmpl-", "text": "cmpl-", "embeddings": "embd-"}
 FINISH_NAMES = {
     FinishReason.STOP: "stop",
     FinishReason.LENGTH: "length",
@@ -98,7 +99,7 @@ class OpenAiShape:
         self._token_bytes = token_bytes
         self._text_offsets: dict[int, int] = {}
         self._base = {
-            "id": ("chatcmpl-" if self._chat else "cmpl-") + job_id.hex()[:24],
+            "id": ID_PREFIXES[endpoint] + job_id.hex()[:24],
             "object": "",
             "created": created,
             "model": model,

@@ -17,7 +17,7 @@ from retally.protocol.merkle import IdsTree, OutputTree, output_root, quantise_l
 from retally.protocol.pricing import fee_round_down
 from retally.protocol.receipt import Chunk, FinishReason, JobReceipt
 from retally_node.admission import AdmittedJob
-from retally_node.decode import Decoder, Piece
+from retally_node.decode import Piece, PieceMaker
 from retally_node.ledger import Ledger
 from retally_node.openai_shape import TokenLogprob
 from retally_node.ports import Clock
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 class SegmentWork:
     """What every segment needs to be served."""
 
-    decoder: Decoder
+    decoder: PieceMaker
     ledger: Ledger
     key: SigningKey
     domain: Domain

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -34,6 +34,9 @@ class NodeSettings(ServiceSettings):
     )
     start_engine: bool = Field(default=False, description="starts vLLM with the profile's flags")
     engine_start_seconds: Seconds = 300
+    serves: Literal["completions", "embeddings"] = Field(
+        default="completions", description="what the engine is for: vLLM pools or answers, never both"
+    )
     profile_file: Path | None = Field(
         default=None, description="the JSON of the registered profile; an exact one is started and judged as such"
     )
@@ -64,6 +67,19 @@ class NodeSettings(ServiceSettings):
         default=750_000_000, description="the most that appeals of one case against the owner may take; 0 appeals none"
     )
     calibration_dir: Path | None = None
+
+    @property
+    def embeds(self) -> bool:
+        """Whether this node serves embeddings, and nothing else."""
+        return self.serves == "embeddings"
+
+    @model_validator(mode="after")
+    def _embeddings_are_billed_by_input(self) -> Self:
+        if self.embeds and self.price_out:
+            raise ValueError("price_out must be 0 where embeddings are served: they bill their input alone (R-74)")
+        if self.embeds and self.profile_file is None:
+            raise ValueError("embeddings need profile_file: a profile of their own, which says so (R-76)")
+        return self
 
     @model_validator(mode="after")
     def _cached_is_cheaper(self) -> Self:

@@ -11,6 +11,7 @@ import msgspec
 
 from retally.errors import BadRequest, NodeUnavailable, SignerExpired, Unauthorized, UnsupportedParameter
 from retally.protocol.eip712 import Address, Bytes32, Domain
+from retally.protocol.params import EMBEDDINGS
 from retally.protocol.pricing import Prices
 from retally_router.allowance import Allowances
 from retally_router.attempts import Attempts
@@ -19,6 +20,7 @@ from retally_router.begun_job import BegunJob, Repeatable
 from retally_router.check_frames import Placed
 from retally_router.credit import Credit
 from retally_router.directory import Directory, Listed
+from retally_router.embeddings_ask import read_embeddings_ask
 from retally_router.keys import Keys, Session
 from retally_router.make_request import (
     Ask,
@@ -76,7 +78,7 @@ class AcceptJob:
         begun = again.begun if again is not None else None
         placed = await self.resume.find(begun) if begun is not None else None
         params = caller.params if isinstance(caller, SignedJob) else begun.params if begun and placed else None
-        ask = read_ask(body, endpoint, default_max_tokens=self.default_max_tokens, now=now, signed_params=params)
+        ask = self._ask(body, endpoint, now, params)
         if ask.params.prompt_logprobs:
             raise UnsupportedParameter("prompt_logprobs", "is served by nodes only, not through a router")
         if isinstance(caller, SignedJob):
@@ -85,6 +87,11 @@ class AcceptJob:
         if begun is not None and placed is not None:
             return await self._shown(ask, caller, request_id, begun, placed)
         return await self._paid(ask, caller, now, request_id, session_of(headers, body, caller), again)
+
+    def _ask(self, body: dict[str, Any], endpoint: str, now: int, signed: Mapping[str, Any] | None) -> Ask:
+        if endpoint == EMBEDDINGS:
+            return read_embeddings_ask(body, self.directory.nodes(), signed)
+        return read_ask(body, endpoint, default_max_tokens=self.default_max_tokens, now=now, signed_params=signed)
 
     async def _check_authorised(self, session: Session, now: int) -> None:
         standing = await self.standing(session.payer, session.signer, False)
@@ -108,7 +115,7 @@ class AcceptJob:
         candidates = candidates[: self.means.max_attempts + self.means.max_continuations]
         prices = highest(candidates)
         context = max(node.offer.max_context for node in candidates)
-        tokens = min(ask.prompt_tokens_at_most, context)
+        tokens = ask.tokens_within(context)
         signed = sign_request(
             ask,
             payer=session.payer,
@@ -121,7 +128,7 @@ class AcceptJob:
             deadline=now + self.request_lifetime_seconds,
             domain=self.domain,
         )
-        fee, most = signed.request.max_fee, tokens + ask.n * min(ask.params.max_tokens, context)
+        fee, most = signed.request.max_fee, tokens + ask.n * min(ask.output_tokens, context)
         held = await self.allowances.hold(session.key_id, session.limits, tokens=most, amount=fee)
         try:
             lane = await self.means.settle.recover(session)
@@ -158,7 +165,7 @@ class AcceptJob:
             hint = "sign for the node and model that the quote names"
             raise BadRequest("the voucher or request is not for the quoted node", code="quote_mismatch", hint=hint)
         signed = Signed(request, caller.request_signature, request.digest(self.domain))
-        tokens = min(ask.prompt_tokens_at_most, node.offer.max_context)
+        tokens = ask.tokens_within(node.offer.max_context)
         job = Job(ask, request, signed.signature, signed.job_id, caller, request_id, tokens)
         return ServeJob(self.means, job, [node], Attempts(self.means, job, {}), lambda tried: Plan([], {}))
 
@@ -168,12 +175,14 @@ def need_of(ask: Ask, talk: Hashable) -> Need:
     return Need(
         ask.model,
         ask.prompt_tokens_at_most,
-        ask.params.max_tokens,
+        ask.output_tokens,
         ask.n,
         ask.wishes,
         is_exact="promptIds" in ask.prompt,
-        links=chain_of_bytes(prompt_bytes(ask.prompt)),
+        links=() if ask.params.is_embeddings else chain_of_bytes(prompt_bytes(ask.prompt)),
         session=talk,
+        dimensions=ask.params.dimensions,
+        longest_input=ask.longest_input,
     )
 
 

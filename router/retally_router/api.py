@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from retally.errors import BadRequest, NotFound, RetallyError, Unavailable, UnknownModel, openai_envelope
+from retally.protocol.params import EMBEDDINGS
 from retally_router.directory import Directory, Listed
 from retally_router.generation_api import GenerationApi
 from retally_router.hot_path import ENDPOINTS, error_headers
@@ -96,8 +97,11 @@ def _model_routes(directory: Directory) -> list[ServedRoute]:
 def models_of(nodes: list[Listed]) -> dict[str, dict[str, Any]]:
     """The models that are served, by name, with who serves them and from what price on."""
     models: dict[str, dict[str, Any]] = {}
-    for node in sorted(nodes, key=lambda item: item.offer.price_out, reverse=True):
-        known = models.get(node.model, {"retally": {"nodes": 0, "audited": False}})["retally"]
+    # What answers costs is shown, and last, of a model that is served both ways.
+    for node in sorted(nodes, key=lambda item: (item.vectors is None, -item.offer.price_out)):
+        known = models.get(node.model, {"retally": {"nodes": 0, "audited": False, "endpoints": []}})["retally"]
+        own = ["chat", "text"] if node.vectors is None else [EMBEDDINGS]
+        vectors = known.get("embeddings") if node.vectors is None else _vectors_view(node)
         models[node.model] = {
             "id": node.model,
             "object": "model",
@@ -106,14 +110,22 @@ def models_of(nodes: list[Listed]) -> dict[str, dict[str, Any]]:
             "retally": {
                 "modelId": node.model_hex,
                 "nodes": known["nodes"] + int(node.alive),
+                "endpoints": [*known["endpoints"], *(name for name in own if name not in known["endpoints"])],
                 "audited": known["audited"] or node.audited,
                 "maxContext": node.offer.max_context,
                 "priceIn": str(node.offer.price_in),
                 "priceCached": str(node.offer.price_cached),
                 "priceOut": str(node.offer.price_out),
+                **({} if vectors is None else {"embeddings": vectors}),
             },
         }
     return models
+
+
+def _vectors_view(node: Listed) -> dict[str, Any]:
+    assert node.vectors is not None
+    terms = {"priceIn": str(node.offer.price_in), "maxContext": node.offer.max_context, "audited": False}
+    return {**node.vectors.to_wire(), **terms}
 
 
 def _state_routes(directory: Directory, metrics: Metrics, redis: Any) -> list[ServedRoute]:

@@ -10,9 +10,11 @@ import msgspec
 
 from retally.errors import BadRequest, InvalidReceipt, InvalidSignature, RetallyError
 from retally.protocol.eip712 import Address, Domain, check_signed_by
+from retally.protocol.embeddings import vectors_of_ids
 from retally.protocol.encoding import ZERO_BYTES32, Bytes32, parse_ids, parse_signature
 from retally.protocol.job import JobRequest, job_seed
 from retally.protocol.merkle import MAX_Q, OutputTree, ids_root
+from retally.protocol.params import JobParams
 from retally.protocol.pricing import fee_round_down
 from retally.protocol.receipt import Chunk, FinishReason, JobReceipt, ReceiptLeaf
 from retally_router.directory import Listed
@@ -78,8 +80,9 @@ class Taken(msgspec.Struct):
 class FrameChecker:
     """Takes the frames of one node, in order; raises InvalidReceipt or InvalidSignature when they don't add up."""
 
-    def __init__(self, placed: Placed, choices: Iterable[ChoiceState]) -> None:
+    def __init__(self, placed: Placed, choices: Iterable[ChoiceState], params: JobParams | None = None) -> None:
         self._placed = placed
+        self._vectors = params if params is not None and params.is_embeddings else None
         self._choices = {choice.index: choice for choice in choices}
 
     def take(self, frame: Frame) -> Taken:
@@ -139,6 +142,9 @@ class FrameChecker:
         if receipt.finish_reason in ENDED:
             _same("outputTo", len(choice.ids), receipt.output_to)
             _same("outputRoot", choice.root(), receipt.output_root)
+            if self._vectors is not None:
+                _same("R-73 components", self._vectors.max_tokens, receipt.output_to)
+                vectors_of_ids(choice.ids, self._vectors.dimensions)
             choice.ended = True
         else:
             # A segment that was cut off closes at its last paid chunk, which may lie before what was sent.

@@ -12,8 +12,10 @@ import structlog
 
 from retally.errors import BadRequest, InvalidSignature, OfferExpired, RetallyError
 from retally.protocol.eip712 import Address, Bytes32, Domain, check_signed_by
+from retally.protocol.embeddings import VectorSizes
 from retally.protocol.encoding import check_integer, parse_object, parse_signature, to_hex
 from retally.protocol.offer import Offer
+from retally.protocol.params import EMBEDDINGS
 from retally_router.end_tasks import end_tasks
 from retally_router.observed import Watch
 from retally_router.ports import ChainView, Clock, NodeApi, RegisteredNode
@@ -56,6 +58,8 @@ class Listed:
     on_probation: bool = False
     capacity: Capacity = UNKNOWN
     rtt_seconds: float = 0.0
+    #: The vectors that it makes; None where it serves completions.
+    vectors: VectorSizes | None = None
 
     @property
     def model_hex(self) -> str:
@@ -78,7 +82,8 @@ class Listed:
             "load": {"running": self.running, "waiting": self.waiting},
             "alive": self.alive,
             "audited": self.audited,
-            "routable": self.alive and self.audited,
+            "routable": self.alive and (self.audited or self.vectors is not None),
+            "endpoints": ["chat", "text"] if self.vectors is None else [EMBEDDINGS],
             "onProbation": self.on_probation,
             "roundTripMs": round(1000 * self.rtt_seconds, 1),
         }
@@ -230,6 +235,7 @@ class Directory:
         if offer.valid_until <= self._clock.now():
             raise OfferExpired(offer.valid_until, self._clock.now())
         load = parse_object("load", info.get("load", {}))
+        vectors = read_vectors(info, offer)
         model = info.get("model")
         if not isinstance(model, str):
             raise BadRequest("model must be a string", param="model")
@@ -247,19 +253,34 @@ class Directory:
             free_exposure=registered.free_exposure,
             running=check_integer("running", load.get("running", 0), 32),
             waiting=check_integer("waiting", load.get("waiting", 0), 32),
-            audited=registered.calibrated or not self._require_calibration,
+            # No calibration is for vectors (R-75).
+            audited=vectors is None and (registered.calibrated or not self._require_calibration),
+            vectors=vectors,
             capacity=read_capacity(info.get("capacity")),
         )
 
     def _label(self, nodes: list[Listed]) -> list[Listed]:
         owners: dict[bytes, set[Address]] = defaultdict(set)
         for listed in nodes:
-            owners[listed.model_id].add(listed.owner)
+            # Who makes vectors replays no answer.
+            if listed.vectors is None:
+                owners[listed.model_id].add(listed.owner)
         return [
-            replace(item, audited=item.audited and ready, on_probation=ready and not item.audited)
+            item
+            if item.vectors is not None
+            else replace(item, audited=item.audited and ready, on_probation=ready and not item.audited)
             for item in nodes
             for ready in [len(owners[item.model_id]) >= self._audited_owners]
         ]
+
+
+def read_vectors(info: Mapping[str, Any], offer: Offer) -> VectorSizes | None:
+    """What vectors a node says that it makes; one that prices components could bill what nobody asked for (R-74)."""
+    if EMBEDDINGS not in (info.get("endpoints") or ()):
+        return None
+    if offer.price_out:
+        raise BadRequest("an offer for embeddings has priceOut 0", param="priceOut")
+    return VectorSizes.from_wire(info.get("embeddings"))
 
 
 def read_capacity(value: object) -> Capacity:

@@ -1,4 +1,4 @@
-"""What an answer cost, by the answer's own id, in the shape that OpenRouter gave this route; and what nobody serves."""
+"""What an answer cost, by the answer's own id, in the shape that OpenRouter gave this route."""
 
 from __future__ import annotations
 
@@ -7,25 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.requests import Request
-
-from retally.errors import BadRequest, NotFound, UnknownModel
+from retally.errors import BadRequest
 from retally.protocol.encoding import parse_bytes32
 from retally.protocol.receipt import FinishReason, JobReceipt
 from retally_router.check_frames import ENDED
 from retally_router.directory import Directory
 from retally_router.job_log import GENERATION_DIGITS, JobLog
-from retally_router.make_request import parse_body
-from retally_router.market_api import read_limited
 from retally_router.served_route import ServedRoute
 
-_ID = re.compile(rf"(?:chatcmpl-|cmpl-|resp_|0x)?([0-9a-f]{{{GENERATION_DIGITS},64}})")
+_ID = re.compile(rf"(?:chatcmpl-|cmpl-|embd-|resp_|0x)?([0-9a-f]{{{GENERATION_DIGITS},64}})")
 _FINISHES = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.TOOL: "tool_calls"}
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationApi:
-    """Serves `/v1/generation`, `/v1/receipts/…` and `/v1/embeddings`."""
+    """Serves `/v1/generation` and `/v1/receipts/…`."""
 
     log: JobLog
     directory: Directory
@@ -36,7 +32,6 @@ class GenerationApi:
         return [
             ServedRoute("GET", "/v1/receipts/{job_id}", self.receipts),
             ServedRoute("GET", "/v1/generation", self.generation),
-            ServedRoute("POST", "/v1/embeddings", self.embeddings),
         ]
 
     async def receipts(self, job_id: str) -> dict[str, Any]:
@@ -51,23 +46,16 @@ class GenerationApi:
             raise BadRequest("id must be an answer's id", param="id", hint=hint)
         found = await self.log.find(await self.log.job_of(matched[1]))
         receipts = sorted((JobReceipt.from_wire(item["receipt"]) for item in found["receipts"]), key=_place)
-        return {"data": {"id": id, **_sums(receipts), **self._names(receipts), "retally": found}}
+        return {"data": {"id": id, **_sums(receipts), **self._shown(receipts), "retally": found}}
 
-    async def embeddings(self, request: Request) -> None:
-        """Refuses: the protocol has no receipts for embeddings yet, so no node can serve them."""
-        model = parse_body(await read_limited(request, self.max_body_bytes)).get("model")
-        if not isinstance(model, str) or not model:
-            raise BadRequest("model must be a string", param="model", hint="list the models with GET /v1/models")
-        if not any(model in (node.model, node.model_hex) for node in self.directory.nodes()):
-            raise UnknownModel(model)
-        hint = "use /v1/chat/completions, /v1/completions or /v1/responses"
-        raise NotFound(f"no node serves embeddings of {model}", param="model", code="embeddings_not_served", hint=hint)
-
-    def _names(self, receipts: list[JobReceipt]) -> Mapping[str, Any]:
+    def _shown(self, receipts: list[JobReceipt]) -> Mapping[str, Any]:
         last = receipts[-1]
         listed = self.directory.find(last.node)
         nodes = list(dict.fromkeys(receipt.node for receipt in receipts))
-        return {"model": None if listed is None else listed.model, "provider_name": last.node, "nodes": nodes}
+        # A receipt for vectors counts their components, which are no tokens of anybody's.
+        vectors = listed is not None and listed.vectors is not None
+        counts = {"tokens_completion": 0, "native_tokens_completion": 0} if vectors else {}
+        return {**counts, "model": None if listed is None else listed.model, "provider_name": last.node, "nodes": nodes}
 
 
 def _place(receipt: JobReceipt) -> tuple[int, int, bool]:

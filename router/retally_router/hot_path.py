@@ -14,10 +14,12 @@ import structlog
 
 from retally.errors import BadRequest, RateLimited, RetallyError, Unavailable, openai_envelope
 from retally.protocol.encoding import to_hex
+from retally.protocol.params import EMBEDDINGS
 from retally_router.accept_job import AcceptJob
 from retally_router.asgi_sink import AsgiSink, read_body, wait_gone
 from retally_router.assemble import Assembly, receipts_of
 from retally_router.begun_job import Repeatable
+from retally_router.embeddings_ask import embeddings_body
 from retally_router.job_metrics import JobMetrics
 from retally_router.job_use import settle_use
 from retally_router.metrics import Metrics
@@ -28,7 +30,7 @@ from retally_router.store_errors import StoreError
 from retally_router.tracing import RequestSpan, Tracing
 from retally_router.turnstile import Turnstile
 
-ENDPOINTS = {"/v1/chat/completions": "chat", "/v1/completions": "text"}
+ENDPOINTS = {"/v1/chat/completions": "chat", "/v1/completions": "text", "/v1/embeddings": EMBEDDINGS}
 #: Where a request's scope says that it may be repeated.
 REPEATABLE = "retally.repeatable"
 PATHS = {endpoint: path for path, endpoint in ENDPOINTS.items()}
@@ -144,7 +146,9 @@ class HotPath:
             await job.start()
             self._metrics.first_frame.observe(time.monotonic() - began)
             extra = _headers_of(job, with_proof=headers.get(b"x-retally-proof") == b"1")
-            if job.job.ask.stream:
+            if job.job.ask.params.is_embeddings:
+                await self._vectors(job, answer, extra)
+            elif job.job.ask.stream:
                 await self._stream(job, answer, extra)
             else:
                 await self._whole(job, answer, extra)
@@ -154,13 +158,28 @@ class HotPath:
             span.ended(job)
             await asyncio.shield(job.finish())
         self._metrics.fees.inc(job.cost)
-        self._metrics.tokens.inc(sum(len(choice.ids) for choice in job.choices))
+        self._metrics.tokens.inc(job.job.ask.counted_tokens(choice.ids for choice in job.choices))
 
     async def _stream(self, job: ServeJob, answer: Answer, extra: Headers) -> None:
         await answer.head(200, [*_STREAM, *extra])
         while frames := await job.next():
             await answer.body(frames[0].raw if len(frames) == 1 else b"".join([frame.raw for frame in frames]))
         await answer.end(DONE)
+
+    async def _vectors(self, job: ServeJob, answer: Answer, extra: Headers) -> None:
+        while await job.next():
+            continue
+        facts = {
+            "jobId": to_hex(job.job.job_id),
+            "receipts": receipts_of(job.receipts),
+            "cost": str(job.cost),
+            "node": job.node,
+            "promptTokens": job.prompt_tokens,
+        }
+        (choice,) = job.choices
+        body = embeddings_body(job.job.ask, choice.ids, job.prompt_tokens, facts)
+        cost = (b"x-retally-cost", str(job.cost).encode())
+        await answer.whole(200, [_JSON, *extra, cost], msgspec.json.encode(body))
 
     async def _whole(self, job: ServeJob, answer: Answer, extra: Headers) -> None:
         assembly = Assembly(job.job.ask.endpoint)

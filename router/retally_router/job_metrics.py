@@ -53,7 +53,7 @@ class JobMetrics:
         model = bounded(self._ttft, "model", job.job.ask.model)
         whole = all(choice.ended for choice in job.choices) and bool(job.choices)
         self._jobs.labels(model=model, node=job.node or "none", outcome="whole" if whole else "broken").inc()
-        tokens = sum(len(choice.ids) for choice in job.choices)
+        tokens = job.job.ask.counted_tokens(choice.ids for choice in job.choices)
         if job.first_at is not None:
             self._ttft.labels(model=model).observe(job.first_at - began)
             gaps = tokens // len(job.choices) - 1

@@ -7,7 +7,7 @@ from retally_router.serve_job import ServeJob
 
 def settle_use(job: ServeJob) -> None:
     """Counts it; before the job is finished, which closes what is open here."""
-    tokens = job.prompt_tokens + sum(len(choice.ids) for choice in job.choices)
+    tokens = job.prompt_tokens + job.job.ask.counted_tokens(choice.ids for choice in job.choices)
     amount, placement = job.cost + job.attempts.unsettled, job.placement
     if placement is not None and placement.account is not None:
         opened = placement.account.open

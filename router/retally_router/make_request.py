@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -41,6 +41,22 @@ class Ask:
     logprobs: int | None
     prompt_tokens_at_most: int
     wishes: Wishes
+    #: Of embeddings: tokens of the longest input, and how the vectors are shown.
+    longest_input: int = 0
+    encoding: str = ""
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens of an answer that count and take room in a context: components of vectors do neither."""
+        return 0 if self.params.is_embeddings else self.params.max_tokens
+
+    def counted_tokens(self, choices: Iterable[Sized]) -> int:
+        """Tokens of the given outputs, as limits, learning and metrics count them."""
+        return 0 if self.params.is_embeddings else sum(map(len, choices))
+
+    def tokens_within(self, max_context: int) -> int:
+        """The prompt at its largest; each input of an embedding has a context of its own."""
+        return self.prompt_tokens_at_most if self.params.is_embeddings else min(self.prompt_tokens_at_most, max_context)
 
     @property
     def options(self) -> JobOptions:

@@ -21,9 +21,11 @@ from retally.protocol.encoding import (
 )
 from retally.protocol.key_limits import KeyLimits
 from retally.protocol.key_text import create_key_text, list_keys_text, revoke_key_text
+from retally.protocol.params import EMBEDDINGS
 from retally.protocol.pricing import Prices, max_fee
 from retally_router.authorize import check_personal, parse_wallet_signature
 from retally_router.directory import Directory, Listed
+from retally_router.embeddings_ask import sizes_of
 from retally_router.keys import Keys
 from retally_router.make_request import parse_body, template_date
 from retally_router.ports import Clock, NodeApi
@@ -121,6 +123,7 @@ class MarketApi:
             "templateDate": template_date(self.clock.now()),
             "defaultMaxTokens": self.default_max_tokens,
             "now": self.clock.now(),
+            **({"dimensions": need.dimensions} if need.dimensions else {}),
         }
 
     async def send_vouchers(self, request: Request) -> Mapping[str, Any]:
@@ -154,13 +157,20 @@ class MarketApi:
         exclude = body.get("exclude") or []
         if not isinstance(exclude, list) or not all(isinstance(item, str) for item in exclude):
             raise BadRequest("exclude must be a list of nodes", param="exclude")
+        dimensions = 0
+        if body.get("endpoint") == EMBEDDINGS:
+            whole = sizes_of(self.directory.nodes(), model).whole
+            dimensions = check_integer("dimensions", body.get("dimensions") or whole, 32)
         return Need(
             model=model,
             prompt_tokens=check_integer("promptTokens", _first(body, ("promptTokens", "promptTokensEstimate"), 0), 32),
-            output_tokens=check_integer("maxOutput", body.get("maxOutput") or self.default_max_tokens, 32),
+            output_tokens=0
+            if dimensions
+            else check_integer("maxOutput", body.get("maxOutput") or self.default_max_tokens, 32),
             n=check_integer("n", _first(body, ("n",), 1), 16),
             wishes=_wishes(body),
             exclude=frozenset(item.lower() for item in exclude),
+            dimensions=dimensions,
         )
 
     async def _channel_or_none(

@@ -122,11 +122,23 @@ BODIES: dict[str, Json] = {
     ),
     "/v1/embeddings": _body(
         "Embedding",
-        "Refused: no node serves embeddings",
+        "OpenAI's embeddings: one vector for each input, signed by its node; 404 where no node serves them",
         ["model", "input"],
-        {"model": _TEXT, "input": {"anyOf": [_TEXT, {"type": "array", "items": _TEXT}]}},
-        {"model": "MODEL", "input": "count again"},
-        costs=False,
+        {
+            "model": _TEXT,
+            "input": {
+                "anyOf": [
+                    _TEXT,
+                    {"type": "array", "items": {"anyOf": [_TEXT, _COUNT, {"type": "array", "items": _COUNT}]}},
+                ]
+            },
+            "encoding_format": {"type": "string", "enum": ["float", "base64"]},
+            "dimensions": {"type": "integer", "minimum": 1},
+            "user": _TEXT,
+            "provider": _PROVIDER,
+        },
+        {"model": "MODEL", "input": ["count again", "and again"], "encoding_format": "float"},
+        costs=True,
     ),
     "/retally/v1/keys": _body(
         "KeyRequest",
@@ -160,6 +172,8 @@ BODIES: dict[str, Json] = {
             "model": _TEXT,
             "promptTokens": _COUNT,
             "maxOutput": _COUNT,
+            "endpoint": {"type": "string", "enum": ["embeddings"]},
+            "dimensions": _COUNT,
             "n": _COUNT,
             "exclude": {"type": "array", "items": _ADDRESS},
             "maxPrices": {"type": "object", "properties": {"in": _AMOUNT, "cached": _AMOUNT, "out": _AMOUNT}},

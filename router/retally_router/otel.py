@@ -26,7 +26,7 @@ from retally.protocol.receipt import FinishReason
 from retally_router.serve_job import ServeJob
 from retally_router.tracing import TRACEPARENT, RequestSpan
 
-OPERATIONS = {"chat": "chat", "text": "text_completion"}
+OPERATIONS = {"chat": "chat", "text": "text_completion", "embeddings": "embeddings"}
 #: Spans that wait for the collector; more are dropped, and no request waits for one.
 MOST_WAITING = 8192
 #: For one batch, retries included; a router that stops waits no longer.
@@ -96,7 +96,7 @@ class OtelSpan:
         self._span.set_attributes(
             {
                 "gen_ai.request.model": model,
-                "gen_ai.request.max_tokens": job.job.ask.params.max_tokens,
+                "gen_ai.request.max_tokens": job.job.ask.output_tokens,
                 "gen_ai.request.choice.count": job.job.ask.n,
                 "gen_ai.request.stream": job.job.ask.stream,
                 "retally.job": to_hex(job.job.job_id),
@@ -121,7 +121,7 @@ class OtelSpan:
         self._span.set_attributes(
             {
                 "gen_ai.usage.input_tokens": job.prompt_tokens,
-                "gen_ai.usage.output_tokens": sum(len(choice.ids) for choice in job.choices),
+                "gen_ai.usage.output_tokens": job.job.ask.counted_tokens(choice.ids for choice in job.choices),
                 "gen_ai.response.finish_reasons": reasons,
                 "retally.node": job.node,
                 "retally.cost": str(job.cost),

@@ -165,7 +165,7 @@ class Placer:
             raise await _refused(stream)
         if account is not None:
             account.delivered = max(account.delivered, voucher[0].cumulative)
-        checker = FrameChecker(placed, order.choices)
+        checker = FrameChecker(placed, order.choices, job.ask.params)
         placement = Placement(placed, account, order.record, checker, stream, whole=not job.ask.stream)
         placement.most_bytes = most_bytes_of(job.request)
         try:

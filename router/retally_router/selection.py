@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from random import Random, SystemRandom
 from typing import Self
 
-from retally.errors import ContextExceeded, NodeUnavailable, PriceAboveMax, RetallyError, UnknownModel
+from retally.errors import NodeUnavailable, RetallyError, UnknownModel
 from retally.protocol.pricing import PER
 from retally_router.checked_settings import CheckedSettings
 from retally_router.choose import Aim, Estimate, order
 from retally_router.directory import Listed
+from retally_router.no_candidate import refusal
 from retally_router.observed import Expectation, Observed, Watch
 from retally_router.predict import Prediction, predict
 from retally_router.probation import Trials, has_slow_start_room, is_known, wants_trial
@@ -33,13 +34,23 @@ class Need:
     #: The prompt's chained block hashes, and what names the conversation.
     links: tuple[int, ...] = ()
     session: Hashable = None
+    #: Components of the vectors that are asked for; 0 for a completion.
+    dimensions: int = 0
+    longest_input: int = 0
 
 
 Filter = Callable[[Listed, Need], bool]
 
 
+def serves_endpoint(node: Listed, need: Need) -> bool:
+    """It makes such vectors, or answers: no node does both."""
+    return node.vectors.has(need.dimensions) if node.vectors is not None else not need.dimensions
+
+
 def fits_context(node: Listed, need: Need) -> bool:
     """At least the shortest reading of the prompt fits: a byte-level token has at most a few dozen bytes."""
+    if need.dimensions:
+        return need.longest_input // 32 < node.offer.max_context
     return need.prompt_tokens // 32 < node.offer.max_context
 
 
@@ -76,7 +87,8 @@ def is_near(node: Listed, need: Need) -> bool:
 
 def is_audited(node: Listed, need: Need) -> bool:
     """The model's nodes can be brought to court, or the client does not mind; those on probation are drawn apart."""
-    return node.audited or need.wishes.allow_unaudited or node.on_probation
+    # Of vectors nobody can be: their clients are told so (R-75), and sign it.
+    return bool(need.dimensions) or node.audited or need.wishes.allow_unaudited or node.on_probation
 
 
 def has_exposure(node: Listed, need: Need) -> bool:
@@ -85,6 +97,7 @@ def has_exposure(node: Listed, need: Need) -> bool:
 
 
 FILTERS: tuple[tuple[str, Filter], ...] = (
+    ("endpoint", serves_endpoint),
     ("context", fits_context),
     ("price", fits_prices),
     ("wish", is_wanted),
@@ -252,10 +265,10 @@ def why_none(nodes: Sequence[Listed], need: Need) -> RetallyError:
     for name, keeps in FILTERS:
         kept = [node for node in left if keeps(node, need)]
         if not kept:
-            return _refusal(name, left, need)
+            return refusal(name, left, need)
         left = kept
     if all(node.on_probation for node in left) and not need.wishes.allow_unaudited:
-        return _refusal("audited", left, need)
+        return refusal("audited", left, need)
     hint = "retry in a few seconds; GET /retally/v1/nodes shows the nodes"
     return NodeUnavailable(f"none of {len(left)} nodes that serve {need.model} is alive", hint=hint)
 
@@ -265,21 +278,3 @@ def _as_wished(ordered: list[Listed], wished: Sequence[str]) -> list[Listed]:
         return ordered
     places = {name: place for place, name in enumerate(wished)}
     return sorted(ordered, key=lambda node: places.get(node.node.lower(), len(places)))
-
-
-def _refusal(name: str, left: Sequence[Listed], need: Need) -> RetallyError:
-    if name == "price" and need.wishes.max_prices is not None:
-        cheapest = min(left, key=lambda node: node.offer.price_out)
-        return PriceAboveMax("priceOut", cheapest.offer.price_out, need.wishes.max_prices.price_out)
-    hints = {
-        "context": "shorten the prompt",
-        "wish": "loosen `provider`",
-        "region": "raise provider.max_rtt_ms; GET /retally/v1/nodes shows the nodes' round trips",
-        "audited": "wait for more operators, or send provider: {allow_unaudited: true}",
-        "exposure": "retry later: what the nodes may collect this week is used up",
-    }
-    if name == "context":
-        return ContextExceeded(
-            need.prompt_tokens // 32, need.output_tokens, max(node.offer.max_context for node in left)
-        )
-    return NodeUnavailable(f"no node that serves {need.model} passes the filter `{name}`", hint=hints.get(name, ""))

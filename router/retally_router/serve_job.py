@@ -285,7 +285,7 @@ class ServeJob:
         account = placement.account
         if not failover.unfinished(self.choices) and not placement.is_open:
             if self.node in self.attempts.visits:
-                tokens = sum(len(choice.ids) for choice in self.choices) // len(self.choices)
+                tokens = self.job.ask.counted_tokens(choice.ids for choice in self.choices) // len(self.choices)
                 cached = next((leaf.receipt.cached_tokens for leaf in self.receipts), None)
                 self.attempts.visits[self.node].succeeded(tokens, self.prompt_tokens, cached)
             if account is not None:

@@ -8,12 +8,18 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from retally.errors import BadRequest
+from retally.protocol.embeddings import inputs_of_body, params_of_embeddings, tokens_at_most
+from retally.protocol.encoding import check_integer
 from retally.protocol.job import JobParams
 from retally.protocol.openai_request import choices_of_body, prompt_of_body
 from retally.protocol.structure import grammar_of, tools_tokens_at_most
 
-Endpoint = Literal["chat", "text"]
-PATHS: Mapping[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/completions": "text"}
+Endpoint = Literal["chat", "text", "embeddings"]
+PATHS: Mapping[str, Endpoint] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "text",
+    "/v1/embeddings": "embeddings",
+}
 
 # What a chat template may add around a message and around the whole prompt, in tokens.
 MESSAGE_TOKENS = 16
@@ -41,6 +47,8 @@ class Ask:
         if not isinstance(body, dict):
             raise BadRequest("the body must be a JSON object", code="invalid_json")
         endpoint = PATHS[path]
+        if endpoint == "embeddings":
+            return cls(path, endpoint, raw, body, inputs_of_body(body), 1)
         return cls(path, endpoint, raw, body, prompt_of_body(body, endpoint), choices_of_body(body))
 
     @property
@@ -56,8 +64,11 @@ class Ask:
         """Whether a stream is asked for."""
         return bool(self.body.get("stream"))
 
-    def params(self, default_max_tokens: int, template_date: str) -> JobParams:
-        """The parameters of R-30; what the body leaves open is filled in."""
+    def params(self, default_max_tokens: int, template_date: str, dimensions: int = 0) -> JobParams:
+        """The parameters of R-30 or R-73; what the body leaves open is filled in."""
+        if self.endpoint == "embeddings":
+            wanted = self.body.get("dimensions") or dimensions
+            return params_of_embeddings(check_integer("dimensions", wanted, 32), len(self.prompt["inputs"]))
         params = JobParams.from_openai(self.body, self.endpoint, default_max_tokens, template_date)
         # What can't be asked of any node is refused before anything is signed.
         grammar_of(params, self.prompt)
@@ -68,6 +79,8 @@ def prompt_tokens_bound(prompt: Mapping[str, Any]) -> int:
     """More tokens than a byte-level tokenizer and a plain template can make of a prompt."""
     if "promptIds" in prompt:
         return len(prompt["promptIds"])
+    if "inputs" in prompt:
+        return tokens_at_most(prompt)
     if "prompt" in prompt:
         return len(prompt["prompt"].encode()) + MESSAGE_TOKENS
     messages = prompt["messages"]

@@ -116,6 +116,8 @@ def check_counts(evidence: Evidence) -> None:
             raise InvalidReceipt("billed output arrived", arrived, receipt.output_to)
         if evidence.params is not None and receipt.output_to > evidence.params.max_tokens:
             raise InvalidReceipt("maxTokens", evidence.params.max_tokens, receipt.output_to)
+        if evidence.params is not None and evidence.params.is_embeddings and arrived != evidence.params.max_tokens:
+            raise InvalidReceipt("R-73: a vector for each input", evidence.params.max_tokens, arrived)
         if evidence.prompt is not None and receipt.prompt_tokens > prompt_tokens_bound(evidence.prompt):
             raise InvalidReceipt("promptTokens", prompt_tokens_bound(evidence.prompt), receipt.prompt_tokens)
 

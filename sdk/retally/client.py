@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, cast
 
 import httpx2
 import openai
-from openai.types import Completion
+from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 
 from retally.ask import Ask
@@ -27,6 +27,7 @@ from retally.spending import DailySpending, SpendingGuard
 from retally.transport import EXTENSION, AsyncPaymentTransport, Call, PaymentTransport
 from retally.wallet import Wallet
 
+_ANSWERS = (ChatCompletion, Completion, CreateEmbeddingResponse)
 _OWN_KEY = "signed-by-own-key"
 
 
@@ -130,7 +131,7 @@ class _Results:
         parent = cast(Any, super())
         parsed = parent._process_response_data(data=data, cast_to=cast_to, response=response)
         result = response.extensions.get(EXTENSION)
-        if isinstance(result, JobResult) and isinstance(parsed, ChatCompletion | Completion):
+        if isinstance(result, JobResult) and isinstance(parsed, _ANSWERS):
             # Beside the model's fields, so that dumping the answer gives what the router sent.
             parsed.__dict__["retally"] = result
         return parsed

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from retally.errors import InvalidReceipt
+from retally.errors import BadRequest, InvalidReceipt
 from retally.job_evidence import Evidence
+from retally.protocol.embeddings import bytes_of_floats, ids_of_bytes
 from retally.protocol.encoding import parse_ids, parse_signature
 from retally.protocol.merkle import output_root
 from retally.protocol.receipt import Chunk, JobReceipt, ReceiptLeaf
+
+
+def _components_of(data: Any) -> list[int]:
+    """The ids that vectors stand for, in the order of their inputs (R-74); raises BadRequest for what is no vector."""
+    try:
+        rows = {int(row["index"]): row["embedding"] for row in data}
+        raw = [
+            base64.b64decode(row, validate=True) if isinstance(row, str) else bytes_of_floats(row)
+            for _, row in sorted(rows.items())
+        ]
+        return ids_of_bytes(b"".join(raw))
+    except (KeyError, TypeError, ValueError, struct.error) as error:
+        raise BadRequest(f"no vectors: {error}", param="data") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +89,9 @@ class JobMeter:
         quantised = part.get("q") or {}
         for choice, ids in (part.get("ids") or {}).items():
             self._take_ids(int(choice), 0, ids, quantised.get(choice, ()))
+        if body.get("object") == "list":
+            ids = _components_of(body.get("data"))
+            self._take_ids(0, 0, ids, [0] * len(ids))
         return [self._take_receipt(item["receipt"], item["signature"]) for item in part.get("receipts", ())]
 
     def check_chunk(self, signed: SignedChunk) -> None:

@@ -57,7 +57,9 @@ class JobResult:
 
     @property
     def output_tokens(self) -> int:
-        """How many tokens arrived."""
+        """How many tokens arrived; vectors have none."""
+        if self.evidence.params is not None and self.evidence.params.is_embeddings:
+            return 0
         return self._meter.total_output_tokens
 
     @property

@@ -95,6 +95,8 @@ class KeyedCall:
             evidence.offer_signature = parse_signature("offerSignature", proof["offerSignature"])
             stated = proof["params"]
             # Recomputed from our own body: the router may only choose what we left open.
-            evidence.params = self._ask.params(int(stated["maxTokens"]), str(stated["templateDate"]))
+            evidence.params = self._ask.params(
+                int(stated["maxTokens"]), str(stated.get("templateDate", "")), int(stated.get("dimensions", 0))
+            )
         except (ValueError, KeyError, TypeError, RetallyError) as error:
             self.result.payment_error = RetallyError(f"the router's proof can't be read: {error}", code="invalid_proof")

@@ -28,6 +28,8 @@ class Quote:
     default_max_tokens: int | None
     template_date: str
     now: int
+    #: Components of the vectors that the node makes; 0 for a completion.
+    dimensions: int = 0
 
     @property
     def node(self) -> Address:
@@ -48,6 +50,7 @@ class Quote:
             default_max_tokens=default if isinstance(default, int) else None,
             template_date=str(wire.get("templateDate") or time.strftime("%Y-%m-%d", time.gmtime(now))),
             now=now,
+            dimensions=int(wire.get("dimensions") or 0),
         )
 
 
@@ -63,6 +66,8 @@ def quote_call(ask: Ask, wallet: Wallet, prompt_tokens: int, exclude: Sequence[s
         "maxOutput": ask.body.get("max_completion_tokens") or ask.body.get("max_tokens"),
         "exclude": list(dict.fromkeys(exclude)),
     }
+    if ask.endpoint == "embeddings":
+        body |= {"endpoint": ask.endpoint, "dimensions": ask.body.get("dimensions")}
     if ask.body.get("provider") is not None:
         body["provider"] = ask.body["provider"]
     given = {name: value for name, value in body.items() if value not in (None, [])}

@@ -67,7 +67,7 @@ class SignedJob:
 
 def sign_job(ask: Ask, wallet: Wallet, quote: Quote, terms: PaymentTerms, prompt_bound: int) -> SignedJob:
     """Signs the request for a quoted offer, at exactly its prices."""
-    params = ask.params(quote.default_max_tokens or terms.default_max_tokens, quote.template_date)
+    params = ask.params(quote.default_max_tokens or terms.default_max_tokens, quote.template_date, quote.dimensions)
     prices = quote.offer.prices
     if terms.max_prices is not None:
         check_prices(prices, terms.max_prices)
@@ -87,7 +87,8 @@ def sign_job(ask: Ask, wallet: Wallet, quote: Quote, terms: PaymentTerms, prompt
         max_output=params.max_tokens,
         max_fee=max_fee(prices, prompt_tokens=prompt_bound, max_output=params.max_tokens, n=ask.choices),
         client_seed=Bytes32(secrets.token_bytes(32)) if seed is None else client_seed_from_int(seed),
-        audit_consent=terms.audit_consent,
+        # A node takes no other (R-75): nobody can judge vectors.
+        audit_consent=terms.audit_consent and not params.is_embeddings,
         nonce=nonce,
         deadline=quote.now + terms.deadline_seconds,
     )

@@ -146,7 +146,7 @@ class TestEmbeddings:
         assert refused.value.code == "embeddings_not_served"
 
     async def test_unknown_models_are_named_first(self, world: World) -> None:
-        answer = await world.http.post("/v1/embeddings", json={"model": "nobody/has", "input": "x"})
+        answer = await world.http.post("/v1/embeddings", json={"model": "nobody/has", "input": "x"}, headers=world.auth)
         check_error(answer, 404, "model_not_found")
 
 

@@ -25,21 +25,25 @@ class Market:
 
     model_id: Bytes32
     profile_id: Bytes32
+    #: The profile of nodes for embeddings on this machine (R-76).
+    embeddings_profile: Path
     catalogue: Catalogue
 
 
 def devnet_market(model_dir: Path) -> Market:
     """Read the files and hash them as the protocol does (R-12)."""
     model = ModelFiles.load(model_dir)
-    profile_path = _FOLDER / "profiles" / f"{'vllm-cpu-float32' if is_cpu_build() else 'vllm-cuda-bfloat16'}.json"
+    name = "vllm-cpu-float32" if is_cpu_build() else "vllm-cuda-bfloat16"
+    profile_path = _FOLDER / "profiles" / f"{name}.json"
+    embeddings_path = _FOLDER / "profiles" / f"{name}-embeddings.json"
     profile_id = _hash_of(profile_path)
     pair = (to_hex(model.model_id), to_hex(profile_id), to_hex(profile_id))
     catalogue = Catalogue(
         models=[Model(to_hex(model.model_id), MODEL_UNIT, model.name, str(model_dir / "manifest.json"))],
-        profiles=[Profile(to_hex(profile_id), str(profile_path))],
+        profiles=[Profile(to_hex(_hash_of(path)), str(path)) for path in (profile_path, embeddings_path)],
         calibrations=[CalibrationEntry(digest, *pair, str(path)) for path, digest in _calibrations().items()],
     )
-    return Market(model.model_id, profile_id, catalogue)
+    return Market(model.model_id, profile_id, embeddings_path, catalogue)
 
 
 def _calibrations() -> dict[Path, str]:

@@ -23,7 +23,7 @@ _POLL_SECONDS = 0.25
 
 
 class EngineServer:
-    """One engine process. Ready means that it has produced a token: vLLM reports health before it can."""
+    """One engine process. Ready means that it has produced a token or vector: vLLM reports health before it can."""
 
     def __init__(
         self,
@@ -36,13 +36,17 @@ class EngineServer:
         port: int = 0,
         cores: Sequence[int] = (),
         is_exact: bool = False,
+        embeds: bool = False,
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://{HOST}:{self.port}"
         self.model_name = model_name
         self.name = name
+        self._embeds = embeds
         is_cpu = is_cpu_build()
-        flags = engine_arguments(model_dir, model_name, self.port, max_context=MAX_CONTEXT, is_cpu=is_cpu)
+        flags = engine_arguments(
+            model_dir, model_name, self.port, max_context=MAX_CONTEXT, is_cpu=is_cpu, embeds=embeds
+        )
         # The default log level writes a line for each request.
         command = [sys.executable, "-m", SERVER_MODULE, *flags, "--uvicorn-log-level", "warning"]
         bound = ",".join(str(core) for core in cores) or None
@@ -74,9 +78,13 @@ class EngineServer:
         await self.service.stop(grace_seconds=5)
 
     async def _gives_a_token(self, client: httpx.AsyncClient) -> bool:
-        body = {"model": self.model_name, "prompt": [1, 2, 3], "max_tokens": 1, "temperature": 0}
+        ids = [1, 2, 3]
+        path, asked = "/v1/completions", dict[str, object](prompt=ids, max_tokens=1, temperature=0)
+        if self._embeds:
+            path, asked = "/v1/embeddings", {"input": ids}
+        body = {"model": self.model_name, **asked}
         try:
-            answer = await client.post(f"{self.url}/v1/completions", json=body)
+            answer = await client.post(self.url + path, json=body)
         except httpx.TransportError:
             return False
         return answer.status_code == httpx.codes.OK

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from retally.errors import BadRequest
 from retally.inference.grammar import GrammarBook
 from retally.inference.stop_matcher import StopMatcher
+from retally.protocol.embeddings import inputs_of
 from retally.protocol.structure import CALL_BEGIN, tools_of
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -66,9 +67,21 @@ class ChatFormat:
                 return self._checked_ids(prompt["promptIds"])
             if "prompt" in prompt:
                 return list(self._tokenizer.encode(prompt["prompt"]).ids)
+            if "inputs" in prompt:
+                return [token for ids in self.render_inputs(prompt) for token in ids]
             return self._rendered_chat(prompt, template_date)
         except _MALFORMED as error:
             raise BadRequest(f"no prompt: {type(error).__name__}: {error}", param="prompt") from error
+
+    def render_inputs(self, prompt: Mapping[str, Any]) -> list[list[int]]:
+        """Return the token ids of each input of an embedding, with the tokens that the tokenizer puts around a text."""
+        try:
+            return [
+                list(self._tokenizer.encode(item).ids) if isinstance(item, str) else self._checked_ids(item)
+                for item in inputs_of(prompt)
+            ]
+        except _MALFORMED as error:
+            raise BadRequest(f"no input: {type(error).__name__}: {error}", param="input") from error
 
     def detokenizer(self) -> Detokenizer:
         """Return a fresh incremental detokenizer."""

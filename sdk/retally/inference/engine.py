@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,8 +68,19 @@ class EngineInfo:
     #: One prefill returns 64 raw logprobs for each token.
     has_prompt_logprobs: bool
     problems: tuple[str, ...] = field(default=())
+    #: Components of its vectors; 0 where it answers in tokens.
+    dimensions: int = 0
     #: What it can do without, at a price.
     hints: tuple[str, ...] = field(default=())
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """What makes vectors of token ids."""
+
+    async def embed(self, inputs: Sequence[Sequence[int]], dimensions: int) -> NDArray[np.float32]:
+        """Return a row of finite components for each input; raises EngineUnavailable where the engine makes others."""
+        ...
 
 
 class Engine(Protocol):

@@ -54,6 +54,16 @@ class ModelFiles:
         return int(self.manifest["maxContext"])
 
     @property
+    def shorter_vectors(self) -> tuple[int, ...]:
+        """To how many components the model's vectors may be cut, as its configuration says."""
+        try:
+            config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return ()
+        sizes = config.get("matryoshka_dimensions") or []
+        return tuple(size for size in sizes if type(size) is int)
+
+    @property
     def model_id(self) -> Bytes32:
         """The hash of the manifest."""
         return keccak(canonical_json(self.manifest))

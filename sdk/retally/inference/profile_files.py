@@ -12,6 +12,7 @@ from retally.errors import BadRequest
 from retally.protocol.encoding import Bytes32, keccak
 from retally.protocol.exact import is_exact
 from retally.protocol.job import canonical_json
+from retally.protocol.params import EMBEDDINGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,11 @@ class ProfileFile:
     def is_exact(self) -> bool:
         """Whether its answers are judged by equality (R-72)."""
         return is_exact(self.profile)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether its nodes serve embeddings, and no others do (R-76)."""
+        return self.profile.get("endpoint") == EMBEDDINGS
 
     def check_declared(self, declared: Bytes32) -> None:
         """Raise BadRequest unless this is the profile that the node is registered with."""

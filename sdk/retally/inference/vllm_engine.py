@@ -76,7 +76,7 @@ class VllmEngine:
             async with self._post(SCORE_PATH, body) as response:
                 return None if response.status in NO_ROUTE else await self._content(response)
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
 
     async def _score_in_text(self, ids: Sequence[int], start: int, top: int) -> Scores:
         """The same by vLLM's own interface, which makes text of each alternative."""
@@ -85,7 +85,7 @@ class VllmEngine:
             async with self._post(COMPLETIONS_PATH, body) as response:
                 content = await self._content(response)
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
         rows = msgspec.json.decode(content, type=Completion).choices[0].prompt_logprobs
         if rows is None or len(rows) != len(ids):
             raise EngineUnavailable("the engine returned no prompt logprobs", hint="start it with --max-logprobs 66")
@@ -129,7 +129,7 @@ class VllmEngine:
             async with self._open().post(f"{self._base_url}/detokenize", json=body) as response:
                 return str(json.loads(await self._content(response))["prompt"])
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
 
     async def close(self) -> None:
         """Close the connections."""
@@ -197,14 +197,14 @@ class VllmEngine:
                             return
                         yield _decoded(payload)
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
 
     async def _get(self, path: str) -> bytes:
         try:
             async with self._open().get(self._base_url + path) as response:
                 return await self._content(response)
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
 
     async def _content(self, response: aiohttp.ClientResponse) -> bytes:
         content = await response.read()
@@ -235,7 +235,8 @@ def _decoded(payload: bytes) -> Frame:
     return frame
 
 
-def _unreachable(error: Exception) -> EngineUnavailable | UpstreamTimeout:
+def unreachable(error: Exception) -> EngineUnavailable | UpstreamTimeout:
+    """What it means that a server did not answer."""
     if isinstance(error, asyncio.TimeoutError):
         return UpstreamTimeout("the engine did not answer in time")
     return EngineUnavailable(f"the engine can't be reached: {error}")

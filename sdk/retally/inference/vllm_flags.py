@@ -18,9 +18,27 @@ SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 #: 64 logprobs for replay, one more for the claimed token, one to spare.
 MAX_LOGPROBS = 66
 
+ANSWER_ARGUMENTS = (
+    *("--max-logprobs", str(MAX_LOGPROBS)),
+    *("--logits-processors", SAMPLER_PLUGIN),
+    *("--middleware", SCORE_PLUGIN),
+    # The model's own defaults for temperature and the like must not reach a signed job.
+    *("--generation-config", "vllm"),
+    "--enable-prompt-tokens-details",
+)
+#: A model for embeddings keeps its own pooling; of any other the last token's state is taken.
+EMBED_ARGUMENTS = ("--runner", "pooling", "--convert", "embed")
+
 
 def engine_arguments(
-    model_dir: Path | str, name: str, port: int, *, max_context: int = 1024, is_cpu: bool = True, max_requests: int = 64
+    model_dir: Path | str,
+    name: str,
+    port: int,
+    *,
+    max_context: int = 1024,
+    is_cpu: bool = True,
+    max_requests: int = 64,
+    embeds: bool = False,
 ) -> list[str]:
     """Return the arguments of `python -m vllm.entrypoints.openai.api_server`."""
     arguments = [
@@ -29,12 +47,7 @@ def engine_arguments(
         *("--host", "127.0.0.1"),
         *("--port", str(port)),
         *("--max-model-len", str(max_context)),
-        *("--max-logprobs", str(MAX_LOGPROBS)),
-        *("--logits-processors", SAMPLER_PLUGIN),
-        *("--middleware", SCORE_PLUGIN),
-        # The model's own defaults for temperature and the like must not reach a signed job.
-        *("--generation-config", "vllm"),
-        "--enable-prompt-tokens-details",
+        *(EMBED_ARGUMENTS if embeds else ANSWER_ARGUMENTS),
     ]
     if is_cpu:
         # bfloat16 without compilation dies with an illegal instruction on some processors; float32 serves everywhere.

@@ -37,7 +37,7 @@ def judge_without_replay(bundle: AnswerBundle, render: Renderer, eos_ids: Collec
         return Judgement(JobLogE(0.0, False, {"prompt": error.message}))
     if deviation is not None:
         return Judgement(JobLogE(JOB_CLIP, True, {"deviation": deviation.rule}), deviation)
-    if not bundle.request.audit_consent or not bundle.output_ids:
+    if not bundle.request.audit_consent or not bundle.output_ids or bundle.params.is_embeddings:
         return Judgement(JobLogE(0.0, False, {}))
     return None
 

@@ -115,10 +115,12 @@ class IdsTree:
     def append(self, ids: Iterable[int]) -> None:
         """Adds ids at the end."""
         self._open.extend(ids)
-        while len(self._open) >= CHUNK:
-            self._tree.append(leaf(_ids_data(self.count, self._open[:CHUNK])))
-            del self._open[:CHUNK]
+        # The rest is cut off once: of vectors, hundreds of thousands come at a time.
+        whole = len(self._open) - len(self._open) % CHUNK
+        for start in range(0, whole, CHUNK):
+            self._tree.append(leaf(_ids_data(self.count, self._open[start : start + CHUNK])))
             self.count += CHUNK
+        del self._open[:whole]
 
     def root(self) -> Bytes32:
         """The root over all ids so far."""
@@ -147,10 +149,12 @@ class OutputTree:
             raise ValueError(f"{len(ids)} ids, {len(quantised)} logprobs")
         self._ids.extend(ids)
         self._qs.extend(quantised)
-        while len(self._ids) >= CHUNK:
-            self._tree.append(leaf(self._data(self._ids[:CHUNK], self._qs[:CHUNK])))
-            del self._ids[:CHUNK], self._qs[:CHUNK]
+        whole = len(self._ids) - len(self._ids) % CHUNK
+        for start in range(0, whole, CHUNK):
+            part = slice(start, start + CHUNK)
+            self._tree.append(leaf(self._data(self._ids[part], self._qs[part])))
             self._closed += CHUNK
+        del self._ids[:whole], self._qs[:whole]
 
     def _data(self, ids: Sequence[int], quantised: Sequence[int]) -> bytes:
         return output_data(self.first_position + self._closed, ids, quantised)

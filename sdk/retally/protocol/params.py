@@ -30,6 +30,10 @@ RANGES: dict[str, tuple[int, int]] = {
     "maxTokens": (1, (1 << 32) - 1),
     "promptLogprobs": (0, MAX_PROMPT_LOGPROBS),
 }
+EMBEDDINGS = "embeddings"
+#: What a job for embeddings says of itself (R-73): nothing is sampled and no template is rendered.
+_EMBEDDING_NAMES = frozenset({"endpoint", "dimensions", "maxTokens"})
+_NO_DATE = "1970-01-01"
 _NAMES = frozenset(RANGES) | {"logitBias", "stop", "endpoint", "templateDate", "responseFormat", "toolChoice"}
 _BIAS_LIMIT = 100 * ONE
 _ID_DIGITS = 10
@@ -55,6 +59,8 @@ class JobParams:
     prompt_logprobs: int = 0
     response_format: ResponseFormat = field(default_factory=ResponseFormat)
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
+    #: Components of a vector; 0 but for embeddings.
+    dimensions: int = 0
 
     def __post_init__(self) -> None:
         for name, value in self._numbers().items():
@@ -64,8 +70,12 @@ class JobParams:
                 raise UnsupportedParameter(name, f"must lie between {low} and {high}")
         if self.min_tokens > self.max_tokens:
             raise UnsupportedParameter("minTokens", "exceeds maxTokens")
-        if self.endpoint not in ("chat", "text"):
-            raise UnsupportedParameter("endpoint", "must be chat or text")
+        if self.endpoint not in ("chat", "text", EMBEDDINGS):
+            raise UnsupportedParameter("endpoint", "must be chat, text or embeddings")
+        if check_integer("dimensions", self.dimensions, 32) and not self.is_embeddings:
+            raise UnsupportedParameter("dimensions", "goes with embeddings only")
+        if self.is_embeddings and (not self.dimensions or self.max_tokens % self.dimensions):
+            raise UnsupportedParameter("maxTokens", "must be whole vectors of at least one component")
         _check_date(self.template_date)
         _check_stop(self.stop)
         _check_bias(self.logit_bias)
@@ -96,6 +106,11 @@ class JobParams:
         }
 
     @property
+    def is_embeddings(self) -> bool:
+        """Whether vectors are asked for, not an answer."""
+        return self.endpoint == EMBEDDINGS
+
+    @property
     def has_form(self) -> bool:
         """Whether a grammar may hold the answer to a form (R-70)."""
         return self.response_format.type != "text" or self.tool_choice.type != "none"
@@ -107,6 +122,8 @@ class JobParams:
 
     def to_json(self) -> dict[str, Any]:
         """The object that paramsHash hashes: every key always present."""
+        if self.is_embeddings:
+            return {"endpoint": EMBEDDINGS, "dimensions": self.dimensions, "maxTokens": self.max_tokens}
         return {
             **self._numbers(),
             "logitBias": {str(token): bias for token, bias in self.logit_bias},
@@ -121,6 +138,9 @@ class JobParams:
     def from_json(cls, value: object) -> JobParams:
         """The parameters of that object; strict."""
         wire = parse_object("params", value)
+        if wire.get("endpoint") == EMBEDDINGS:
+            check_fields("params", wire, _EMBEDDING_NAMES)
+            return cls.of_embeddings(wire["dimensions"], wire["maxTokens"])
         check_fields("params", wire, _NAMES)
         bias = parse_object("logitBias", wire["logitBias"])
         stop = wire["stop"]
@@ -144,6 +164,11 @@ class JobParams:
             response_format=ResponseFormat.from_json(wire["responseFormat"]),
             tool_choice=ToolChoice.from_json(wire["toolChoice"]),
         )
+
+    @classmethod
+    def of_embeddings(cls, dimensions: int, components: int) -> JobParams:
+        """Vectors of so many components, and so many of all together (R-73)."""
+        return cls(max_tokens=components, template_date=_NO_DATE, endpoint=EMBEDDINGS, dimensions=dimensions)
 
     @classmethod
     def from_openai(
