@@ -18,7 +18,8 @@ from set_up_process import PYTHON, ROOT, VENV, SetupError, call, installed_names
 
 LOCKS = ROOT / "scripts" / "locks"
 TOOLS = ROOT / ".cache" / "tools"
-STAMPS = ROOT / ".cache" / "bootstrap.json"
+#: In the environment that they speak of: who removes it starts over.
+STAMPS = VENV / "bootstrap.json"
 
 FREE_DISK_GIB = 4
 TORCH = "torch==2.13.0+cpu"
