@@ -33,16 +33,20 @@ class Results:
     """Live results by adversary, each under a hash of what it depends on."""
 
     cache: Path
+    published: Path = PUBLISHED
 
-    def path(self, adversary: Adversary) -> Path:
-        """Where its result lies: it depends on the lie's code, the model, how it is run, and what judges it."""
+    def digest(self, adversary: Adversary) -> str:
+        """Of what its result depends on: the lie's code, the model, how it is run, and what judges it."""
         entry = json.dumps({**asdict(adversary), "note": "", "economics": "", "evidence": ""}, sort_keys=True)
         sources = b"".join(path.read_bytes() for path in sorted(LIARS.glob("cheating_*.py")))
         manifest = (devnet_model_dir() / "manifest.json").read_bytes()
         weighed = [*WEIGHING, *sorted(CALIBRATIONS.glob("*.json"))] if adversary.found == Found.STATISTICAL else []
         judging = b"".join(path.read_bytes() for path in weighed)
-        digest = hashlib.sha256(b"\x00".join((entry.encode(), sources, manifest, judging))).hexdigest()[:16]
-        return self.cache / "results" / f"{adversary.name}-{digest}.json"
+        return hashlib.sha256(b"\x00".join((entry.encode(), sources, manifest, judging))).hexdigest()[:16]
+
+    def path(self, adversary: Adversary) -> Path:
+        """Where its result lies."""
+        return self.cache / "results" / f"{adversary.name}-{self.digest(adversary)}.json"
 
     def read(self, adversary: Adversary) -> dict[str, Any] | None:
         """Its result, if it was run."""
@@ -105,7 +109,7 @@ def measured_of(adversary: Adversary) -> dict[str, Any] | None:
 
 def rows(results: Results, said: Mapping[str, Any]) -> list[dict[str, Any]]:
     """All that is known of every adversary; what was published before, where it was not played since."""
-    before = {row["name"]: row["live"] for row in json.loads(PUBLISHED.read_text(encoding="utf-8"))["adversaries"]}
+    before = {row["name"]: row for row in json.loads(results.published.read_text(encoding="utf-8"))["adversaries"]}
     return [
         {
             "name": each.name,
@@ -115,7 +119,7 @@ def rows(results: Results, said: Mapping[str, Any]) -> list[dict[str, Any]]:
             "act": each.act.value,
             "blind": each.blind,
             "note": each.note,
-            "live": results.read(each) or _earlier(before.get(each.name)),
+            **_live_of(each, results, before.get(each.name, {})),
             "measured": measured_of(each),
             "profit": profit_of(each, said),
         }
@@ -123,9 +127,17 @@ def rows(results: Results, said: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _earlier(live: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A published result of a play under other rules, lies or calibrations than today's."""
-    return None if live is None else {**live, "earlier": True}
+def _live_of(adversary: Adversary, results: Results, published: Mapping[str, Any]) -> dict[str, Any]:
+    """Its play and the digest that it holds for: one that was published for another is marked as an earlier one."""
+    digest, live = results.digest(adversary), results.read(adversary)
+    if live is not None:
+        return {"digest": digest, "live": live}
+    if published.get("live") is None:
+        return {"digest": None, "live": None}
+    kept = {name: value for name, value in published["live"].items() if name != "earlier"}
+    if published.get("digest") == digest:
+        return {"digest": digest, "live": kept}
+    return {"digest": published.get("digest"), "live": {**kept, "earlier": True}}
 
 
 def markdown(found: Iterable[Mapping[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,20 @@ def test_a_result_is_known_until_the_lie_changes(tmp_path: Path) -> None:
     results.write(first, {"convicted": False, "points": 3})
     assert results.read(replace(first, note="another remark")) == {"convicted": False, "points": 3}
     assert results.read(replace(first, one_in=5)) is None
+
+
+@pytest.mark.parametrize(("published_for", "is_earlier"), [("now", False), ("other rules", True), (None, True)])
+def test_a_published_result_counts_for_what_it_was_played_under(
+    tmp_path: Path, published_for: str | None, is_earlier: bool
+) -> None:
+    published = tmp_path / "adversaries.json"
+    results, first = Results(tmp_path / "cache", published), ADVERSARIES[0]
+    digest = results.digest(first) if published_for == "now" else published_for
+    row = {"name": first.name, "digest": digest, "live": {"outcome": "caught", "earlier": not is_earlier}}
+    published.write_text(json.dumps({"adversaries": [row]}))
+    found = rows(results, {})[0]
+    assert (found["digest"], found["live"].get("earlier", False)) == (digest, is_earlier)
+    assert rows(results, {})[1]["live"] is None
 
 
 def test_the_table_has_every_adversary_once_and_says_what_was_not_run(tmp_path: Path) -> None:
