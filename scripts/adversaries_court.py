@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from retally.chain.staking import Role
 from retally.devnet.network import RunningNode
 
 #: Jobs a round, by the share that is cheated: where it is rare, enough that some of those are drawn.
-JOBS = {1: 10, 5: 20, 20: 60}
+JOBS = {1: 10, 5: 20, 20: 60, 100: 300}
 HONEST_JOBS = 4
 ROUNDS = 6
 APPEAL_SECONDS = 2 * DAY + 60
@@ -40,17 +40,26 @@ async def play_court(stage: Stage, cheats: Sequence[Adversary]) -> dict[str, dic
         )
         await stage.collect()
         await stage.until(lambda books: books.unaudited() == 0, "every commit to be audited")
-        for _ in range(CASE_WAIT_SECONDS):
-            if owners.keys() <= accused(await stage.books()):
-                break
-            await asyncio.sleep(1)
-        else:
-            continue
-        break
+        if await are_accused(stage, owners):
+            break
+    books = await executed(stage)
+    return {cheat.name: court_result(stage, books, owner) for owner, cheat in owners.items()}
+
+
+async def are_accused(stage: Stage, owners: Collection[str]) -> bool:
+    """Whether all of them come before the court in the time that a verifier needs to open cases."""
+    for _ in range(CASE_WAIT_SECONDS):
+        if accused(await stage.books()).issuperset(owners):
+            return True
+        await asyncio.sleep(1)
+    return False
+
+
+async def executed(stage: Stage) -> Books:
+    """Let the juries judge and the time to appeal pass; the books once every verdict is executed."""
     await stage.until(lambda books: all(case.verdict for case in books.cases()), "the juries' verdicts")
     await stage.net.jump(APPEAL_SECONDS)
-    books = await stage.until(lambda books: all(case.executed for case in books.cases()), "verdicts to be executed")
-    return {cheat.name: court_result(stage, books, owner) for owner, cheat in owners.items()}
+    return await stage.until(lambda books: all(case.executed for case in books.cases()), "verdicts to be executed")
 
 
 def accused(books: Books) -> set[str]:
