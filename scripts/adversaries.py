@@ -20,10 +20,13 @@ from tests.adversaries.registry import ADVERSARIES, Act, Adversary
 from adversaries_collusion import COLLUSIONS
 from adversaries_court import PLAYS, check_honest
 from adversaries_engines import Engines
+from adversaries_padding import padded_commits
 from adversaries_payer import play_claims
 from adversaries_plays import OWN_PLAYS
 from adversaries_results import PUBLISHED, Results, economics, markdown, rows, summary
+from adversaries_rotation import identity_rotation
 from adversaries_router import selfish_router
+from adversaries_siblings import sibling_audit
 from adversaries_stage import PlayFailed, Stage, cheat_spec
 from adversaries_traps import lazy_verifier
 from retally.devnet.processes import log_tail
@@ -36,7 +39,15 @@ START, END = "<!-- table -->", "<!-- end of table -->"
 #: Dishonest nodes in one network, and honest ones: cheats with most of the stake would look like drift.
 AT_ONCE = 4
 PLAYED = {**PLAYS, Act.CLAIM: play_claims}
-PLAYS_OF_THEIR_OWN = {**OWN_PLAYS, **COLLUSIONS, "lazy-verifier": lazy_verifier, "selfish-router": selfish_router}
+PLAYS_OF_THEIR_OWN = {
+    **OWN_PLAYS,
+    **COLLUSIONS,
+    "identity-rotation": identity_rotation,
+    "lazy-verifier": lazy_verifier,
+    "padded-commits": padded_commits,
+    "selfish-router": selfish_router,
+    "sibling-audit": sibling_audit,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = Results(CACHE)
     failures: list[str] = []
     if not options.no_run:
-        missing = [each for each in chosen if each.act != Act.NONE and (options.again or results.read(each) is None)]
+        missing = [each for each in chosen if options.again or results.read(each) is None]
         failures = asyncio.run(run(missing, results, options))
     said = economics(CACHE) if options.write or options.json else {}
     found = [row for row in rows(results, said) if row["name"] in {each.name for each in chosen}]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.adversaries.registry import Act, Adversary
 from tests.e2e.books import read_books
 
+from adversaries_results import DOLLARS
 from adversaries_stage import DAY, PlayFailed, Stage, of_owner
 from chain_logs import Logs
 from check_supply import check as check_supply
@@ -99,6 +100,14 @@ def _judged(books: Books, case: CaseStory) -> dict[str, Any]:
         "refunded": flows["refunded"],
         "paidForShown": case.paid_for_shown,
     }
+
+
+def ended(result: Mapping[str, Any]) -> str:
+    """In words, what became of one owner of several in a play."""
+    if "verdict" not in result:
+        return f"**not convicted** after {result['points']} audits"
+    what = f"slashed {result['slashed'] / DOLLARS:,.2f}" if result["convicted"] else f"**{result['verdict']}**"
+    return f"court, {result['audits']} audits, jury {len(result['votes'])}: {what}"
 
 
 async def play_silence(stage: Stage, cheats: Sequence[Adversary]) -> dict[str, dict[str, Any]]:

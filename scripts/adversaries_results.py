@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.adversaries.registry import ADVERSARIES, Act, Adversary, Found
+from tests.adversaries.registry import ADVERSARIES, Adversary, Found
 
 from retally.devnet.catalogue import CALIBRATIONS
 from retally.devnet.tools import devnet_model_dir, repo_root
@@ -38,7 +38,9 @@ class Results:
     def digest(self, adversary: Adversary) -> str:
         """Of what its result depends on: the lie's code, the model, how it is run, and what judges it."""
         entry = json.dumps({**asdict(adversary), "note": "", "economics": "", "evidence": ""}, sort_keys=True)
-        sources = b"".join(path.read_bytes() for path in sorted(LIARS.glob("cheating_*.py")))
+        # Those of all lies, and a program that is named after this one.
+        own = LIARS.glob(f"{adversary.name.replace('-', '_')}*.py")
+        sources = b"".join(path.read_bytes() for path in (*sorted(LIARS.glob("cheating_*.py")), *sorted(own)))
         manifest = (devnet_model_dir() / "manifest.json").read_bytes()
         weighed = [*WEIGHING, *sorted(CALIBRATIONS.glob("*.json"))] if adversary.found == Found.STATISTICAL else []
         judging = b"".join(path.read_bytes() for path in weighed)
@@ -170,10 +172,7 @@ def _with_note(row: Mapping[str, Any]) -> str:
 
 
 def _live(row: Mapping[str, Any]) -> str:
-    live = row["live"]
-    if live is None:
-        return "not run live" if row["act"] == Act.NONE else "not run"
-    return summary(live)
+    return "not run" if row["live"] is None else summary(row["live"])
 
 
 def _audits(measured: Mapping[str, Any] | None) -> str:

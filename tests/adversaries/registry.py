@@ -31,7 +31,6 @@ class Act(StrEnum):
     """A payer proves a fault from what it holds."""
     OWN = "own"
     """A play of its own."""
-    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +202,7 @@ _BOOKS = (
         "node",
         "its own money collected beside the payers', to dilute the audits",
         Found.ECONOMIC,
-        Act.NONE,
+        Act.OWN,
         "padded commits",
         "points are drawn by channel: a job's chance is unchanged",
     ),
@@ -212,7 +211,7 @@ _BOOKS = (
         "node",
         "a new owner whenever evidence has grown",
         Found.ECONOMIC,
-        Act.NONE,
+        Act.OWN,
         "identity rotation",
     ),
 )
@@ -221,11 +220,11 @@ _OTHERS = (
     _party(
         "sibling-audit",
         "pair",
-        "its own verifier audits it and sees nothing",
-        Found.UNFOUND,
-        Act.NONE,
+        "its sibling is drawn to replay its answers and says match",
+        Found.STATISTICAL,
+        Act.OWN,
         "self-audit, sole verifier",
-        "a declared sibling is never drawn; an undeclared one is bound by chance alone",
+        "a declared one is never drawn; the profit is that of a sibling who is the only verifier: nothing bounds it",
     ),
     _party(
         "colluding-pair",

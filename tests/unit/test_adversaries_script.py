@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from tests.adversaries.registry import ADVERSARIES, Act
 
-from adversaries import AT_ONCE, main, waves
-from adversaries_results import Results, markdown, profit_of, rows, summary
+import adversaries_results
+from adversaries import AT_ONCE, PLAYS_OF_THEIR_OWN, main, waves
+from adversaries_results import LIARS, Results, markdown, profit_of, rows, summary
 
 
 def test_who_plays_together_shares_an_act_and_few_engines() -> None:
@@ -46,9 +47,28 @@ def test_a_published_result_counts_for_what_it_was_played_under(
 
 
 def test_the_table_has_every_adversary_once_and_says_what_was_not_run(tmp_path: Path) -> None:
-    text = markdown(rows(Results(tmp_path), {}))
+    published = tmp_path / "adversaries.json"
+    published.write_text(json.dumps({"adversaries": []}))
+    text = markdown(rows(Results(tmp_path, published), {}))
     assert all(text.count(f"| {each.name} |") == 1 for each in ADVERSARIES)
-    assert "not run live" in text
+    assert text.count("| not run |") == len(ADVERSARIES)
+
+
+def test_a_program_named_after_its_lie_is_part_of_what_the_result_depends_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, by_name = Results(tmp_path), {each.name: each for each in ADVERSARIES}
+    for path in LIARS.glob("*.py"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(adversaries_results, "LIARS", tmp_path)
+    before = {name: results.digest(by_name[name]) for name in ("sibling-audit", "4-bit")}
+    (tmp_path / "sibling_audit_node.py").write_text("another lie")
+    assert results.digest(by_name["sibling-audit"]) != before["sibling-audit"]
+    assert results.digest(by_name["4-bit"]) == before["4-bit"]
+
+
+def test_every_party_with_a_play_of_its_own_has_one() -> None:
+    assert {each.name for each in ADVERSARIES if each.act == Act.OWN} == PLAYS_OF_THEIR_OWN.keys()
 
 
 def test_who_is_not_convicted_stands_out() -> None:

@@ -29,7 +29,7 @@ from retally.devnet.options import NetworkOptions, NodeSpec
 from retally.devnet.parties import APPEAL_FUNDS, Party, prepare_router, prepare_verifier
 from retally.devnet.ports import HOST, free_port
 from retally.devnet.processes import Service, end_marked
-from retally.devnet.readiness import wait_answers, wait_routable
+from retally.devnet.readiness import wait_answers, wait_node_routable, wait_routable
 from retally.devnet.redis_server import RedisServer
 
 Progress = Callable[[str], None]
@@ -110,6 +110,15 @@ class Network:
             await self.redis.stop()
         await self.anvil.stop()
         await asyncio.to_thread(end_marked, self.options.mark)
+
+    async def add_node(self, spec: NodeSpec) -> RunningNode:
+        """A further node of a new owner, while the network runs; returns once jobs can be sent to it."""
+        await self._prepare_node(spec)
+        node = self.nodes[-1]
+        node.service.start()
+        await wait_answers(f"{node.url}/healthz", node.service)
+        await wait_node_routable(self.router_url, node.address, self.services["router"])
+        return node
 
     async def settle_all(self) -> list[dict[str, Any]]:
         """Let every node commit and collect now."""

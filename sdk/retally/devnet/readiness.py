@@ -30,13 +30,24 @@ async def wait_routable(router_url: str, model: str, nodes: int, service: Servic
     """Wait until the router knows this many nodes that serve the model."""
 
     async def knows_all(client: httpx.AsyncClient) -> bool:
-        answer = await client.get(f"{router_url}/retally/v1/nodes")
-        if answer.status_code != httpx.codes.OK:
-            return False
-        listed = answer.json()["nodes"]
-        return sum(bool(node.get("routable", node.get("healthy", True))) for node in listed) >= nodes
+        return len(await _routable(client, router_url)) >= nodes
 
     await _wait(knows_all, service, f"did not list {nodes} nodes for {model}")
+
+
+async def wait_node_routable(router_url: str, node: str, service: Service) -> None:
+    """Wait until the router would send jobs to this node."""
+
+    async def knows_it(client: httpx.AsyncClient) -> bool:
+        return node in await _routable(client, router_url)
+
+    await _wait(knows_it, service, f"did not list {node}")
+
+
+async def _routable(client: httpx.AsyncClient, router_url: str) -> set[str]:
+    answer = await client.get(f"{router_url}/retally/v1/nodes")
+    listed = answer.json()["nodes"] if answer.status_code == httpx.codes.OK else []
+    return {each["node"] for each in listed if each.get("routable", each.get("healthy", True))}
 
 
 async def _wait(check: Check, service: Service, reason: str) -> None:
