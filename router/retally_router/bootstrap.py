@@ -126,7 +126,7 @@ def build_router(settings: CheckedSettings, outside: Outside, owned: tuple[Any, 
         settings.max_body_bytes,
     )
     first_lane = settings.replica % settings.lanes
-    running = _lifespan(parts, outside, (tracing, *owned), first_lane)
+    running = _lifespan(parts, outside, (tracing, *owned, LeaseKeeper(parts.credit)), first_lane)
     api = build_api(routes_of(parts.directory, parts.log, market, parts.metrics, outside.redis), running)
     rest = OtherPaths(
         hot,
@@ -160,11 +160,7 @@ def _parts(settings: CheckedSettings, outside: Outside) -> _Parts:
     lease = settings.lane_lease_seconds
     credit = Credit(redis, standings.standing, lease_jobs=settings.credit_lease_jobs)
     channels, directory = Channels(api, log, credit, domain), _directory(settings, outside, watch)
-
-    def lapsed() -> None:
-        credit.leases.retire_all()
-        channels.drop_idle()
-
+    lapsed = (credit.leases.retire_all, channels.drop_idle)
     lanes = Lanes(redis, count=settings.lanes, holder=process_name(boot), lease_seconds=lease, lapsed=lapsed)
     settle = SettleJobs(
         api, log, channels, credit, sender, lanes, clock, domain, find=directory.find, recover_seconds=lease
@@ -236,8 +232,6 @@ def _means(settings: CheckedSettings, outside: Outside, parts: _Parts) -> Means:
 
 
 def _lifespan(parts: _Parts, outside: Outside, owned: tuple[Any, ...], first_lane: int) -> Lifespan:
-    keeper = LeaseKeeper(parts.credit)
-
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
         for part in (*owned, outside.nodes):
@@ -245,7 +239,6 @@ def _lifespan(parts: _Parts, outside: Outside, owned: tuple[Any, ...], first_lan
         await parts.lanes.start(first_lane)
         await parts.directory.start()
         await parts.allowances.start()
-        await keeper.start()
         try:
             yield
         finally:
@@ -253,7 +246,6 @@ def _lifespan(parts: _Parts, outside: Outside, owned: tuple[Any, ...], first_lan
             await parts.sender.close()
             await parts.settle.close()
             await parts.allowances.close()
-            await keeper.close()
             await parts.lanes.close()
             for part in (outside.nodes, *reversed(owned)):
                 await part.close()

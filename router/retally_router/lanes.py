@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from retally.crash_points import crash_point
@@ -63,7 +63,7 @@ class Lanes:
         count: int,
         holder: str,
         lease_seconds: float,
-        lapsed: Callable[[], None] = lambda: None,
+        lapsed: Sequence[Callable[[], None]] = (),
     ) -> None:
         self._redis = redis
         #: Told when the own lane may have been another's in the meantime, before anything new runs.
@@ -152,7 +152,8 @@ class Lanes:
         asked = asyncio.get_running_loop().time()
         taken = 0 if self._own is None else await self._take(self._own)
         if taken != _KEPT:
-            self._lapsed()
+            for forget in self._lapsed:
+                forget()
         if taken:
             self._good_until = asked + self._lease_seconds
         else:

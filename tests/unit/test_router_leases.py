@@ -4,69 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from tests.fakes_world import NOW
+from tests.lease_world import NODE, PAYER, SIGNER, LeaseWorld, hold
 from tests.router_world import DATABASE, database_url
 
 from retally.errors import InsufficientFunds
-from retally.protocol.eip712 import Address, SigningKey, keccak
 from retally.protocol.voucher import ChannelId
-from retally_router.credit import Credit, credit_key, leases_key
-from retally_router.lanes import Lanes
+from retally_router.credit import Credit, credit_key
 from retally_router.lease_keeper import LeaseKeeper
 from retally_router.leases import IDLE_SECONDS, MOST_AGE_SECONDS
-from retally_router.ports import Standing
-from retally_router.store_errors import StoreUnreachable
-
-PAYER, SIGNER, NODE = (SigningKey(keccak(name)).address for name in (b"payer", b"session", b"node"))
-
-
-@dataclass
-class World:
-    """A chain, a clock and the store that processes share."""
-
-    redis: Redis
-    balance: int = 10_000
-    now: float = 1000.0
-
-    async def standing(self, payer: Address, signer: Address, fresh: bool) -> Standing:
-        return Standing(self.balance, 0, 10**9, NOW * 2)
-
-    def process(self, **changes: Any) -> Credit:
-        return Credit(self.redis, self.standing, lambda: self.now, **{"lease_jobs": 8, "ticks": self.ticks} | changes)
-
-    def ticks(self) -> float:
-        return self.now
-
-    async def held(self) -> int:
-        return int(await self.redis.hget(credit_key(PAYER), "held") or 0)
-
-    async def open_leases(self) -> list[str]:
-        return [name.decode() for name in await self.redis.hkeys(leases_key(PAYER)) if name != b"wanted"]
-
-    async def scripts(self) -> int:
-        return int((await self.redis.info("commandstats")).get("cmdstat_evalsha", {}).get("calls", 0)) + int(
-            (await self.redis.info("commandstats")).get("cmdstat_eval", {}).get("calls", 0)
-        )
 
 
 @pytest.fixture
-async def world(redis_url: str) -> AsyncIterator[World]:
+async def world(redis_url: str) -> AsyncIterator[LeaseWorld]:
     async with Redis.from_url(database_url(redis_url, DATABASE)) as redis:
         await redis.flushdb()
-        yield World(redis)
-
-
-async def hold(credit: Credit, job: str, amount: int = 10) -> None:
-    await credit.hold(PAYER, SIGNER, job, amount)
+        yield LeaseWorld(redis)
 
 
 class TestBlock:
-    async def test_jobs_of_one_block_cost_one_round_trip(self, world: World) -> None:
+    async def test_jobs_of_one_block_cost_one_round_trip(self, world: LeaseWorld) -> None:
         credit, before = world.process(), await world.scripts()
         for job in "abcdefgh":
             await hold(credit, job)
@@ -78,13 +37,13 @@ class TestBlock:
             await hold(credit, job)
         assert await world.scripts() == before + 1
 
-    async def test_jobs_at_once_share_blocks(self, world: World) -> None:
+    async def test_jobs_at_once_share_blocks(self, world: LeaseWorld) -> None:
         credit, before = world.process(), await world.scripts()
         await asyncio.gather(*(hold(credit, str(number)) for number in range(16)))
         assert await world.scripts() == before + 2
         assert await world.held() == 160
 
-    async def test_a_block_is_an_eighth_of_what_is_left_at_most(self, world: World) -> None:
+    async def test_a_block_is_an_eighth_of_what_is_left_at_most(self, world: LeaseWorld) -> None:
         world.balance = 320
         credit = world.process()
         await hold(credit, "a")
@@ -93,7 +52,7 @@ class TestBlock:
         await hold(credit, "b")
         assert await world.held() == 50
 
-    async def test_what_is_promised_leaves_the_lease(self, world: World) -> None:
+    async def test_what_is_promised_leaves_the_lease(self, world: LeaseWorld) -> None:
         credit = world.process()
         await hold(credit, "a")
         await credit.promise(ChannelId(PAYER, SIGNER, NODE, 0), 7, {"a": 7})
@@ -103,7 +62,7 @@ class TestBlock:
         assert await world.held() == 0
         assert await credit.holds(PAYER, SIGNER) == []
 
-    async def test_a_promise_takes_no_more_than_the_job_holds(self, world: World) -> None:
+    async def test_a_promise_takes_no_more_than_the_job_holds(self, world: LeaseWorld) -> None:
         credit = world.process()
         await hold(credit, "a")
         await credit.promise(ChannelId(PAYER, SIGNER, NODE, 0), 50, {"a": 50})
@@ -111,7 +70,7 @@ class TestBlock:
 
 
 class TestGivenBack:
-    async def test_a_lease_that_nobody_uses_goes_back(self, world: World) -> None:
+    async def test_a_lease_that_nobody_uses_goes_back(self, world: LeaseWorld) -> None:
         credit = world.process()
         await hold(credit, "a")
         world.now += IDLE_SECONDS + 0.1
@@ -123,7 +82,7 @@ class TestGivenBack:
         await credit.tidy()
         assert list(credit.leases) == []
 
-    async def test_an_old_one_is_replaced_before_its_hold_expires(self, world: World) -> None:
+    async def test_an_old_one_is_replaced_before_its_hold_expires(self, world: LeaseWorld) -> None:
         credit = world.process()
         await hold(credit, "a")
         (old,) = await world.open_leases()
@@ -138,7 +97,7 @@ class TestGivenBack:
         await credit.tidy()
         assert [name for name, _ in await credit.holds(PAYER, SIGNER)] == [new]
 
-    async def test_a_payer_that_took_money_out_gets_nothing_of_an_earlier_block(self, world: World) -> None:
+    async def test_a_payer_that_took_money_out_gets_nothing_of_an_earlier_block(self, world: LeaseWorld) -> None:
         credit = world.process()
         await hold(credit, "a")
         world.balance = 15
@@ -146,7 +105,7 @@ class TestGivenBack:
             await hold(credit, "b")
         assert await world.held() == 10
 
-    async def test_a_refusal_waits_for_what_is_free_elsewhere(self, world: World) -> None:
+    async def test_a_refusal_waits_for_what_is_free_elsewhere(self, world: LeaseWorld) -> None:
         world.balance = 160
         here, there = world.process(), world.process(lease_jobs=0)
         keeper = LeaseKeeper(here)
@@ -165,7 +124,7 @@ class TestGivenBack:
         finally:
             await keeper.close()
 
-    async def test_nobody_gets_a_block_while_others_are_refused(self, world: World) -> None:
+    async def test_nobody_gets_a_block_while_others_are_refused(self, world: LeaseWorld) -> None:
         world.balance = 160
         here, there = world.process(), world.process()
         await hold(here, "a")
@@ -178,7 +137,7 @@ class TestGivenBack:
         await hold(there, "d")
         assert len(await world.open_leases()) == 2
 
-    async def test_a_dead_one_is_waited_for_once(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_dead_one_is_waited_for_once(self, world: LeaseWorld, monkeypatch: pytest.MonkeyPatch) -> None:
         world.balance = 160
         dead, credit = world.process(), world.process()
         await hold(dead, "a")
@@ -196,7 +155,7 @@ class TestGivenBack:
 
 class TestEnd:
     @pytest.mark.parametrize("processes", [1, 3])
-    async def test_the_last_unit_is_sold_and_no_more(self, world: World, processes: int) -> None:
+    async def test_the_last_unit_is_sold_and_no_more(self, world: LeaseWorld, processes: int) -> None:
         world.balance = 1000
         credits = [Credit(world.redis, world.standing, lease_jobs=8) for _ in range(processes)]
         keepers = [LeaseKeeper(credit) for credit in credits]
@@ -227,93 +186,9 @@ class TestEnd:
         assert int(await world.redis.hget(credit_key(PAYER), f"promised:{SIGNER}") or 0) == 1000
         assert await world.held() == 0
 
-    async def test_close_leaves_to_the_next_what_jobs_still_hold(self, world: World) -> None:
+    async def test_close_leaves_to_the_next_what_jobs_still_hold(self, world: LeaseWorld) -> None:
         credit = world.process()
         await hold(credit, "a")
         await credit.close()
         assert [lane for _, lane in await credit.holds(PAYER, SIGNER)] == [0]
         assert await world.held() == 10
-
-
-class Breaking:
-    """A store that is gone for scripts when told so, or does them and is gone before it answers."""
-
-    def __init__(self, redis: Any) -> None:
-        self._redis = redis
-        self.is_gone = self.is_late = False
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._redis, name)
-
-    async def eval(self, *args: Any) -> Any:
-        await self.gate.wait()
-        if self.is_gone:
-            raise StoreUnreachable("gone")
-        found = await self._redis.eval(*args)
-        if self.is_late:
-            raise StoreUnreachable("gone before it answered")
-        return found
-
-
-class TestDoubt:
-    async def test_while_the_store_is_gone_jobs_take_of_the_lease_and_then_hear_why(self, world: World) -> None:
-        store = Breaking(world.redis)
-        credit = Credit(store, world.standing, lambda: world.now, lease_jobs=2, ticks=world.ticks)
-        await hold(credit, "a")
-        store.is_gone = True
-        await hold(credit, "b")
-        with pytest.raises(StoreUnreachable):
-            await hold(credit, "c")
-        store.is_gone = False
-        await hold(credit, "d")
-        for job in "abd":
-            await credit.release(PAYER, job)
-        world.now += IDLE_SECONDS + 0.1
-        await credit.tidy()
-        assert (await world.held(), await credit.holds(PAYER, SIGNER)) == (0, [])
-
-    async def test_a_block_whose_answer_was_lost_goes_back(self, world: World) -> None:
-        store = Breaking(world.redis)
-        credit = Credit(store, world.standing, lambda: world.now, lease_jobs=2, ticks=world.ticks)
-        store.is_late = True
-        with pytest.raises(StoreUnreachable):
-            await hold(credit, "a")
-        assert await world.held() == 20
-        store.is_late = False
-        await credit.tidy()
-        assert (await world.held(), await credit.holds(PAYER, SIGNER)) == (0, [])
-
-    async def test_a_client_that_left_holds_nothing(self, world: World) -> None:
-        store = Breaking(world.redis)
-        credit = Credit(store, world.standing, lambda: world.now, lease_jobs=2, ticks=world.ticks)
-        store.gate.clear()
-        leaving = asyncio.create_task(hold(credit, "a"))
-        await asyncio.sleep(0.01)
-        leaving.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await leaving
-        store.gate.set()
-        await asyncio.sleep(0.05)
-        assert await world.held() == 20
-        await credit.tidy()
-        await credit.close()
-        assert (await world.held(), await credit.holds(PAYER, SIGNER)) == (0, [])
-
-    async def test_a_lane_that_another_may_have_had_ends_the_leases_on_it(self, world: World) -> None:
-        credit = world.process()
-        lanes = Lanes(world.redis, count=4, holder="here:1:1", lease_seconds=0.4, lapsed=credit.leases.retire_all)
-        await lanes.start(0)
-        try:
-            await hold(credit, "a")
-            (old,) = await world.open_leases()
-            await asyncio.sleep(0.5)
-            await hold(credit, "b")
-            assert await world.open_leases() == [old]
-            await world.redis.delete("retally:lane:0")
-            await asyncio.sleep(0.3)
-            await hold(credit, "c")
-            assert len(await world.open_leases()) == 2
-        finally:
-            await lanes.close()

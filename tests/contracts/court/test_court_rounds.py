@@ -272,8 +272,7 @@ class TestAppeal:
         case.vote_all(INCONCLUSIVE, 2)
         case.decide()
         world.ledger.send(court.appeal(case.id), world.friend.address)
-        jury = case.draw()
-        if jury:
+        if case.draw():
             case.vote_all(MISMATCH, 3)
             assert case.decide() == MISMATCH
             assert case.execute()["slashed"] == SEVERITY

@@ -1,0 +1,72 @@
+"""What tests of leased credit stand on: a chain, a clock, and a store that processes share and that may break."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+
+from retally.protocol.eip712 import Address, SigningKey, keccak
+from retally_router.credit import Credit, credit_key, leases_key
+from retally_router.ports import Standing
+from retally_router.store_errors import StoreUnreachable
+from tests.fakes_world import NOW
+
+PAYER, SIGNER, NODE = (SigningKey(keccak(name)).address for name in (b"payer", b"session", b"node"))
+
+
+@dataclass
+class LeaseWorld:
+    """A chain, a clock and the store that processes share."""
+
+    redis: Redis
+    balance: int = 10_000
+    now: float = 1000.0
+
+    async def standing(self, payer: Address, signer: Address, fresh: bool) -> Standing:
+        return Standing(self.balance, 0, 10**9, NOW * 2)
+
+    def process(self, **changes: Any) -> Credit:
+        return Credit(self.redis, self.standing, lambda: self.now, **{"lease_jobs": 8, "ticks": self.ticks} | changes)
+
+    def ticks(self) -> float:
+        return self.now
+
+    async def held(self) -> int:
+        return int(await self.redis.hget(credit_key(PAYER), "held") or 0)
+
+    async def open_leases(self) -> list[str]:
+        return [name.decode() for name in await self.redis.hkeys(leases_key(PAYER)) if name != b"wanted"]
+
+    async def scripts(self) -> int:
+        return int((await self.redis.info("commandstats")).get("cmdstat_evalsha", {}).get("calls", 0)) + int(
+            (await self.redis.info("commandstats")).get("cmdstat_eval", {}).get("calls", 0)
+        )
+
+
+class Breaking:
+    """A store that is gone for scripts when told so, or does them and is gone before it answers."""
+
+    def __init__(self, redis: Any) -> None:
+        self._redis = redis
+        self.is_gone = self.is_late = False
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._redis, name)
+
+    async def eval(self, *args: Any) -> Any:
+        await self.gate.wait()
+        if self.is_gone:
+            raise StoreUnreachable("gone")
+        found = await self._redis.eval(*args)
+        if self.is_late:
+            raise StoreUnreachable("gone before it answered")
+        return found
+
+
+async def hold(credit: Credit, job: str, amount: int = 10) -> None:
+    await credit.hold(PAYER, SIGNER, job, amount)

@@ -1,0 +1,85 @@
+"""Credit leased in blocks, in doubt: a store that breaks, a client that leaves, a lane that lapses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+from tests.lease_world import PAYER, SIGNER, Breaking, LeaseWorld, hold
+from tests.router_world import DATABASE, database_url
+
+from retally_router.credit import Credit
+from retally_router.lanes import Lanes
+from retally_router.leases import IDLE_SECONDS
+from retally_router.store_errors import StoreUnreachable
+
+
+@pytest.fixture
+async def world(redis_url: str) -> AsyncIterator[LeaseWorld]:
+    async with Redis.from_url(database_url(redis_url, DATABASE)) as redis:
+        await redis.flushdb()
+        yield LeaseWorld(redis)
+
+
+class TestDoubt:
+    async def test_while_the_store_is_gone_jobs_take_of_the_lease_and_then_hear_why(self, world: LeaseWorld) -> None:
+        store = Breaking(world.redis)
+        credit = Credit(store, world.standing, lambda: world.now, lease_jobs=2, ticks=world.ticks)
+        await hold(credit, "a")
+        store.is_gone = True
+        await hold(credit, "b")
+        with pytest.raises(StoreUnreachable):
+            await hold(credit, "c")
+        store.is_gone = False
+        await hold(credit, "d")
+        for job in "abd":
+            await credit.release(PAYER, job)
+        world.now += IDLE_SECONDS + 0.1
+        await credit.tidy()
+        assert (await world.held(), await credit.holds(PAYER, SIGNER)) == (0, [])
+
+    async def test_a_block_whose_answer_was_lost_goes_back(self, world: LeaseWorld) -> None:
+        store = Breaking(world.redis)
+        credit = Credit(store, world.standing, lambda: world.now, lease_jobs=2, ticks=world.ticks)
+        store.is_late = True
+        with pytest.raises(StoreUnreachable):
+            await hold(credit, "a")
+        assert await world.held() == 20
+        store.is_late = False
+        await credit.tidy()
+        assert (await world.held(), await credit.holds(PAYER, SIGNER)) == (0, [])
+
+    async def test_a_client_that_left_holds_nothing(self, world: LeaseWorld) -> None:
+        store = Breaking(world.redis)
+        credit = Credit(store, world.standing, lambda: world.now, lease_jobs=2, ticks=world.ticks)
+        store.gate.clear()
+        leaving = asyncio.create_task(hold(credit, "a"))
+        await asyncio.sleep(0.01)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        store.gate.set()
+        await asyncio.sleep(0.05)
+        assert await world.held() == 20
+        await credit.tidy()
+        await credit.close()
+        assert (await world.held(), await credit.holds(PAYER, SIGNER)) == (0, [])
+
+    async def test_a_lane_that_another_may_have_had_ends_the_leases_on_it(self, world: LeaseWorld) -> None:
+        credit = world.process()
+        lanes = Lanes(world.redis, count=4, holder="here:1:1", lease_seconds=0.4, lapsed=[credit.leases.retire_all])
+        await lanes.start(0)
+        try:
+            await hold(credit, "a")
+            (old,) = await world.open_leases()
+            await asyncio.sleep(0.5)
+            await hold(credit, "b")
+            assert await world.open_leases() == [old]
+            await world.redis.delete("retally:lane:0")
+            await asyncio.sleep(0.3)
+            await hold(credit, "c")
+            assert len(await world.open_leases()) == 2
+        finally:
+            await lanes.close()
