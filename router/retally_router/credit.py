@@ -156,8 +156,12 @@ class Credit:
             if lease.has_to_go:
                 await self._end(lease)
         while self._orphans:
-            await self.release(*self._orphans[-1])
-            self._orphans.pop()
+            orphan = self._orphans.pop()
+            try:
+                await self.release(*orphan)
+            except StoreError:
+                self._orphans.append(orphan)
+                raise
 
     async def close(self) -> None:
         """Gives back all that is free."""

@@ -67,6 +67,25 @@ class TestDoubt:
         await credit.close()
         assert (await world.held(), await credit.holds(PAYER, SIGNER)) == (0, [])
 
+    async def test_a_hold_whose_client_left_ends_when_the_store_is_back(self, world: LeaseWorld) -> None:
+        store, world.balance = Breaking(world.redis), 15
+        credit = Credit(store, world.standing, lambda: world.now, lease_jobs=2, ticks=world.ticks)
+        store.gate.clear()
+        leaving = asyncio.create_task(hold(credit, "a"))
+        await asyncio.sleep(0.01)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        store.gate.set()
+        await asyncio.sleep(0.05)
+        assert await credit.holds(PAYER, SIGNER) == [("a", 0)]
+        store.is_gone = True
+        with pytest.raises(StoreUnreachable):
+            await credit.tidy()
+        store.is_gone = False
+        await credit.tidy()
+        assert await credit.holds(PAYER, SIGNER) == []
+
     async def test_a_lane_that_another_may_have_had_ends_the_leases_on_it(self, world: LeaseWorld) -> None:
         credit = world.process()
         lanes = Lanes(world.redis, count=4, holder="here:1:1", lease_seconds=0.4, lapsed=[credit.leases.retire_all])
