@@ -176,7 +176,7 @@ def _orders(redis_url: str, number: int, nodes: list[FakeNode], covered: int) ->
     deposits: dict[str, int] = {payer_key().address: covered * PRICE}
     urls = {node.name: node.url for node in nodes}
     # A hedged job may bill at both its nodes, and on a busy machine many are late: here each costs the same.
-    more = {**patience, "lane_lease_seconds": 2.0, "hedge_share": 0.0}
+    more = {**patience, "lane_lease_seconds": 2.0, "hedge_share": 0.0, "credit_lease_jobs": 32}
     return Orders(redis_url, free_port(), number, urls, deposits, 0, PRICE * PER, more)
 
 

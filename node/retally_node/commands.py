@@ -99,7 +99,7 @@ def stake(
                 note(ctx, f"staking {amount} …")
                 await operate.stake(operator, parse_amount(amount))
             files = ModelFiles.load(settings.model_dir)
-            done = await operate.register(operator, node, files, profile, url)
+            done = await operate.register(operator, node, files, profile, url, serves=settings.serves)
             acting = _acting(collector, settings, node)
             await operate.authorise(operator, node.address, acting)
             await operate.enlist(operator, node.address)

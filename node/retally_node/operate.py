@@ -40,10 +40,12 @@ async def stake(operator: Operator, amount: int) -> None:
     await operator.sender.send(chain.staking.stake(Role.OPERATOR, amount))
 
 
-async def register(operator: Operator, node: SigningKey, files: ModelFiles, profile: str | None, endpoint: str) -> str:
+async def register(
+    operator: Operator, node: SigningKey, files: ModelFiles, profile: str | None, endpoint: str, *, serves: str
+) -> str:
     """Register the node, or bring its entry up to date; say what was done."""
     chain = operator.chain
-    profile_id = profile_of(chain, profile)
+    profile_id = profile_of(chain, profile, serves)
     entry = await chain.registry.node(node.address)
     if entry.owner == ZERO_ADDRESS:
         consent = NodeAuth(operator.owner, node.address, chain.clock.now() + CONSENT_SECONDS)
@@ -59,13 +61,13 @@ async def register(operator: Operator, node: SigningKey, files: ModelFiles, prof
     return "updated"
 
 
-def profile_of(chain: Chain, profile: str | None) -> Bytes32:
-    """The profile that was named, or the deployment's only one."""
+def profile_of(chain: Chain, profile: str | None, serves: str) -> Bytes32:
+    """The profile that was named, or the deployment's only one for what the node serves."""
     if profile is not None:
         return parse_bytes32("profile", profile)
-    known = chain.deployment.profiles
+    known = [each for each in chain.deployment.profiles if each.get("serves", "completions") == serves]
     if len(known) != 1:
-        raise BadRequest("the deployment knows several profiles, or none", hint="pass --profile 0x…")
+        raise BadRequest(f"the deployment knows several profiles for {serves}, or none", hint="pass --profile 0x…")
     return parse_bytes32("profile", known[0].get("profileId") or known[0].get("id"))
 
 

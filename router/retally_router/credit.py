@@ -58,6 +58,8 @@ class _Answer:
     left: int
     #: Each lease of which something may be free, with when it was last granted from.
     leases: frozenset[tuple[str, str]] = frozenset()
+    #: What the chain had by the look that it was asked with.
+    covered: int = 0
 
     @property
     def is_held(self) -> bool:
@@ -137,7 +139,13 @@ class Credit:
         taken = self.leases.promised(jobs)
         shares = chain.from_iterable(taken.shares.items())
         crash_point("before:promise")
-        promised, is_new = await self._redis.eval(PROMISE, 2, *keys, cumulative, channel.signer, *shares)
+        try:
+            promised, is_new = await self._redis.eval(PROMISE, 2, *keys, cumulative, channel.signer, *shares)
+        except BaseException:
+            # Whether it was heard is unknown: what the store counts too much goes with the lease's end.
+            for lease, _, _ in taken.parts:
+                self.leases.retire(lease)
+            raise
         crash_point("after:promise")
         if not is_new:
             # As much was promised before: nothing was taken of what the jobs hold.
@@ -149,6 +157,8 @@ class Credit:
         now, wanted = self._ticks(), await self._wanted()
         for lease in self.leases:
             is_idle = now - lease.used_at > IDLE_SECONDS
+            if lease.lock.locked():
+                continue
             if now - lease.began > MOST_AGE_SECONDS or (is_idle and not lease.parts):
                 self.leases.retire(lease)
             if (lease.is_open or lease.back) and (lease.is_retired or is_idle or lease.payer in wanted):
@@ -176,6 +186,8 @@ class Credit:
         if lease.is_open and covered_by(standing) < lease.covered:
             # The payer took money out, or another signer's was collected: what was leased may be covered no more.
             await self._give_back(lease)
+        # Of what came in since, another may have sold as much: a later fall counts from the most that was seen.
+        lease.covered = max(lease.covered, covered_by(standing)) if lease.is_open else 0
         if self.leases.take(lease, job, amount, now):
             return _HELD
         if now < lease.plain_until:
@@ -198,13 +210,13 @@ class Credit:
             try:
                 name = "" if lease.is_retired else lease.name
                 answer = await self._try(payer, signer, job, amount, lane, lease=name)
-            except StoreError:
+            except BaseException:
                 self.leases.retire(lease)
                 raise
             if answer.reason != "lease":
                 lease.plain_until = self._ticks() + PLAIN_SECONDS
                 return answer
-            self.leases.note_block(lease, answer.left, covered_by(await self._authorised(payer, signer)))
+            self.leases.note_block(lease, answer.left, answer.covered)
             if self.leases.take(lease, job, amount, self._ticks()):
                 return _HELD
         # Retired in the meantime.
@@ -247,8 +259,9 @@ class Credit:
             crash_point("after:shrink")
 
     async def _end(self, lease: Lease) -> None:
-        await self._redis.eval(RELEASE, 2, credit_key(lease.payer), leases_key(lease.payer), lease.name)
-        self.leases.forget(lease)
+        async with lease.lock:
+            await self._redis.eval(RELEASE, 2, credit_key(lease.payer), leases_key(lease.payer), lease.name)
+            self.leases.forget(lease)
 
     async def _wanted(self) -> set[Address]:
         payers = list({lease.payer for lease in self.leases if lease.is_open})
@@ -280,7 +293,8 @@ class Credit:
         )
         crash_point("after:hold")
         names = [each.decode() for each in leases]
-        return _Answer(reason.decode(), int(left), frozenset(zip(names[::2], names[1::2], strict=True)))
+        open_leases = frozenset(zip(names[::2], names[1::2], strict=True))
+        return _Answer(reason.decode(), int(left), open_leases, covered_by(standing))
 
     async def _refresh(self, payer: Address) -> None:
         key = credit_key(payer)

@@ -91,7 +91,10 @@ end
 if refused then
   local leases = redis.call('HGETALL', KEYS[2])
   for i = 1, #leases, 2 do
-    if leases[i] ~= 'wanted' then
+    if leases[i] ~= 'wanted' and redis.call('HEXISTS', key, 'hold:' .. leases[i]) == 0 then
+      -- Its hold expired with its process.
+      redis.call('HDEL', KEYS[2], leases[i])
+    elseif leases[i] ~= 'wanted' then
       redis.call('HSET', KEYS[2], 'wanted', whole(now))
       refused[#refused + 1] = leases[i]
       refused[#refused + 1] = leases[i + 1]

@@ -105,7 +105,7 @@ class Leases:
     def note_block(self, lease: Lease, block: int, covered: int) -> None:
         """What the store granted, by what the chain had."""
         lease.free += block
-        lease.covered = covered
+        lease.covered = max(lease.covered, covered)
         lease.is_open = True
 
     def promised(self, jobs: Mapping[str, int]) -> Taken:

@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
-from tests.lease_world import PAYER, SIGNER, Breaking, LeaseWorld, hold
+from tests.lease_world import NODE, PAYER, SIGNER, Breaking, LeaseWorld, hold
 from tests.router_world import DATABASE, database_url
 
-from retally_router.credit import Credit
+from retally.errors import InsufficientFunds
+from retally.protocol.voucher import ChannelId
+from retally_router.credit import HOLD_SECONDS, Credit
 from retally_router.lanes import Lanes
 from retally_router.leases import IDLE_SECONDS
 from retally_router.store_errors import StoreUnreachable
@@ -85,6 +87,41 @@ class TestDoubt:
         store.is_gone = False
         await credit.tidy()
         assert await credit.holds(PAYER, SIGNER) == []
+
+    async def test_a_promise_that_may_not_have_been_heard_ends_its_lease(self, world: LeaseWorld) -> None:
+        store = Breaking(world.redis)
+        credit = Credit(store, world.standing, lambda: world.now, lease_jobs=2, ticks=world.ticks)
+        await hold(credit, "a")
+        store.is_gone = True
+        with pytest.raises(StoreUnreachable):
+            await credit.promise(ChannelId(PAYER, SIGNER, NODE, 0), 10, {"a": 10})
+        store.is_gone = False
+        await hold(credit, "b")
+        assert len({name for name, _ in await credit.holds(PAYER, SIGNER)}) == 2
+        for job in "ab":
+            await credit.release(PAYER, job)
+        await credit.tidy()
+        await credit.close()
+        assert (await world.held(), await credit.holds(PAYER, SIGNER)) == (0, [])
+
+    async def test_money_that_came_and_went_covers_nothing(self, world: LeaseWorld) -> None:
+        credit, other = world.process(), world.process(lease_jobs=0)
+        world.balance = 1000
+        await hold(credit, "a")
+        world.balance = 2000
+        await hold(credit, "b")
+        await hold(other, "c", 1900)
+        world.balance = 1000
+        with pytest.raises(InsufficientFunds):
+            await hold(credit, "d")
+
+    async def test_a_lease_whose_hold_expired_is_waited_for_no_more(self, world: LeaseWorld) -> None:
+        dead, credit, world.balance = world.process(), world.process(), 160
+        await hold(dead, "a")
+        world.now += HOLD_SECONDS + 1
+        with pytest.raises(InsufficientFunds, match="161 needed, 160 available"):
+            await hold(credit, "b", 161)
+        assert await world.open_leases() == []
 
     async def test_a_lane_that_another_may_have_had_ends_the_leases_on_it(self, world: LeaseWorld) -> None:
         credit = world.process()

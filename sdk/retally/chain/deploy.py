@@ -48,6 +48,8 @@ class Profile:
 
     profile_id: str
     uri: str
+    #: What its nodes serve: completions or embeddings (R-76).
+    serves: str = "completions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,7 @@ def _deployment_file(
         "models": [
             {"modelId": m.model_id, "unit": str(m.unit), "name": m.name, "uri": m.uri} for m in catalogue.models
         ],
-        "profiles": [{"profileId": p.profile_id, "uri": p.uri} for p in catalogue.profiles],
+        "profiles": [{"profileId": p.profile_id, "uri": p.uri, "serves": p.serves} for p in catalogue.profiles],
         "calibrations": [
             {
                 "calibrationHash": c.calibration_hash,

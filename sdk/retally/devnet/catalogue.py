@@ -11,6 +11,7 @@ from retally.devnet.engine_server import is_cpu_build
 from retally.inference.model_files import ModelFiles
 from retally.protocol.encoding import Bytes32, keccak, to_hex
 from retally.protocol.job import canonical_json
+from retally.protocol.params import EMBEDDINGS
 
 MODEL_UNIT = 200
 """About the fee of a short job, so that a new owner's audit step is about one such job."""
@@ -40,7 +41,10 @@ def devnet_market(model_dir: Path) -> Market:
     pair = (to_hex(model.model_id), to_hex(profile_id), to_hex(profile_id))
     catalogue = Catalogue(
         models=[Model(to_hex(model.model_id), MODEL_UNIT, model.name, str(model_dir / "manifest.json"))],
-        profiles=[Profile(to_hex(_hash_of(path)), str(path)) for path in (profile_path, embeddings_path)],
+        profiles=[
+            Profile(to_hex(profile_id), str(profile_path)),
+            Profile(to_hex(_hash_of(embeddings_path)), str(embeddings_path), serves=EMBEDDINGS),
+        ],
         calibrations=[CalibrationEntry(digest, *pair, str(path)) for path, digest in _calibrations().items()],
     )
     return Market(model.model_id, profile_id, embeddings_path, catalogue)
