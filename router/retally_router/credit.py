@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from itertools import chain
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +20,7 @@ from retally.crash_points import crash_point
 from retally.errors import CapExceeded, InsufficientFunds, SignerExpired
 from retally.protocol.eip712 import Address
 from retally.protocol.voucher import ChannelId
+from retally_router.credit_answer import HELD, Answer, covered_by
 from retally_router.credit_scripts import HOLD, PROMISE, RELEASE, SHRINK, USED, WANTED_SECONDS
 from retally_router.leases import IDLE_SECONDS, MOST_AGE_SECONDS, PLAIN_SECONDS, Lease, Leases
 from retally_router.ports import Standing
@@ -47,32 +47,6 @@ def leases_key(payer: Address) -> str:
 def channel_key_of(channel: ChannelId) -> str:
     """Where a channel's totals are kept."""
     return f"retally:{{{channel.payer}}}:channel:{channel.signer}:{channel.node}:{channel.lane}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What the store says to a hold."""
-
-    reason: str
-    #: What is left where it refuses; the block where it grants one.
-    left: int
-    #: Each lease of which something may be free, with when it was last granted from.
-    leases: frozenset[tuple[str, str]] = frozenset()
-    #: What the chain had by the look that it was asked with.
-    covered: int = 0
-
-    @property
-    def is_held(self) -> bool:
-        """Whether the job is covered."""
-        return self.reason == "ok"
-
-
-_HELD = _Answer("ok", 0)
-
-
-def covered_by(standing: Standing) -> int:
-    """What the chain had for a payer before the signer spent of it: it falls only where money went elsewhere."""
-    return standing.balance + standing.used
 
 
 class Credit:
@@ -178,7 +152,7 @@ class Credit:
         self.leases.retire_all()
         await self.tidy()
 
-    async def _ask(self, payer: Address, signer: Address, job: str, amount: int, lane: int) -> _Answer:
+    async def _ask(self, payer: Address, signer: Address, job: str, amount: int, lane: int) -> Answer:
         if not self._lease_jobs:
             return await self._try(payer, signer, job, amount, lane)
         standing, now = await self._authorised(payer, signer), self._ticks()
@@ -189,7 +163,7 @@ class Credit:
         # Of what came in since, another may have sold as much: a later fall counts from the most that was seen.
         lease.covered = max(lease.covered, covered_by(standing)) if lease.is_open else 0
         if self.leases.take(lease, job, amount, now):
-            return _HELD
+            return HELD
         if now < lease.plain_until:
             return await self._try(payer, signer, job, amount, lane)
         # A client that leaves ends its waiting; the block is for all.
@@ -200,13 +174,13 @@ class Credit:
             work.add_done_callback(lambda _: self._orphan(work, payer, job))
             raise
 
-    async def _grow(self, lease: Lease, job: str, amount: int) -> _Answer:
+    async def _grow(self, lease: Lease, job: str, amount: int) -> Answer:
         """A block, and the job's part of it; or what the job gets by itself."""
         payer, signer, lane = lease.payer, lease.signer, lease.lane
         async with lease.lock:
             # Whoever held the lock may have got enough for us too.
             if self.leases.take(lease, job, amount, self._ticks()):
-                return _HELD
+                return HELD
             try:
                 name = "" if lease.is_retired else lease.name
                 answer = await self._try(payer, signer, job, amount, lane, lease=name)
@@ -218,17 +192,17 @@ class Credit:
                 return answer
             self.leases.note_block(lease, answer.left, answer.covered)
             if self.leases.take(lease, job, amount, self._ticks()):
-                return _HELD
+                return HELD
         # Retired in the meantime.
         return await self._try(payer, signer, job, amount, lane)
 
-    def _orphan(self, work: asyncio.Task[_Answer], payer: Address, job: str) -> None:
+    def _orphan(self, work: asyncio.Task[Answer], payer: Address, job: str) -> None:
         if not work.cancelled() and work.exception() is None and work.result().is_held:
             self._orphans.append((payer, job))
 
     async def _when_given_back(
-        self, answer: _Answer, payer: Address, signer: Address, job: str, amount: int, lane: int
-    ) -> _Answer:
+        self, answer: Answer, payer: Address, signer: Address, job: str, amount: int, lane: int
+    ) -> Answer:
         """The same once nothing is free of any lease; who does not give back in time is not waited for again."""
         for lease in self.leases:
             if lease.payer == payer and lease.is_open:
@@ -281,7 +255,7 @@ class Credit:
 
     async def _try(
         self, payer: Address, signer: Address, job: str, amount: int, lane: int, *, fresh: bool = False, lease: str = ""
-    ) -> _Answer:
+    ) -> Answer:
         standing = await self._authorised(payer, signer, fresh=fresh)
         now = int(self._clock())
         numbers = [min(standing.balance, LARGEST), min(standing.used, LARGEST), min(standing.cap, LARGEST)]
@@ -294,7 +268,7 @@ class Credit:
         crash_point("after:hold")
         names = [each.decode() for each in leases]
         open_leases = frozenset(zip(names[::2], names[1::2], strict=True))
-        return _Answer(reason.decode(), int(left), open_leases, covered_by(standing))
+        return Answer(reason.decode(), int(left), open_leases, covered_by(standing))
 
     async def _refresh(self, payer: Address) -> None:
         key = credit_key(payer)
