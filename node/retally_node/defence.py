@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from retally.cli.amounts import show_amount
 from retally.errors import PaymentRequired, RetallyError, TransactionFailed
 from retally.protocol.case import Shown, VerdictKind
-from retally.protocol.encoding import Address
+from retally.protocol.encoding import Address, Bytes32
 from retally_node.ports import Clock
 from retally_node.weigh_case import INCONCLUSIVE, CaseFacts, Opinion
 
@@ -38,6 +38,8 @@ class Accusation:
     appeals: int
     #: A payer's own job (R-67).
     own_job: bool
+    #: When it was opened and what it shows: where the chain takes blocks back its number may become another case's.
+    opening: tuple[int, Bytes32]
 
     @property
     def is_lost(self) -> bool:
@@ -137,8 +139,7 @@ class Defence:
         found = {each.case_id: each for each in await self._court.accusations()}
         failed: Exception | None = None
         for each in found.values():
-            stand = self._stands.setdefault(each.case_id, _Stand(each))
-            stand.accusation = each
+            stand = self._stand_in(each)
             try:
                 await self._defend(stand)
             except Exception as error:  # whatever a file provokes: the other cases are defended all the same
@@ -148,6 +149,14 @@ class Defence:
         await self._settle(found)
         if failed is not None:
             raise failed
+
+    def _stand_in(self, case: Accusation) -> _Stand:
+        """What is held of this very case: no opinion of another one that had its number."""
+        stand = self._stands.get(case.case_id)
+        if stand is None or stand.accusation.opening != case.opening:
+            stand = self._stands[case.case_id] = _Stand(case)
+        stand.accusation = case
+        return stand
 
     @property
     def open_cases(self) -> list[dict[str, Any]]:

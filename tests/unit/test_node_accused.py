@@ -29,8 +29,9 @@ from retally_node.court_view import ChainCourt, HttpEvidence
 from retally_node.defence import Accusation
 from retally_node.defence_view import ChainDefence
 from retally_node.own_evidence import AccusedScale
+from retally_node.weigh_case import CaseFacts
 
-LOST = Accusation(1, 0, VerdictKind.MISMATCH, START + 86_400, 0, own_job=False)
+LOST = Accusation(1, 0, VerdictKind.MISMATCH, START + 86_400, 0, own_job=False, opening=(START, Bytes32(bytes(32))))
 
 
 @pytest.fixture
@@ -86,6 +87,18 @@ class Cases:
         return dict.fromkeys(ids, self.case)
 
 
+class Facts:
+    """What the logs say of such a case."""
+
+    def __init__(self, court: Cases) -> None:
+        self.court = court
+
+    async def facts(self, case_id: int) -> CaseFacts:
+        case = self.court.case
+        pair = (Bytes32(bytes(32)), Bytes32(bytes(32)))
+        return CaseFacts(case_id, case.owner, case.opened_at, keccak(b"file"), URI, (), pair)
+
+
 class TestChainDefence:
     async def test_sees_a_case_whose_number_was_anothers_before_blocks_were_taken_back(self) -> None:
         court, clock = Cases(case_against(Customer().payer, START)), FakeClock(START + 60)
@@ -94,6 +107,19 @@ class TestChainDefence:
         assert await view.accusations() == []
         court.case = case_against(OWNER, START + 30)
         assert [each.case_id for each in await view.accusations()] == [1]
+
+    async def test_forgets_what_it_knew_of_a_case_that_is_another_one_now(self) -> None:
+        court, clock = Cases(case_against(OWNER, START)), FakeClock(START + 60)
+        view = ChainDefence(
+            cast(Chain, SimpleNamespace(court=court, clock=clock)), cast(TxSender, None), OWNER,
+            cast(ChainCourt, Facts(court)),
+        )  # fmt: skip
+        (first,) = await view.accusations()
+        assert (await view.facts(1)).opened_at == (await view.facts(1)).opened_at == START
+        court.case = case_against(OWNER, START + 30)
+        (second,) = await view.accusations()
+        assert first.opening != second.opening
+        assert (await view.facts(1)).opened_at == START + 30
 
     async def test_reads_an_old_case_of_another_once(self) -> None:
         court, clock = Cases(case_against(Customer().payer, START)), FakeClock(START + 7200)

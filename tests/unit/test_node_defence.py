@@ -17,7 +17,7 @@ from retally_node.weigh_case import CaseFacts, Opinion
 
 RUSD = 10**6
 END = START + 86_400
-LOST = Accusation(1, 0, VerdictKind.MISMATCH, END, 0, own_job=False)
+LOST = Accusation(1, 0, VerdictKind.MISMATCH, END, 0, own_job=False, opening=(START, keccak(b"shown")))
 MATCH, MISMATCH, UNSURE = (
     Opinion(kind, 0) for kind in (VerdictKind.MATCH, VerdictKind.MISMATCH, VerdictKind.INCONCLUSIVE)
 )
@@ -222,6 +222,16 @@ class TestOpinion:
         faced.open_cases[1] = LOST
         await accused.step()
         assert (scale.asked, faced.appealed) == (1, [(1, 0)])
+
+    async def test_of_a_case_says_nothing_of_another_that_gets_its_number(self) -> None:
+        faced, scale = court(replace(LOST, verdict=0, appeal_end=0)), Says(MISMATCH)
+        accused = Defence(faced, scale, FakeClock(), 750 * RUSD)
+        await accused.step()
+        # Blocks were taken back: the case is not the one that it was.
+        faced.open_cases[1] = replace(LOST, opening=(START, keccak(b"something else")))
+        scale.opinion = MATCH
+        await accused.step()
+        assert (scale.asked, faced.appealed) == (2, [(1, 0)])
 
     async def test_an_engine_that_stays_down_is_waited_for_and_not_for_ever(self) -> None:
         faced, clock = court(LOST), FakeClock()
