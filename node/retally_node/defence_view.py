@@ -68,18 +68,28 @@ class ChainDefence:
         court, payer = self._chain.court, self._sender.address
         cost = await court.appeal_cost(case_id)
         case = await court.case_of(case_id)
+        others = [each for each, of in self._own.items() if of.epoch == case.epoch]
+        # Read anew: this round of the loop may have appealed one of them a moment ago.
+        cases = await court.cases_of(others) | {case_id: case}
+        spent = {each: await self._spent(each, of) for each, of in cases.items()}
+        held = await self._chain.asset.balance_of(payer)
+        return AppealPrice(cost, spent[case_id], sum(spent.values()), await self._at_stake(case), held, payer)
+
+    async def _spent(self, case_id: int, case: Case) -> int:
+        """What appeals of a case pulled from the key that sends."""
+        if case.appeals == 0:
+            return 0
+        court, payer = self._chain.court, self._sender.address
         earlier = await court.appeals_of(case_id, case.appeals)
         base = await court.appeal_cost(0)
         tips = 2 * await court.tip()
         # Each appeal doubles fee and bond once more. What others paid, on either side, is no cost of this defence: a
         # stranger's early appeal must not use up the owner's bounds.
-        spent = sum(
+        return sum(
             ((base - tips) << number) + tips
             for number, appeal in enumerate(earlier)
             if appeal.appealed == VerdictKind.MISMATCH and appeal.appellant == payer
         )
-        held = await self._chain.asset.balance_of(payer)
-        return AppealPrice(cost, spent, await self._at_stake(case), held, payer)
 
     async def _at_stake(self, case: Case) -> int:
         """The severity that the case may still take: no stake pays twice in an epoch (R-39)."""
