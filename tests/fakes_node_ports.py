@@ -182,6 +182,7 @@ class FakeDefenceCourt:
     known: dict[int, CaseFacts] = field(default_factory=dict)
     cost: int = 101_000_000
     spent: int = 0
+    spent_elsewhere: int = 0
     at_stake: int = 2_500_000_000
     held: int = 500_000_000
     owed: int = 0
@@ -202,7 +203,9 @@ class FakeDefenceCourt:
         return Means(NODE_KEY.address, self.held, 101_000_000)
 
     async def price(self, case_id: int) -> AppealPrice:
-        return AppealPrice(self.cost, self.spent, self.at_stake, self.held, NODE_KEY.address)
+        return AppealPrice(
+            self.cost, self.spent, self.spent + self.spent_elsewhere, self.at_stake, self.held, NODE_KEY.address
+        )
 
     async def appeal(self, case_id: int, cost: int) -> None:
         if self.refuses:

@@ -8,7 +8,7 @@ from retally.inference.chat_format import ChatFormat
 from retally.inference.engine import Engine
 from retally.protocol.eip712 import Domain, SigningKey
 from retally_node.challenges import Challenges
-from retally_node.defence import Defence
+from retally_node.defence import Budget, Defence
 from retally_node.jury import Jury
 from retally_node.ledger import Ledger
 from retally_node.loops import Loops
@@ -44,9 +44,10 @@ class Court:
         own = own_replayer(settings, served, engine, chat_format)
         scale = CaseScale(outside.cases, own, domain)
         accused = AccusedScale(ledger, outside.cases, outside.evidence, scale, domain)
+        budget = Budget(settings.appeal_budget, settings.appeal_budget_epoch)
         return cls(
             Jury(ledger, outside.court, outside.evidence, scale, served.owner, outside.clock),
-            Defence(outside.defence, accused, outside.clock, settings.appeal_budget),
+            Defence(outside.defence, accused, outside.clock, budget),
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from retally.cli.amounts import show_amount
 from retally.errors import PaymentRequired, RetallyError, TransactionFailed
 from retally.protocol.case import Shown, VerdictKind
-from retally.protocol.encoding import Address
+from retally.protocol.encoding import Address, Bytes32
 from retally_node.ports import Clock
 from retally_node.weigh_case import INCONCLUSIVE, CaseFacts, Opinion
 
@@ -38,6 +38,8 @@ class Accusation:
     appeals: int
     #: A payer's own job (R-67).
     own_job: bool
+    #: When it was opened and what it shows: where the chain takes blocks back its number may become another case's.
+    opening: tuple[int, Bytes32]
 
     @property
     def is_lost(self) -> bool:
@@ -53,6 +55,8 @@ class AppealPrice:
     cost: int
     #: What earlier appeals of the case for this owner pulled.
     spent: int
+    #: The same of all cases that were opened in its epoch.
+    spent_in_epoch: int
     #: What a mismatch takes of the owner.
     at_stake: int
     #: What the key that sends holds.
@@ -94,6 +98,15 @@ class DefenceCourt(Protocol):
         """Take back what the Court owes the key that sends; returns how much."""
 
 
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The most that appeals may take, bonds included; 0 appeals nothing."""
+
+    per_case: int
+    #: Of all cases opened in one epoch of four weeks: whoever opens many empties no key.
+    per_epoch: int
+
+
 class OwnScale(Protocol):
     """What the accused replays with."""
 
@@ -118,8 +131,7 @@ class _Stand:
 class Defence:
     """The accused's loop; what it has done is read from the chain, so that a restart repeats nothing."""
 
-    def __init__(self, court: DefenceCourt, scale: OwnScale, clock: Clock, budget: int) -> None:
-        """`budget` is the most that appeals of one case may take, bonds included; 0 appeals nothing."""
+    def __init__(self, court: DefenceCourt, scale: OwnScale, clock: Clock, budget: Budget) -> None:
         self._court = court
         self._scale = scale
         self._clock = clock
@@ -137,8 +149,7 @@ class Defence:
         found = {each.case_id: each for each in await self._court.accusations()}
         failed: Exception | None = None
         for each in found.values():
-            stand = self._stands.setdefault(each.case_id, _Stand(each))
-            stand.accusation = each
+            stand = self._stand_in(each)
             try:
                 await self._defend(stand)
             except Exception as error:  # whatever a file provokes: the other cases are defended all the same
@@ -148,6 +159,14 @@ class Defence:
         await self._settle(found)
         if failed is not None:
             raise failed
+
+    def _stand_in(self, case: Accusation) -> _Stand:
+        """What is held of this very case: no opinion of another one that had its number."""
+        stand = self._stands.get(case.case_id)
+        if stand is None or stand.accusation.opening != case.opening:
+            stand = self._stands[case.case_id] = _Stand(case)
+        stand.accusation = case
+        return stand
 
     @property
     def open_cases(self) -> list[dict[str, Any]]:
@@ -162,8 +181,8 @@ class Defence:
     def _look_at_means(self, means: Means) -> None:
         """Say at the start what would be too late to hear in a case."""
         self._knows_means = True
-        if self._budget < means.first_cost:
-            most, cost = show_amount(self._budget), show_amount(means.first_cost)
+        if self._budget.per_case < means.first_cost:
+            most, cost = show_amount(self._budget.per_case), show_amount(means.first_cost)
             log.warning("no verdict will be appealed: appeal_budget is %s, the first appeal takes %s", most, cost)
         elif means.held < means.first_cost:
             log.warning(
@@ -228,8 +247,8 @@ class Defence:
             await self._appeal(stand, await self._court.price(case.case_id))
 
     async def _appeal(self, stand: _Stand, price: AppealPrice) -> None:
-        case, total = stand.accusation, price.spent + price.cost
-        if refusal := self._refusal(total, price, case):
+        case = stand.accusation
+        if refusal := self._refusal(price, case):
             self._say(stand, refusal)
             return
         if price.held < price.cost:
@@ -249,12 +268,19 @@ class Defence:
         self.appeals += 1
         self._say(stand, f"appealed round {case.round} for {show_amount(price.cost)}")
 
-    def _refusal(self, total: int, price: AppealPrice, case: Accusation) -> str:
+    def _refusal(self, price: AppealPrice, case: Accusation) -> str:
         """Why an appeal is too dear; empty where it is not."""
+        total, in_epoch = price.spent + price.cost, price.spent_in_epoch + price.cost
         taken, until = show_amount(total), _moment(case.appeal_end)
-        if total > self._budget:
-            most = show_amount(self._budget)
+        if total > self._budget.per_case:
+            most = show_amount(self._budget.per_case)
             return f"not appealed: it takes {taken} in all, appeal_budget is {most}: raise it, and restart, by {until}"
+        if in_epoch > self._budget.per_epoch:
+            most, taken = show_amount(self._budget.per_epoch), show_amount(in_epoch)
+            return (
+                f"not appealed: with its epoch's other cases it takes {taken}, appeal_budget_epoch is {most}: "
+                f"raise it, and restart, by {until}"
+            )
         if total > price.at_stake:
             return f"not appealed: it takes {taken} in all, and the case {show_amount(price.at_stake)} at most"
         return ""

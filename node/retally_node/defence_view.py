@@ -8,7 +8,7 @@ from retally.chain.follow_case import take_due_step
 from retally.chain.staking import Offence, Role
 from retally.chain.transactions import TxSender
 from retally.protocol.case import Shown, VerdictKind
-from retally.protocol.encoding import Address
+from retally.protocol.encoding import Address, Bytes32
 from retally.protocol.evidence_file import EPOCH_SECONDS
 from retally_node.court_view import ChainCourt
 from retally_node.defence import Accusation, AppealPrice, Means
@@ -27,6 +27,7 @@ class ChainDefence:
         self._owner = owner
         self._court = court
         self._others: set[int] = set()
+        self._own: dict[int, Case] = {}
         self._facts: dict[int, CaseFacts] = {}
 
     async def accusations(self) -> list[Accusation]:
@@ -36,11 +37,20 @@ class ChainDefence:
         found = await court.cases_of([case_id for case_id in ids if case_id not in self._others])
         mine = {}
         for case_id, case in found.items():
+            self._keep(case_id, case)
             if case.owner == self._owner and case.status != CaseStatus.CLOSED:
                 mine[case_id] = case
             elif case.opened_at + SETTLED_SECONDS < self._chain.clock.now():
                 self._others.add(case_id)
         return [_accusation(case_id, case) for case_id, case in mine.items()]
+
+    def _keep(self, case_id: int, case: Case) -> None:
+        """Own cases, over or not; what was known of a case is forgotten where its number is another's now."""
+        known = self._own.pop(case_id, None)
+        if known is not None and _opening(known) != _opening(case):
+            self._facts.pop(case_id, None)
+        if case.owner == self._owner:
+            self._own[case_id] = case
 
     async def facts(self, case_id: int) -> CaseFacts:
         """What the chain says about a case."""
@@ -58,18 +68,28 @@ class ChainDefence:
         court, payer = self._chain.court, self._sender.address
         cost = await court.appeal_cost(case_id)
         case = await court.case_of(case_id)
+        others = [each for each, of in self._own.items() if of.epoch == case.epoch]
+        # Read anew: this round of the loop may have appealed one of them a moment ago.
+        cases = await court.cases_of(others) | {case_id: case}
+        spent = {each: await self._spent(each, of) for each, of in cases.items()}
+        held = await self._chain.asset.balance_of(payer)
+        return AppealPrice(cost, spent[case_id], sum(spent.values()), await self._at_stake(case), held, payer)
+
+    async def _spent(self, case_id: int, case: Case) -> int:
+        """What appeals of a case pulled from the key that sends."""
+        if case.appeals == 0:
+            return 0
+        court, payer = self._chain.court, self._sender.address
         earlier = await court.appeals_of(case_id, case.appeals)
         base = await court.appeal_cost(0)
         tips = 2 * await court.tip()
         # Each appeal doubles fee and bond once more. What others paid, on either side, is no cost of this defence: a
         # stranger's early appeal must not use up the owner's bounds.
-        spent = sum(
+        return sum(
             ((base - tips) << number) + tips
             for number, appeal in enumerate(earlier)
             if appeal.appealed == VerdictKind.MISMATCH and appeal.appellant == payer
         )
-        held = await self._chain.asset.balance_of(payer)
-        return AppealPrice(cost, spent, await self._at_stake(case), held, payer)
 
     async def _at_stake(self, case: Case) -> int:
         """The severity that the case may still take: no stake pays twice in an epoch (R-39)."""
@@ -111,4 +131,9 @@ def _accusation(case_id: int, case: Case) -> Accusation:
         appeal_end=case.appeal_end if decided else 0,
         appeals=case.appeals,
         own_job=case.own_job,
+        opening=_opening(case),
     )
+
+
+def _opening(case: Case) -> tuple[int, Bytes32]:
+    return case.opened_at, case.shown_hash

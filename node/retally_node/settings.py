@@ -66,6 +66,9 @@ class NodeSettings(ServiceSettings):
     appeal_budget: Amount = Field(
         default=750_000_000, description="the most that appeals of one case against the owner may take; 0 appeals none"
     )
+    appeal_budget_epoch: Amount = Field(
+        default=3_000_000_000, description="the same of all cases that were opened in one epoch of four weeks"
+    )
     calibration_dir: Path | None = None
 
     @property
@@ -85,6 +88,12 @@ class NodeSettings(ServiceSettings):
     def _cached_is_cheaper(self) -> Self:
         if self.price_cached > self.price_in:
             raise ValueError("price_cached must not exceed price_in: cached tokens may only lower a fee")
+        return self
+
+    @model_validator(mode="after")
+    def _an_epoch_has_a_case(self) -> Self:
+        if self.appeal_budget_epoch < self.appeal_budget:
+            raise ValueError("appeal_budget_epoch must not be below appeal_budget")
         return self
 
     @model_validator(mode="after")

@@ -127,17 +127,16 @@ class Directory:
         self._registered: Sequence[RegisteredNode] = ()
         self._listed: dict[Address, Listed] = {}
         self._silences: dict[Address, Silence] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Reads once, then keeps reading in the background."""
         await self.refresh()
-        self._task = asyncio.create_task(self._follow())
+        self._tasks = [asyncio.create_task(self._follow_chain()), asyncio.create_task(self._follow_nodes())]
 
     async def close(self) -> None:
         """Stops reading."""
-        if self._task is not None:
-            await end_tasks([self._task])
+        await end_tasks(self._tasks)
 
     def nodes(self) -> list[Listed]:
         """Every node that ever answered and is still registered, alive or not, with a valid offer."""
@@ -166,14 +165,19 @@ class Directory:
         await self._read_chain()
         await self._read_nodes()
 
-    async def _follow(self) -> None:
-        polls = 0
+    async def _follow_chain(self) -> None:
+        # Apart from the nodes: while an RPC keeps a read waiting, a dead node must not pass for alive.
+        while True:
+            await asyncio.sleep(self._poll_seconds * (CHAIN_POLLS if self._registered else 1))
+            try:
+                await self._read_chain()
+            except Exception:
+                log.exception("registry_round_failed")
+
+    async def _follow_nodes(self) -> None:
         while True:
             await asyncio.sleep(self._poll_seconds)
-            polls += 1
             try:
-                if polls % CHAIN_POLLS == 0 or not self._registered:
-                    await self._read_chain()
                 await self._read_nodes()
             except Exception:
                 # A report that nobody foresaw must not end the polling for all other nodes.

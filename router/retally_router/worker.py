@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -13,6 +14,7 @@ from retally_router.checked_settings import CheckedSettings
 
 MODULE = "retally_router.worker"
 AS_JSON = "--json"
+INTERRUPTED = 130
 
 
 def become_worker(settings: CheckedSettings, module: str = MODULE, *args: str) -> NoReturn:
@@ -28,11 +30,14 @@ def become_worker(settings: CheckedSettings, module: str = MODULE, *args: str) -
     # -P and this path: the worker finds modules where this process did, and nowhere else.
     path = os.pathsep.join(part or os.getcwd() for part in sys.path)
     command = [sys.executable, "-P", "-m", module, str(reading), *args]
+    # Ctrl-C waits until the worker can end on it: no module's import is the place for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": path})
 
 
 def taken_settings(descriptor: str) -> CheckedSettings:
-    """The settings that such a start handed over."""
+    """The settings that such a start handed over; a Ctrl-C that came since then counts from here on."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     with os.fdopen(int(descriptor), "rb") as handed:
         return msgspec.json.decode(handed.read(), type=CheckedSettings)
 
@@ -41,10 +46,14 @@ def main() -> None:
     """Serves until a signal comes."""
     if len(sys.argv) < 2 or not sys.argv[1].isdecimal():
         sys.exit("start a router with: retally router serve --config router.toml")
-    from retally_router.serve import run
-
     try:
-        run(taken_settings(sys.argv[1]))
+        settings = taken_settings(sys.argv[1])
+        from retally_router.serve import run
+
+        run(settings)
+    except KeyboardInterrupt:
+        # As a signal that was not handled is told; only before it serves, which has its own way to end.
+        sys.exit(INTERRUPTED)
     except RetallyError as error:
         # Loaded only to tell it, as the command would have.
         from retally.cli.output import exit_code, print_error

@@ -20,7 +20,7 @@ from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Address, keccak, to_hex
 from retally.protocol.voucher import NodeAuth
 from retally_node.court_view import ChainCourt
-from retally_node.defence import Defence
+from retally_node.defence import Budget, Defence
 from retally_node.defence_view import ChainDefence
 from retally_node.weigh_case import CaseFacts, Opinion
 
@@ -131,7 +131,7 @@ class Trial:
         """A node of the accused, as after a start."""
         owner = self.accused.address
         view = ChainDefence(self.chain, sender, owner, ChainCourt(self.chain, sender, owner))
-        return Defence(view, Innocent(), self.chain.clock, 750 * RUSD)
+        return Defence(view, Innocent(), self.chain.clock, Budget(750 * RUSD, 3_000 * RUSD))
 
     async def stake(self) -> int:
         return await self.chain.staking.slashable(self.accused.address, Role.OPERATOR)
@@ -237,7 +237,7 @@ async def test_an_appeal_that_a_stranger_pays_uses_up_nothing_of_the_owners(
         own = await funded(chain, trial.accused.node, 0)
         owner = trial.accused.address
         spent = [
-            (await ChainDefence(chain, sender, owner, ChainCourt(chain, sender, owner)).price(1)).spent
+            (await ChainDefence(chain, sender, owner, ChainCourt(chain, sender, owner)).price(1)).spent_in_epoch
             for sender in (own, stranger)
         ]
         assert spent == [0, COST]

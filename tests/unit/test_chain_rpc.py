@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -74,6 +75,30 @@ class TestRequest:
         with HTTPSessionManager._lock:
             async with asyncio.timeout(5):
                 assert await rpc.request("eth_blockNumber") == "0x7"
+
+
+class Hung:
+    """An exchange that no limit of its own ends."""
+
+    async def one(self, method: str, params: Sequence[Any]) -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def batch(self, calls: Sequence[RpcCall]) -> object:
+        return await self.one("batch", calls)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+async def test_waits_for_no_exchange_for_ever() -> None:
+    endpoint = Rpc("http://chain:1", Hung(), longest_seconds=0.05)
+    async with asyncio.timeout(5):
+        with pytest.raises(ChainUnreachable, match="chain:1 does not answer eth_call: TimeoutError"):
+            await endpoint.request("eth_call")
+        with pytest.raises(ChainUnreachable, match="a batch: TimeoutError"):
+            await endpoint.batch([RpcCall("eth_call", ())])
+        await endpoint.close()
 
 
 class TestPooledExchange:
@@ -193,3 +218,28 @@ class TestMalformed:
         async with answering(answer) as url, pooled(url) as rpc:
             with pytest.raises(ChainUnreachable, match="shows no latest block"):
                 await ChainClock(rpc).refresh()
+
+
+async def test_a_clock_goes_on_following_after_an_error() -> None:
+    blocks = iter([{"number": "0x1", "timestamp": "0x64"}, None, "refused", {"number": "0x2", "timestamp": "0xc8"}])
+    last: dict[str, str] = {"number": "0x2", "timestamp": "0xc8"}
+
+    async def answer(asked: web.Request) -> web.Response:
+        block = next(blocks, last)
+        said = {"error": {"code": -32000, "message": block}} if block == "refused" else {"result": block}
+        return web.json_response({"jsonrpc": "2.0", "id": (await asked.json())["id"], **said})
+
+    async with answering(answer) as url, pooled(url) as endpoint:
+        clock = ChainClock(endpoint, refresh_seconds=0.02)
+        await clock.start()
+        try:
+            assert (clock.block, clock.now()) == (1, 100)
+            for _ in range(500):
+                # What is known meanwhile is told.
+                assert clock.now() >= 100
+                await asyncio.sleep(0.01)
+                if clock.block == 2:
+                    break
+            assert (clock.block, clock.now()) == (2, 200)
+        finally:
+            await clock.close()

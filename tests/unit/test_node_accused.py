@@ -19,18 +19,20 @@ from tests.fakes_node_ports import FakeClock
 from tests.serve_app import serve
 
 from retally.chain.connection import Chain
-from retally.chain.court import Case, CaseStatus
+from retally.chain.court import Appeal, Case, CaseStatus
 from retally.chain.transactions import TxSender
 from retally.errors import EngineUnavailable, NotFound, UpstreamTimeout
 from retally.inference.engine import Scores
 from retally.protocol.case import VerdictKind
 from retally.protocol.encoding import Address, Bytes32, keccak
+from retally.protocol.evidence_file import EPOCH_SECONDS
 from retally_node.court_view import ChainCourt, HttpEvidence
 from retally_node.defence import Accusation
 from retally_node.defence_view import ChainDefence
 from retally_node.own_evidence import AccusedScale
+from retally_node.weigh_case import CaseFacts
 
-LOST = Accusation(1, 0, VerdictKind.MISMATCH, START + 86_400, 0, own_job=False)
+LOST = Accusation(1, 0, VerdictKind.MISMATCH, START + 86_400, 0, own_job=False, opening=(START, Bytes32(bytes(32))))
 
 
 @pytest.fixture
@@ -86,6 +88,61 @@ class Cases:
         return dict.fromkeys(ids, self.case)
 
 
+class AppealedCases:
+    """Cases of which appeals were made: two of one epoch, of which one is over, and one of the epoch before."""
+
+    def __init__(self) -> None:
+        self.cases = {
+            number: replace(case_against(OWNER, opened), status=status, appeals=appeals, epoch=opened // EPOCH_SECONDS)
+            for number, opened, status, appeals in (
+                (1, START - EPOCH_SECONDS, CaseStatus.CLOSED, 2),
+                (2, START, CaseStatus.CLOSED, 2),
+                (3, START, CaseStatus.DECIDED, 0),
+                (4, START, CaseStatus.DECIDED, 0),
+            )
+        }
+
+    async def case_count(self) -> int:
+        return len(self.cases)
+
+    async def case_of(self, case_id: int) -> Case:
+        return self.cases[case_id]
+
+    async def cases_of(self, ids: Sequence[int]) -> dict[int, Case]:
+        return {case_id: self.cases[case_id] for case_id in ids}
+
+    async def appeals_of(self, case_id: int, count: int) -> tuple[Appeal, ...]:
+        # The challenger paid the second one of case 2: against a match.
+        against = (VerdictKind.MISMATCH, VerdictKind.MATCH if case_id == 2 else VerdictKind.MISMATCH)
+        return tuple(Appeal(OWNER, verdict, 0) for verdict in against[:count])
+
+    async def appeal_cost(self, case_id: int) -> int:
+        appeals = self.cases[case_id].appeals if case_id else 0
+        return (50 << appeals + 1) + 2
+
+    async def tip(self) -> int:
+        return 1
+
+    async def taken_of(self, owner: Address, epoch: int) -> int:
+        return 0
+
+
+async def of_any(*_: object) -> int:
+    return 1000
+
+
+class Facts:
+    """What the logs say of such a case."""
+
+    def __init__(self, court: Cases) -> None:
+        self.court = court
+
+    async def facts(self, case_id: int) -> CaseFacts:
+        case = self.court.case
+        pair = (Bytes32(bytes(32)), Bytes32(bytes(32)))
+        return CaseFacts(case_id, case.owner, case.opened_at, keccak(b"file"), URI, (), pair)
+
+
 class TestChainDefence:
     async def test_sees_a_case_whose_number_was_anothers_before_blocks_were_taken_back(self) -> None:
         court, clock = Cases(case_against(Customer().payer, START)), FakeClock(START + 60)
@@ -94,6 +151,35 @@ class TestChainDefence:
         assert await view.accusations() == []
         court.case = case_against(OWNER, START + 30)
         assert [each.case_id for each in await view.accusations()] == [1]
+
+    async def test_forgets_what_it_knew_of_a_case_that_is_another_one_now(self) -> None:
+        court, clock = Cases(case_against(OWNER, START)), FakeClock(START + 60)
+        view = ChainDefence(
+            cast(Chain, SimpleNamespace(court=court, clock=clock)), cast(TxSender, None), OWNER,
+            cast(ChainCourt, Facts(court)),
+        )  # fmt: skip
+        (first,) = await view.accusations()
+        assert (await view.facts(1)).opened_at == (await view.facts(1)).opened_at == START
+        court.case = case_against(OWNER, START + 30)
+        (second,) = await view.accusations()
+        assert first.opening != second.opening
+        assert (await view.facts(1)).opened_at == START + 30
+
+    async def test_counts_what_the_epochs_other_cases_took_over_or_not(self) -> None:
+        court = AppealedCases()
+        chain = SimpleNamespace(
+            court=court, clock=FakeClock(START + 7200), asset=SimpleNamespace(balance_of=of_any),
+            staking=SimpleNamespace(slashable=of_any, severity_of=of_any), escrow=SimpleNamespace(held_of=of_any),
+        )  # fmt: skip
+        sender = cast(TxSender, SimpleNamespace(address=OWNER))
+        view = ChainDefence(cast(Chain, chain), sender, OWNER, cast(ChainCourt, None))
+        assert [each.case_id for each in await view.accusations()] == [3, 4]
+        price = await view.price(3)
+        assert (price.cost, price.spent, price.spent_in_epoch) == (102, 0, 102)
+        # It is appealed, and the other one's turn comes in the same round.
+        court.cases[3] = replace(court.cases[3], appeals=1)
+        assert (await view.price(4)).spent_in_epoch == 204
+        assert ((again := await view.price(3)).cost, again.spent, again.spent_in_epoch) == (202, 102, 204)
 
     async def test_reads_an_old_case_of_another_once(self) -> None:
         court, clock = Cases(case_against(Customer().payer, START)), FakeClock(START + 7200)

@@ -12,12 +12,12 @@ from tests.fakes_node_ports import FakeClock, FakeDefenceCourt
 from retally.errors import ChainUnreachable, EngineUnavailable, PaymentRequired, TransactionFailed
 from retally.protocol.case import VerdictKind
 from retally.protocol.encoding import Bytes32, keccak
-from retally_node.defence import LAST_CALL_SECONDS, Accusation, Defence
+from retally_node.defence import LAST_CALL_SECONDS, Accusation, Budget, Defence
 from retally_node.weigh_case import CaseFacts, Opinion
 
 RUSD = 10**6
 END = START + 86_400
-LOST = Accusation(1, 0, VerdictKind.MISMATCH, END, 0, own_job=False)
+LOST = Accusation(1, 0, VerdictKind.MISMATCH, END, 0, own_job=False, opening=(START, keccak(b"shown")))
 MATCH, MISMATCH, UNSURE = (
     Opinion(kind, 0) for kind in (VerdictKind.MATCH, VerdictKind.MISMATCH, VerdictKind.INCONCLUSIVE)
 )
@@ -47,7 +47,7 @@ def court(*cases: Accusation) -> FakeDefenceCourt:
 def defence(
     faced: FakeDefenceCourt, opinion: Opinion | None = MATCH, clock: FakeClock | None = None, budget: int = 750 * RUSD
 ) -> Defence:
-    return Defence(faced, Says(opinion), clock or FakeClock(), budget)
+    return Defence(faced, Says(opinion), clock or FakeClock(), Budget(budget, 3_000 * RUSD))
 
 
 def state(of: Defence) -> str:
@@ -128,6 +128,17 @@ class TestAppeal:
         await accused.step()
         assert faced.appealed == [(1, 0)]
         assert "it takes 302.00 rUSD in all" in state(accused)
+
+    async def test_appeals_of_other_cases_of_the_epoch_count_against_a_budget_of_their_own(self) -> None:
+        faced = court(LOST)
+        faced.spent_elsewhere = 2_900 * RUSD
+        accused = defence(faced)
+        await accused.step()
+        assert faced.appealed == []
+        assert "it takes 3,001.00 rUSD, appeal_budget_epoch is 3,000.00 rUSD: raise it" in state(accused)
+        faced.spent_elsewhere = 2_899 * RUSD
+        await accused.step()
+        assert faced.appealed == [(1, 0)]
 
     async def test_says_how_much_money_is_missing_and_appeals_once_it_is_there(self) -> None:
         faced = court(LOST)
@@ -216,12 +227,22 @@ class TestMeans:
 class TestOpinion:
     async def test_is_formed_once_and_before_the_jury_has_spoken(self) -> None:
         faced, scale = court(replace(LOST, verdict=0, appeal_end=0)), Says(MATCH)
-        accused = Defence(faced, scale, FakeClock(), 750 * RUSD)
+        accused = Defence(faced, scale, FakeClock(), Budget(750 * RUSD, 3_000 * RUSD))
         for _ in range(2):
             await accused.step()
         faced.open_cases[1] = LOST
         await accused.step()
         assert (scale.asked, faced.appealed) == (1, [(1, 0)])
+
+    async def test_of_a_case_says_nothing_of_another_that_gets_its_number(self) -> None:
+        faced, scale = court(replace(LOST, verdict=0, appeal_end=0)), Says(MISMATCH)
+        accused = Defence(faced, scale, FakeClock(), Budget(750 * RUSD, 3_000 * RUSD))
+        await accused.step()
+        # Blocks were taken back: the case is not the one that it was.
+        faced.open_cases[1] = replace(LOST, opening=(START, keccak(b"something else")))
+        scale.opinion = MATCH
+        await accused.step()
+        assert (scale.asked, faced.appealed) == (2, [(1, 0)])
 
     async def test_an_engine_that_stays_down_is_waited_for_and_not_for_ever(self) -> None:
         faced, clock = court(LOST), FakeClock()

@@ -43,6 +43,7 @@ class TestSettings:
         "changes",
         [
             {"price_cached": 3_000_000},
+            {"appeal_budget_epoch": 749_999_999},
             {"key": None},
             {"port": 70_000},
             {"unknown": 1},

@@ -7,16 +7,12 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
-from tests.fakes_router import FakeNode
-from tests.fakes_world import DOMAIN, FakeChainView, FakeClock, served
 
 from retally.errors import NodeUnavailable, RemoteError, UpstreamTimeout
-from retally_router.directory import Directory
 from retally_router.node_api import HttpNodeApi
 from retally_router.node_pool import NodePool
 from retally_router.placement import FRAMES_AHEAD, Placement
@@ -138,35 +134,6 @@ class TestBusyRouter:
             finally:
                 await api.close()
                 await answering
-
-    async def test_takes_no_node_for_dead_because_its_own_poll_came_late(self) -> None:
-        node, clock = FakeNode("a"), FakeClock()
-        async with served(node) as url:
-            node.url = url
-            api = LateApi(connect_seconds=1, first_byte_seconds=1, idle_seconds=1)
-            terms = {"poll_seconds": 60, "stale_seconds": 0.1, "audited_owners": 1, "require_calibration": True}
-            directory = Directory(FakeChainView([node.registered()]), api, clock, DOMAIN, **terms)
-            await api.start()
-            try:
-                alive = []
-                for api.late in (False, True, True, False):
-                    await directory.refresh()
-                    alive.append(directory.nodes()[0].alive)
-                assert alive == [True, True, False, True]
-            finally:
-                await api.close()
-
-
-class LateApi(HttpNodeApi):
-    """A router so busy that its polls fail."""
-
-    late = False
-
-    async def info(self, endpoint: str) -> Mapping[str, Any]:
-        if self.late:
-            time.sleep(0.2)  # noqa: ASYNC251  # this is what is tested
-            raise UpstreamTimeout("late")
-        return await super().info(endpoint)
 
 
 def answer_once(listener: socket.socket) -> None:

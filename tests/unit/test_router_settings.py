@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,27 @@ class TestHandOver:
         assert done.returncode == 2, done.stderr
         said = json.loads(done.stdout)["error"]["message"] if as_json else done.stderr
         assert "rpc_url must be an http or https address" in said
+
+    @pytest.mark.parametrize("slow", ["sitecustomize", "uvloop"], ids=["before its first line", "while it imports"])
+    def test_an_interrupt_while_the_worker_starts_is_no_traceback(self, tmp_path: Path, slow: str) -> None:
+        (tmp_path / f"{slow}.py").write_text("import time\nprint('starting', flush=True)\ntime.sleep(1)")
+        code = (
+            f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n"
+            "from pathlib import Path\n"
+            "from retally.keystore import service_key\n"
+            "from retally_router.settings import RouterSettings\n"
+            "from retally_router.start import checked\n"
+            "from retally_router.worker import become_worker\n"
+            "settings = RouterSettings(rpc_url='http://127.0.0.1:1', deployment=Path('d.json'), key='0x' + '11' * 32)\n"
+            "become_worker(checked(settings, service_key(settings, 31337)))"
+        )
+        command = [sys.executable, "-c", code]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as router:
+            assert router.stdout is not None
+            assert router.stdout.readline() == "starting\n"
+            router.send_signal(signal.SIGINT)
+            _, told = router.communicate(timeout=60)
+        assert (router.returncode, told) == (130, "")
 
 
 def run_code(code: str) -> str:

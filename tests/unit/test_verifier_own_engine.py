@@ -13,6 +13,7 @@ from tests.serve_app import serve
 
 from retally.errors import EngineUnavailable
 from retally.protocol.case import VerdictKind
+from retally.protocol.encoding import keccak, to_hex
 from retally_verifier.bootstrap import Models, second_look
 from retally_verifier.settings import VerifierSettings
 from retally_verifier.store import Store
@@ -50,9 +51,13 @@ async def test_is_asked_over_http(job: HeldJob, store: Store) -> None:
     with serve(vllm_app(FakeEngine(job.chat_format.vocab_size))) as url:
         async with second_look(settings(job, url), store, models, known) as look:
             assert look is not None
+            await look.renew(0)
             assert await look.at([found])
     (seen,) = store.findings_of_owner(OWNER, 0)
     assert (seen.verdict, seen.detail["own"]["calibrated"]) == (VerdictKind.MATCH, True)
+    # What it says of itself goes into a hash: anybody may read findings.
+    serving = f"{url} theirs retally/tiny 256 vllm fake"
+    assert seen.detail["own"]["engine"] == to_hex(keccak(serving.encode()))
     store.close()
 
 

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tests.fakes import FakeEngine
 from tests.fakes_case import Colder
 from tests.fakes_held_job import PROFILE, HeldJob, held_job
@@ -54,6 +56,13 @@ class Narrow(FakeEngine):
         raise BadRequest("at most 20 logprobs")
 
 
+class Cheaper(FakeEngine):
+    """Holds another model under the name."""
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        return 2 * super().logits(ids)
+
+
 class Short(FakeEngine):
     """Takes no long prompts."""
 
@@ -90,8 +99,14 @@ def look(
     *,
     calibrated: bool = True,
     exact: Collection[bytes] = (),
+    serves: str = "/models/tiny",
 ) -> SecondLook:
-    models = {job.model_id: OwnModel(engine, job.chat_format)}
+    async def says() -> str:
+        if isinstance(engine, Down):
+            raise EngineUnavailable("it does not answer")
+        return serves
+
+    models = {job.model_id: OwnModel(engine, job.chat_format, says)}
     return SecondLook(store, models, OnePair(job.calibration if calibrated else None), URL, profile, exact)
 
 
@@ -136,6 +151,43 @@ class TestCaseOpener:
         again = Counting(size(job))
         await opener(store, look(store, job, again))[0].step()
         assert again.scored == 0
+
+    async def test_what_another_engine_cleared_is_looked_at_again(self, store: Store, tmp_path: Path) -> None:
+        job = await held_job(tmp_path, Cheaper(len_of(tmp_path)))
+        for found in findings(job):
+            store.put_finding(found)
+        # The engine serves what the cheat serves.
+        wrong, right = Cheaper(size(job)), FakeEngine(size(job))
+        cases, sent = opener(store, look(store, job, wrong, serves="/models/cheaper"))
+        for _ in range(2):
+            await cases.step()
+        assert sent.calls == []
+        cleared = store.findings_of_owner(OWNER, 0)
+        assert [found.detail["own"]["alone"] for found in cleared] == [[0, 1], [0, 1]]
+        # While it says nothing of itself nothing is taken back.
+        cases, sent = opener(store, look(store, job, Down(size(job))))
+        await cases.step()
+        assert store.findings_of_owner(OWNER, 0) == cleared
+        cases, sent = opener(store, look(store, job, right))
+        await cases.step()
+        assert sent.calls == [f"open {OWNER} 2"]
+        assert all("alone" not in replay for found in store.findings() for replay in found.detail["replays"])
+
+    async def test_what_it_could_not_judge_is_looked_at_again_in_the_next_life(
+        self, store: Store, tmp_path: Path
+    ) -> None:
+        job = await held_job(tmp_path, Colder(len_of(tmp_path)))
+        for found in findings(job):
+            store.put_finding(found)
+        cases, sent = opener(store, look(store, job, FakeEngine(size(job)), calibrated=False))
+        for _ in range(2):
+            await cases.step()
+        assert sent.calls == []
+        engine = Counting(size(job))
+        cases, sent = opener(store, look(store, job, engine))
+        for _ in range(2):
+            await cases.step()
+        assert (engine.scored, sent.calls[:1]) == (2, [f"open {OWNER} 2"])
 
     async def test_opens_one_that_it_does_bear_out(self, store: Store, tmp_path: Path) -> None:
         job = await held_job(tmp_path, Colder(len_of(tmp_path)))

@@ -108,7 +108,10 @@ async def second_look(
                 await engine.served()
             except RetallyError as error:
                 log.warning("no case about %s is opened until its engine answers: %s", name, error.message)
-        own = {model_id: OwnModel(engine, models.formats[model_id]) for model_id, engine in engines.items()}
+        own = {
+            model_id: OwnModel(engine, models.formats[model_id], engine.identity)
+            for model_id, engine in engines.items()
+        }
         yield SecondLook(store, own, calibrations, url, profile, exact_profiles(settings.profile_files))
 
 

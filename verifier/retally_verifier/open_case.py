@@ -52,6 +52,8 @@ class CaseOpener:
             if not case.closed:
                 await self._advance(case)
         now = self._chain.clock.now()
+        if self._look is not None:
+            await self._look.renew(period_start(now))
         unseen: EngineUnavailable | None = None
         for owner in self._store.owners(period_start(now)):
             try:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from retally.inference.chat_format import ChatFormat
 from retally.inference.engine import Engine
 from retally.inference.own_engine import EngineScorer
 from retally.protocol.case import VerdictKind
-from retally.protocol.encoding import Bytes32, to_hex
+from retally.protocol.encoding import Bytes32, keccak, to_hex
 from retally.protocol.evidence import JobLogE, verdict_of
 from retally.protocol.exact import judge_pair
 from retally.protocol.form_judgement import judge_before_replay
@@ -41,6 +41,8 @@ class OwnModel:
 
     engine: Engine
     chat_format: ChatFormat
+    #: What the engine says that it serves now; raises EngineUnavailable where it says nothing.
+    serves: Callable[[], Awaitable[str]]
 
 
 class SecondLook:
@@ -63,6 +65,41 @@ class SecondLook:
         self._profile_id = profile_id
         self._exact = exact
         self._failed: Counter[tuple[Bytes32, int, int]] = Counter()
+        self._serving: dict[Bytes32, str] = {}
+        self._renewed: dict[Bytes32, str] = {}
+
+    async def renew(self, since: int) -> None:
+        """Takes back what another engine cleared, and once in a life what none could judge: it is looked at again."""
+        changed = {}
+        for model_id, model in self._models.items():
+            try:
+                self._serving[model_id] = engine = await model.serves()
+            except (EngineUnavailable, UpstreamTimeout) as error:
+                log.debug("own engine says nothing of itself: %s", error.message)
+                continue
+            if self._renewed.get(model_id) != engine:
+                changed[model_id] = engine
+        if not changed:
+            return
+        for owner in self._store.owners(since):
+            for found in self._store.findings_of_owner(owner, since):
+                self._take_back(found, changed)
+        self._renewed |= changed
+
+    def _take_back(self, found: Finding, serving: Mapping[Bytes32, str]) -> None:
+        own = found.detail.get(OWN)
+        if own is None or found.log_e >= own["others"]:
+            return
+        engine = serving.get(AnswerBundle.from_wire(json.loads(found.answer or b"{}")).receipt.model_id)
+        if engine is None or (own["calibrated"] and own.get("engine") == self._named(engine)):
+            return
+        log.warning("owner %s, commit %d: cleared by an engine that has changed since", found.owner, found.commit_id)
+        self._store.put_finding(without_own(found))
+
+    def _named(self, engine: str) -> str:
+        """One engine, where it is and as what it counts; hashed, since findings are shown to anybody."""
+        profile = "theirs" if self._profile_id is None else to_hex(self._profile_id)
+        return to_hex(keccak(f"{self._engine_url} {profile} {engine}".encode()))
 
     async def at(self, shown: Sequence[Finding]) -> bool:
         """Looks at those not seen before; returns whether there were any, whose evidence may be less now.
@@ -74,10 +111,11 @@ class SecondLook:
             bundle = AnswerBundle.from_wire(json.loads(found.answer or b"{}"))
             profile_id = self._profile_id or bundle.receipt.profile_id
             own = await self._judge(bundle, profile_id, found.time)
+            engine = self._named(self._serving.get(bundle.receipt.model_id, ""))
             # One that covers several points has as many findings.
             for each in self._store.findings_of_receipt(found.receipt_digest or b""):
                 if each.state == FindingState.REPLAYED:
-                    self._store.put_finding(with_own(each, own, profile_id))
+                    self._store.put_finding(with_own(each, own, profile_id, engine))
         return bool(fresh)
 
     async def _judge(self, bundle: AnswerBundle, profile_id: Bytes32, committed_at: int) -> JobLogE:
@@ -124,17 +162,22 @@ class SecondLook:
         return True
 
 
-def with_own(found: Finding, own: JobLogE, profile_id: bytes) -> Finding:
+def with_own(found: Finding, own: JobLogE, profile_id: bytes, engine: str) -> Finding:
     """The finding with one re-executor more; whom it contradicts stands alone, and what it can't judge is no guilt."""
     log_e = min(found.log_e, own.log_e if own.calibrated else 0.0)
     clears = own.calibrated and own.verdict == VerdictKind.MATCH
-    replays = [_told(each, clears) for each in found.detail.get("replays", ())]
+    replays = [dict(each) for each in found.detail.get("replays", ())]
+    alone = [number for number, each in enumerate(replays) if clears and _stands_alone(each)]
+    for number in alone:
+        replays[number]["alone"] = True
     said: dict[str, Any] = {
         "profile": to_hex(profile_id),
+        "engine": engine,
         "logE": own.log_e,
         "calibrated": own.calibrated,
-        # What the re-executors said, of which the least counts.
+        # What the re-executors said, of which the least counts, and which of them it made stand alone.
         "others": found.log_e,
+        "alone": alone,
         **own.summary,
     }
     return replace(
@@ -142,8 +185,18 @@ def with_own(found: Finding, own: JobLogE, profile_id: bytes) -> Finding:
     )
 
 
-def _told(replay: Mapping[str, Any], clears: bool) -> dict[str, Any]:
-    if not clears or "logE" not in replay or verdict_of(replay["logE"]) != VerdictKind.MISMATCH:
-        return dict(replay)
+def without_own(found: Finding) -> Finding:
+    """The finding as it was before the verifier's own engine was asked."""
+    own = found.detail[OWN]
+    replays = [dict(each) for each in found.detail.get("replays", ())]
+    for number in own.get("alone", ()):
+        del replays[number]["alone"]
+    detail = {name: value for name, value in found.detail.items() if name != OWN} | {"replays": replays}
+    return replace(found, log_e=own["others"], verdict=verdict_of(own["others"]), detail=detail)
+
+
+def _stands_alone(replay: Mapping[str, Any]) -> bool:
+    if "logE" not in replay or replay.get("alone") or verdict_of(replay["logE"]) != VerdictKind.MISMATCH:
+        return False
     log.warning("re-executor %s stands alone: log e %.2f, own engine: match", replay["owner"], replay["logE"])
-    return {**replay, "alone": True}
+    return True

@@ -23,8 +23,9 @@ class Clock(Protocol):
 class ChainClock:
     """A clock that follows the chain's blocks."""
 
-    def __init__(self, rpc: Rpc) -> None:
+    def __init__(self, rpc: Rpc, refresh_seconds: float = REFRESH_SECONDS) -> None:
         self._rpc = rpc
+        self._refresh_seconds = refresh_seconds
         self._timestamp: int | None = None
         self._block = 0
         self._seen = 0.0
@@ -60,7 +61,7 @@ class ChainClock:
 
     async def _follow(self) -> None:
         while True:
-            await asyncio.sleep(REFRESH_SECONDS)
+            await asyncio.sleep(self._refresh_seconds)
             try:
                 await self.refresh()
             except (ChainUnreachable, RpcFailed):

@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 TIMEOUT_SECONDS = 30
 CLOSE_SECONDS = 2
+#: An exchange with all its tries takes no longer; nobody waits for one that its own limits did not end.
+LONGEST_SECONDS = 5 * TIMEOUT_SECONDS
 
 
 class Broken(Exception):
@@ -61,8 +63,9 @@ class RpcCall:
 class Rpc:
     """The endpoint of one chain."""
 
-    def __init__(self, url: str, exchange: Exchange | None = None) -> None:
+    def __init__(self, url: str, exchange: Exchange | None = None, longest_seconds: float = LONGEST_SECONDS) -> None:
         self.url = url
+        self._longest_seconds = longest_seconds
         # Its host alone is ever told: the path of an endpoint often holds somebody's key.
         parts = urlsplit(url)
         self.host = f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
@@ -108,7 +111,8 @@ class Rpc:
         self._exchanges.add(task)
         task.add_done_callback(self._exchanges.discard)
         task.add_done_callback(_seen)
-        return await asyncio.shield(task)
+        async with asyncio.timeout(self._longest_seconds):
+            return await asyncio.shield(task)
 
 
 def _seen(task: asyncio.Future[Any]) -> None:

@@ -122,6 +122,11 @@ class VllmEngine:
             raise EngineUnavailable(f"the engine serves {[model['id'] for model in models]}, not {self.model_name}")
         return served, version
 
+    async def identity(self) -> str:
+        """What is served, from where, how long and by which version: as much as a server tells of its model."""
+        served, version = await self.served()
+        return f"{served.get('root', self.model_name)} {served.get('max_model_len')} vllm {version}"
+
     async def text_of(self, ids: Sequence[int]) -> str:
         """The text of ids by the engine's own tokenizer, special tokens included."""
         body = {"model": self.model_name, "tokens": list(ids)}
