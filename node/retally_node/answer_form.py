@@ -25,7 +25,11 @@ class AnswerForms:
         """The prompt's token ids: those of each text to embed, else all of them as one."""
         if "inputs" in prompt:
             return self._format.render_inputs(prompt)
-        return [self._format.render(prompt, template_date)]
+        return [self.render(prompt, template_date)]
+
+    def render(self, prompt: Mapping[str, Any], template_date: str) -> Sequence[int]:
+        """The token ids of a prompt to complete."""
+        return self._format.render(prompt, template_date)
 
     async def check(self, params: JobParams, prompt: Mapping[str, Any]) -> None:
         """Raises BadRequest for a form that could not be enforced, or tools that the model does not know."""

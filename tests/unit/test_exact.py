@@ -174,7 +174,9 @@ class TestProfile:
         found = {path.stem: ProfileFile.load(path).is_exact for path in self.FOLDER.glob("*.json")}
         assert found == {
             "vllm-cpu-float32": False,
+            "vllm-cpu-float32-embeddings": False,
             "vllm-cuda-bfloat16": False,
+            "vllm-cuda-bfloat16-embeddings": False,
             "vllm-cuda-bfloat16-exact": True,
         }
         assert not is_exact({})
