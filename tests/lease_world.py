@@ -70,3 +70,15 @@ class Breaking:
 
 async def hold(credit: Credit, job: str, amount: int = 10) -> None:
     await credit.hold(PAYER, SIGNER, job, amount)
+
+
+async def leave(credit: Credit, store: Breaking, job: str) -> None:
+    """A client that leaves while the store has not answered yet."""
+    store.gate.clear()
+    leaving = asyncio.create_task(hold(credit, job))
+    await asyncio.sleep(0.01)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    assert leaving.cancelled()
+    store.gate.set()
+    await asyncio.sleep(0.05)

@@ -172,6 +172,7 @@ class Directory:
             try:
                 await self._read_chain()
             except Exception:
+                # What an RPC says that nobody foresaw must not end the reading for good.
                 log.exception("registry_round_failed")
 
     async def _follow_nodes(self) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
 from tests.lease_world import NODE, PAYER, SIGNER, LeaseWorld, hold
-from tests.router_world import DATABASE, database_url
 
 from retally.errors import InsufficientFunds
 from retally.protocol.voucher import ChannelId
@@ -18,10 +16,8 @@ from retally_router.leases import IDLE_SECONDS, MOST_AGE_SECONDS
 
 
 @pytest.fixture
-async def world(redis_url: str) -> AsyncIterator[LeaseWorld]:
-    async with Redis.from_url(database_url(redis_url, DATABASE)) as redis:
-        await redis.flushdb()
-        yield LeaseWorld(redis)
+def world(redis: Redis) -> LeaseWorld:
+    return LeaseWorld(redis)
 
 
 class TestBlock:

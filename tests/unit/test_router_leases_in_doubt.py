@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
-from tests.lease_world import NODE, PAYER, SIGNER, Breaking, LeaseWorld, hold
-from tests.router_world import DATABASE, database_url
+from tests.lease_world import NODE, PAYER, SIGNER, Breaking, LeaseWorld, hold, leave
 
 from retally.errors import InsufficientFunds
 from retally.protocol.voucher import ChannelId
@@ -19,10 +17,8 @@ from retally_router.store_errors import StoreUnreachable
 
 
 @pytest.fixture
-async def world(redis_url: str) -> AsyncIterator[LeaseWorld]:
-    async with Redis.from_url(database_url(redis_url, DATABASE)) as redis:
-        await redis.flushdb()
-        yield LeaseWorld(redis)
+def world(redis: Redis) -> LeaseWorld:
+    return LeaseWorld(redis)
 
 
 class TestDoubt:
@@ -56,14 +52,7 @@ class TestDoubt:
     async def test_a_client_that_left_holds_nothing(self, world: LeaseWorld) -> None:
         store = Breaking(world.redis)
         credit = Credit(store, world.standing, lambda: world.now, lease_jobs=2, ticks=world.ticks)
-        store.gate.clear()
-        leaving = asyncio.create_task(hold(credit, "a"))
-        await asyncio.sleep(0.01)
-        leaving.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await leaving
-        store.gate.set()
-        await asyncio.sleep(0.05)
+        await leave(credit, store, "a")
         assert await world.held() == 20
         await credit.tidy()
         await credit.close()
@@ -72,14 +61,7 @@ class TestDoubt:
     async def test_a_hold_whose_client_left_ends_when_the_store_is_back(self, world: LeaseWorld) -> None:
         store, world.balance = Breaking(world.redis), 15
         credit = Credit(store, world.standing, lambda: world.now, lease_jobs=2, ticks=world.ticks)
-        store.gate.clear()
-        leaving = asyncio.create_task(hold(credit, "a"))
-        await asyncio.sleep(0.01)
-        leaving.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await leaving
-        store.gate.set()
-        await asyncio.sleep(0.05)
+        await leave(credit, store, "a")
         assert await credit.holds(PAYER, SIGNER) == [("a", 0)]
         store.is_gone = True
         with pytest.raises(StoreUnreachable):
