@@ -1,9 +1,11 @@
-"""Small rooms: files of at most 300 lines, Python functions of 40, Solidity functions of 70."""
+"""Small rooms in a small house: files of at most 300 lines, Python functions of 40, Solidity functions of 70, and
+nothing at the top that does not belong there."""
 
 from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +15,14 @@ FILE_LINES = 300
 PYTHON_LINES = 40
 SOLIDITY_LINES = 70
 CODE_FOLDERS = ("sdk", "node", "router", "verifier", "scripts", "contracts", "tests")
+TOP_FOLDERS = {*CODE_FOLDERS, "deployments", "docs"}
+TOP_FILES = {"ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "PROTOCOL.md", "README.md", "pyproject.toml"}
 SOLIDITY_FUNCTION = re.compile(r"^    (?:function (\w+)|constructor|receive|fallback)\b")
 
 
 def main() -> int:
-    """Print what is too long; fail if anything is."""
-    findings = [finding for path in code_files() for finding in check_file(path)]
+    """Print what is too long or out of place; fail if anything is."""
+    findings = [finding for path in code_files() for finding in check_file(path)] + list(strangers())
     print("\n".join(findings) or "sizes: all within bounds")
     return 1 if findings else 0
 
@@ -29,6 +33,14 @@ def code_files() -> Iterator[Path]:
         for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix in (".py", ".sol") and "node_modules" not in path.parts:
                 yield path
+
+
+def strangers() -> Iterator[str]:
+    """What git keeps at the top beside the fixed folders and files; nothing where git keeps nothing."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    for name in sorted({path.split("/")[0] for path in listed.split("\0") if path}):
+        if not name.startswith(".") and name not in TOP_FOLDERS | TOP_FILES:
+            yield f"{name}: does not belong at the top level"
 
 
 def check_file(path: Path) -> Iterator[str]:
