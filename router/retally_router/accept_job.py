@@ -82,7 +82,7 @@ class AcceptJob:
         if ask.params.prompt_logprobs:
             raise UnsupportedParameter("prompt_logprobs", "is served by nodes only, not through a router")
         if isinstance(caller, SignedJob):
-            return await self._signed(ask, caller, request_id)
+            return self._signed(ask, caller, request_id)
         await self._check_authorised(caller, now)
         if begun is not None and placed is not None:
             return await self._shown(ask, caller, request_id, begun, placed)
@@ -155,10 +155,10 @@ class AcceptJob:
         attempts = Attempts(self.means, job, {})
         return ResumedJob(self.means, job, [], attempts, lambda tried: Plan([], {}), shown=(placed, begun))
 
-    async def _signed(self, ask: Ask, caller: SignedJob, request_id: str) -> ServeJob:
+    def _signed(self, ask: Ask, caller: SignedJob, request_id: str) -> ServeJob:
         request = caller.request
         check_signed_matches(ask, request)
-        node = self.directory.find(await self.quotes.node_of(caller.quote_id))
+        node = self.directory.find(self.quotes.node_of(caller.quote_id))
         if node is None or not node.alive:
             raise NodeUnavailable("the quoted node is gone", hint="ask for a new quote with POST /retally/v1/quotes")
         if caller.voucher.node != node.node or request.model_id != node.model_id:

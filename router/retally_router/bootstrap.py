@@ -170,7 +170,7 @@ def _parts(settings: CheckedSettings, outside: Outside) -> _Parts:
         metrics=Metrics(),
         log=log,
         keys=Keys(redis, domain),
-        quotes=Quotes(redis),
+        quotes=Quotes(outside.key),
         watch=watch,
         directory=directory,
         selection=Selection.of(settings, watch),

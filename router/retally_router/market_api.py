@@ -110,7 +110,7 @@ class MarketApi:
             n=need.n,
         )
         return {
-            "quoteId": await self.quotes.give(node.node),
+            "quoteId": self.quotes.give(node.node),
             "node": node.node,
             "modelId": node.model_hex,
             "model": node.model,
