@@ -15,11 +15,12 @@ class Incomplete(Exception):
 
 def command_of(*parts: Part) -> bytes:
     """One command."""
-    out = [b"*%d\r\n" % len(parts)]
-    for part in parts:
-        raw = part if type(part) is bytes else str(part).encode()
-        out.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
-    return b"".join(out)
+    raws = [part if isinstance(part, bytes) else _raw(part) for part in parts]
+    return b"*%d\r\n" % len(raws) + b"".join([b"$%d\r\n%b\r\n" % (len(raw), raw) for raw in raws])
+
+
+def _raw(part: str | int) -> bytes:
+    return part.encode() if isinstance(part, str) else str(part).encode()
 
 
 class Replies:
