@@ -86,6 +86,10 @@ class JobLog:
     def __init__(self, redis: Any) -> None:
         self._redis = redis
 
+    async def check_answers(self) -> None:
+        """Raises what is wrong with the store, if it does not answer."""
+        await self._redis.ping()
+
     async def begin(self, record: JobRecord) -> None:
         """Before the node gets the job."""
         crash_point("before:job")
