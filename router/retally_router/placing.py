@@ -10,7 +10,14 @@ from typing import Any
 
 import msgspec
 
-from retally.errors import RemoteError, RetallyError, UpstreamTimeout, error_of_envelope
+from retally.errors import (
+    CapExceeded,
+    InsufficientFunds,
+    RemoteError,
+    RetallyError,
+    UpstreamTimeout,
+    error_of_envelope,
+)
 from retally.protocol.eip712 import Domain, SigningKey
 from retally.protocol.job import Assignment
 from retally.protocol.merkle import ids_root
@@ -142,7 +149,8 @@ class Placer:
                 notes = self._log.begin(order.record), order.note()
                 _, _, voucher = await asyncio.gather(*notes, account.voucher(total))
             return await self._submit_paid(order, account, voucher, account.most_before(segments), limit)
-        except NodeRefused:
+        except (NodeRefused, CapExceeded, InsufficientFunds):
+            # Either way the node has nothing of it.
             for key in segments:
                 account.open.close(key)
             await self._log.forget(order.record)

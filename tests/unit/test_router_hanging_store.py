@@ -1,4 +1,4 @@
-"""A store that hangs while jobs take of leased credit: clients hear of the store, and no node is blamed."""
+"""A store that hangs or forgets while jobs take of leased credit: clients hear why, and no node is blamed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.fakes_router import FakeNode
 from tests.router_world import World, check_error, router_world
 
 from retally.devnet.redis_server import RedisServer
+from retally_router.credit import Credit
 
 NODE_SECONDS = 1.0
 
@@ -70,3 +71,22 @@ async def test_what_the_store_takes_is_not_the_nodes_time(server: RedisServer, w
         asking = asyncio.create_task(world.ask(seed=2))
         await asyncio.sleep(1.5 * NODE_SECONDS)
     assert (await asking).status_code == 200
+
+
+async def test_of_what_it_forgot_a_client_hears_402_and_no_node_has_the_job(world: World) -> None:
+    payer, node = world.payer.address, world.nodes[0]
+    credit = f"retally:{{{payer}}}:credit"
+    (lease,) = await world.redis.hkeys(f"retally:{{{payer}}}:leases")
+    _, signer, *_ = (await world.redis.hget(credit, b"hold:" + lease)).decode().split("|")
+    # Of the block enough is free, but the store knows it no more, and another holds all there is.
+    await world.redis.hdel(credit, b"hold:" + lease, "counted")
+    other = Credit(world.redis, lambda payer, signer, _: world.chain.standing(payer, signer))
+    promised = int(await world.redis.hget(credit, f"promised:{signer}"))
+    await other.hold(payer, signer, "all", 10**9 - promised)
+    check_error(await world.ask(seed=2), 402, "cap_exceeded")
+    assert len(node.jobs) == 1
+    assert world.router.watch.of(node.address).breaker.failures == 0
+    assert await world.redis.hlen(f"retally:{{{payer}}}:open") == 0
+    assert all(not account.open for account in world.router.channels.accounts())
+    await other.release(payer, "all")
+    assert (await world.ask(seed=3)).status_code == 200

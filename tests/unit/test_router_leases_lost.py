@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
+from tests.fakes_world import DOMAIN
 from tests.lease_world import NODE, PAYER, SIGNER, Breaking, LeaseWorld, hold
 
 from retally.errors import InsufficientFunds
+from retally.protocol.eip712 import SigningKey, keccak
 from retally.protocol.voucher import ChannelId
+from retally_router.channel_state import ChannelAccount
 from retally_router.credit_keys import credit_key, leases_key
 from retally_router.leases import IDLE_SECONDS
+from retally_router.ports import NodeApi
 from retally_router.store_errors import StoreUnreachable
+from retally_router.vouchers import VoucherSender
 
 CHANNEL = ChannelId(PAYER, SIGNER, NODE, 0)
 
@@ -134,6 +140,43 @@ class TestStoreThatForgot:
             await credit.release(PAYER, job)
         await credit.tidy()
         assert (await world.held(), await credit.holds(PAYER, SIGNER)) == (0, [])
+
+
+class Node:
+    """A node that takes every voucher."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+
+    async def send_vouchers(self, endpoint: str, signed: list[dict[str, Any]]) -> None:
+        self.taken += [each["voucher"]["cumulative"] for each in signed]
+
+
+class TestVouchers:
+    async def test_what_nothing_covers_waits_and_holds_up_no_other(
+        self, world: LeaseWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("retally_router.vouchers.LAST_DELAY_SECONDS", 0.3)
+        world.balance = 160
+        credit, other, node = world.process(), world.process(0), Node()
+        await hold(credit, "0a")
+        await lose(world)
+        await hold(other, "b", 160)
+        sender = VoucherSender(cast(NodeApi, node))
+        lines = [ChannelId(PAYER, SIGNER, NODE, lane) for lane in (0, 1)]
+        key = SigningKey(keccak(b"session"))
+        short, fine = [ChannelAccount(line, key, DOMAIN, "http://node", credit.promise) for line in lines]
+        short.owing, short.wanted, fine.wanted = {bytes.fromhex("0a"): 10}, 10, 7
+        sender.pay(short)
+        sender.pay(fine)
+        assert await sender.drain(5.0)
+        assert node.taken == ["7"]
+        await other.release(PAYER, "b")
+        await asyncio.sleep(0.5)
+        assert await sender.drain(5.0)
+        assert node.taken == ["7", "10"]
+        sender.pay(short)
+        await sender.close()
 
 
 class TestAdopted:
