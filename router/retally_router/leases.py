@@ -112,6 +112,10 @@ class Leases:
         """Whether this process made the lease."""
         return name.startswith(self._prefix)
 
+    def knows(self, name: str) -> bool:
+        """Whether it has not ended yet."""
+        return name in self._all
+
     def current(self, payer: Address, signer: Address, lane: int, now: float) -> Lease:
         """The lease that new jobs take from."""
         key = (payer, signer, lane)

@@ -90,3 +90,19 @@ async def test_of_what_it_forgot_a_client_hears_402_and_no_node_has_the_job(worl
     assert all(not account.open for account in world.router.channels.accounts())
     await other.release(payer, "all")
     assert (await world.ask(seed=3)).status_code == 200
+
+
+async def test_a_lease_that_came_back_with_it_ends_again(server: RedisServer) -> None:
+    async with router_world(server.url, [FakeNode("a")], lane_lease_seconds=0.5) as world:
+        credit = f"retally:{{{world.payer.address}}}:credit"
+        assert (await world.ask()).status_code == 200
+        held = await world.redis.hgetall(credit)
+        (old,) = [name for name in held if name.startswith(b"hold:lease:")]
+        for _ in range(100):
+            if not await world.redis.hexists(credit, old):
+                break
+            await asyncio.sleep(0.05)
+        await world.redis.hset(credit, old, held[old])
+        await world.redis.hdel(credit, "counted")
+        assert (await world.ask(seed=2)).status_code == 200
+        assert not await world.redis.hexists(credit, old)
