@@ -152,7 +152,7 @@ def payer_key(name: bytes = b"payer") -> SigningKey:
     return SigningKey(keccak(name))
 
 
-async def measure(requests: int, concurrency: int, kill: str, folder: Path) -> dict[str, Any]:
+async def measure(requests: int, concurrency: int, kill: str, folder: Path, lease_jobs: int = 32) -> dict[str, Any]:
     """One run as figures."""
     covered = requests * 9 // 10
     nodes = [FakeNode(name, 0, PRICE * PER) for name in ("a", "b")]
@@ -162,7 +162,7 @@ async def measure(requests: int, concurrency: int, kill: str, folder: Path) -> d
         stack.push_async_callback(redis.stop)
         for node in nodes:
             node.url = await stack.enter_async_context(served(node))
-        routers = [RouterProcess(_orders(redis.url, number, nodes, covered), folder) for number in range(2)]
+        routers = [RouterProcess(_orders(redis.url, number, nodes, covered, lease_jobs), folder) for number in range(2)]
         stack.callback(stop, routers)
         for router in routers:
             await asyncio.to_thread(router.start)
@@ -171,12 +171,12 @@ async def measure(requests: int, concurrency: int, kill: str, folder: Path) -> d
         return _figures(spending, seconds)
 
 
-def _orders(redis_url: str, number: int, nodes: list[FakeNode], covered: int) -> Orders:
+def _orders(redis_url: str, number: int, nodes: list[FakeNode], covered: int, lease_jobs: int) -> Orders:
     patience = {"node_stale_seconds": 60.0, "first_byte_seconds": 30.0, "idle_seconds": 30.0, "connect_seconds": 30.0}
     deposits: dict[str, int] = {payer_key().address: covered * PRICE}
     urls = {node.name: node.url for node in nodes}
     # A hedged job may bill at both its nodes, and on a busy machine many are late: here each costs the same.
-    more = {**patience, "lane_lease_seconds": 2.0, "hedge_share": 0.0, "credit_lease_jobs": 32}
+    more = {**patience, "lane_lease_seconds": 2.0, "hedge_share": 0.0, "credit_lease_jobs": lease_jobs}
     return Orders(redis_url, free_port(), number, urls, deposits, 0, PRICE * PER, more)
 
 
@@ -224,10 +224,11 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--signal", choices=["SIGKILL", "SIGTERM", "none"], default="SIGKILL")
+    parser.add_argument("--lease-jobs", type=int, default=32, help="credit_lease_jobs; 0 asks for each job")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="retally-deposit-") as folder:
-        figures = asyncio.run(measure(args.requests, args.concurrency, args.signal, Path(folder)))
+        figures = asyncio.run(measure(args.requests, args.concurrency, args.signal, Path(folder), args.lease_jobs))
     figures["faults"] = faults_of(figures)
     for name, value in figures.items():
         print(f"{name:15} {value}")

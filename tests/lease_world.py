@@ -9,7 +9,8 @@ from typing import Any
 from redis.asyncio import Redis
 
 from retally.protocol.eip712 import Address, SigningKey, keccak
-from retally_router.credit import Credit, credit_key, leases_key
+from retally_router.credit import Credit
+from retally_router.credit_keys import credit_key, leases_key
 from retally_router.ports import Standing
 from retally_router.store_errors import StoreUnreachable
 from tests.fakes_world import NOW
@@ -23,13 +24,15 @@ class LeaseWorld:
 
     redis: Redis
     balance: int = 10_000
+    cap: int = 10**9
     now: float = 1000.0
 
     async def standing(self, payer: Address, signer: Address, fresh: bool) -> Standing:
-        return Standing(self.balance, 0, 10**9, NOW * 2)
+        return Standing(self.balance, 0, self.cap, NOW * 2)
 
-    def process(self, **changes: Any) -> Credit:
-        return Credit(self.redis, self.standing, lambda: self.now, **{"lease_jobs": 8, "ticks": self.ticks} | changes)
+    def process(self, lease_jobs: int = 8, store: Any = None) -> Credit:
+        redis = self.redis if store is None else store
+        return Credit(redis, self.standing, lambda: self.now, lease_jobs=lease_jobs, ticks=self.ticks)
 
     def ticks(self) -> float:
         return self.now
@@ -38,7 +41,7 @@ class LeaseWorld:
         return int(await self.redis.hget(credit_key(PAYER), "held") or 0)
 
     async def open_leases(self) -> list[str]:
-        return [name.decode() for name in await self.redis.hkeys(leases_key(PAYER)) if name != b"wanted"]
+        return [str(name, "ascii") for name in await self.redis.hkeys(leases_key(PAYER)) if isinstance(name, bytes)]
 
     async def scripts(self) -> int:
         return int((await self.redis.info("commandstats")).get("cmdstat_evalsha", {}).get("calls", 0)) + int(
@@ -47,11 +50,12 @@ class LeaseWorld:
 
 
 class Breaking:
-    """A store that is gone for scripts when told so, or does them and is gone before it answers."""
+    """A store that is gone for scripts when told so, or before it answers them, or before it hears them."""
 
     def __init__(self, redis: Any) -> None:
         self._redis = redis
-        self.is_gone = self.is_late = False
+        self.is_gone = self.is_late = self.is_deaf = False
+        self._unheard: list[Any] = []
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -59,17 +63,40 @@ class Breaking:
         return getattr(self._redis, name)
 
     async def eval(self, *args: Any) -> Any:
-        await self.gate.wait()
         if self.is_gone:
             raise StoreUnreachable("gone")
+        if self.is_deaf:
+            self._unheard.append(args)
+            raise StoreUnreachable("gone before it heard")
         found = await self._redis.eval(*args)
+        await self.gate.wait()
         if self.is_late:
             raise StoreUnreachable("gone before it answered")
         return found
 
+    async def hear(self) -> None:
+        """What was on its way to it."""
+        unheard, self._unheard = self._unheard, []
+        for args in unheard:
+            await self._redis.eval(*args)
 
-async def hold(credit: Credit, job: str, amount: int = 10) -> None:
-    await credit.hold(PAYER, SIGNER, job, amount)
+
+class Slow:
+    """A store that is a long way off."""
+
+    def __init__(self, redis: Any, seconds: float) -> None:
+        self._redis, self._seconds = redis, seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._redis, name)
+
+    async def eval(self, *args: Any) -> Any:
+        await asyncio.sleep(self._seconds)
+        return await self._redis.eval(*args)
+
+
+async def hold(credit: Credit, job: str, amount: int = 10, *, payer: Address = PAYER, signer: Address = SIGNER) -> None:
+    await credit.hold(payer, signer, job, amount)
 
 
 async def leave(credit: Credit, store: Breaking, job: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from retally.errors import RetallyError, UpstreamTimeout
 from retally_router.check_frames import ChoiceState
 from retally_router.directory import Listed
 from retally_router.hedge import Race, late_after
+from retally_router.node_time import NodeTime
 from retally_router.observed import Expectation, Visit
 from retally_router.placement import Job, Placement
 from retally_router.refusals import CHEATS, is_final
@@ -67,9 +67,11 @@ class Attempts:
         left = ends - time.monotonic()
         seconds = left if is_last else left / 2
         try:
-            async with asyncio.timeout(seconds):
-                begun = await self._race(node, choices, remaining_fee, spare)
+            async with NodeTime(seconds) as limit:
+                begun = await self._race(node, choices, remaining_fee, spare, limit)
         except TimeoutError as error:
+            # Where the store hangs, say in somebody else's opening of the channel, the node is not to blame.
+            await self.means.log.check_answers()
             late = UpstreamTimeout(f"the node began no answer within {seconds:.3g} s")
             for name in list(self.visits):
                 self.refused(name, late)
@@ -90,8 +92,9 @@ class Attempts:
         choices: Sequence[ChoiceState],
         remaining_fee: int,
         spare: Callable[[], Listed | None] | None,
+        limit: NodeTime,
     ) -> Begun:
-        first, expected = self._begin(node, choices, remaining_fee), self.expected.get(node.node)
+        first, expected = self._begin(node, choices, remaining_fee, limit), self.expected.get(node.node)
         if spare is None or expected is None or len(choices) > 1:
             return await first
 
@@ -101,17 +104,17 @@ class Attempts:
                 return None
             self.hedges += 1
             log.info("job_hedged", late=node.node, spare=other.node, job=self.job.job_id.hex())
-            return self._begin(other, choices, remaining_fee)
+            return self._begin(other, choices, remaining_fee, limit)
 
         race = Race[Begun](lambda begun: self.abandon(begun.placement))
         return await race.run(first, second, late_after(expected.prediction.ttft_seconds))
 
-    async def _begin(self, node: Listed, choices: Sequence[ChoiceState], remaining_fee: int) -> Begun:
+    async def _begin(self, node: Listed, choices: Sequence[ChoiceState], remaining_fee: int, limit: NodeTime) -> Begun:
         at, expected = time.monotonic(), self.expected.get(node.node)
         self.tried.add(node.node.lower())
         self.visits[node.node] = self.means.watch.visit(node.node, expected, streams=len(choices))
         try:
-            return Begun(await self.means.placer.place(self.job, node, choices, remaining_fee), at)
+            return Begun(await self.means.placer.place(self.job, node, choices, remaining_fee, limit), at)
         except RetallyError as error:
             self.refused(node.node, error)
             raise

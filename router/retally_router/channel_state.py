@@ -168,6 +168,10 @@ class ChannelAccount:
             channel = self.channel
             voucher = Voucher(channel.payer, channel.signer, channel.node, channel.lane, self.promised)
             self.signed = voucher, self.key.sign(voucher.digest(self.domain))
+        except BaseException:
+            # Whoever asked hears of it: the next voucher is for what is wanted then, which somebody holds.
+            self.asked = self.promised
+            raise
         finally:
             self.signing = None
 

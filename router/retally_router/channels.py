@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from retally.errors import InvalidSignature, NodeUnavailable
 from retally.protocol.eip712 import Domain, check_signed_by
@@ -22,6 +23,8 @@ from retally_router.store_errors import StoreError
 
 KEPT_CHANNELS = 20_000
 
+AtStore = Callable[[], AbstractContextManager[None]]
+
 
 class Channels:
     """Accounts by channel; each is opened once per process."""
@@ -34,13 +37,16 @@ class Channels:
         self._accounts: dict[bytes, ChannelAccount] = {}
         self._opening: dict[bytes, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def open(self, session: Session, placed: Placed) -> ChannelAccount:
-        """The account of the job's channel; raises NodeUnavailable when the node's books can't be reconciled."""
+    async def open(self, session: Session, placed: Placed, at_store: AtStore = nullcontext) -> ChannelAccount:
+        """The account of the job's channel; raises NodeUnavailable when the node's books can't be reconciled.
+
+        While the store is asked, `at_store` is entered.
+        """
         channel = ChannelId(session.payer, session.signer, placed.node.node, placed.lane)
         async with self._opening[channel.key]:
             account = self._accounts.get(channel.key)
             if account is None:
-                account = await self._load(session, channel, placed.node.endpoint)
+                account = await self._load(session, channel, placed.node.endpoint, at_store)
                 self._make_room()
                 self._accounts[channel.key] = account
             account.endpoint = placed.node.endpoint
@@ -103,16 +109,18 @@ class Channels:
         voucher = Voucher(channel.payer, channel.signer, channel.node, channel.lane, promised)
         return voucher, session.signing_key.sign(voucher.digest(self._domain))
 
-    async def _load(self, session: Session, channel: ChannelId, endpoint: str) -> ChannelAccount:
+    async def _load(self, session: Session, channel: ChannelId, endpoint: str, at_store: AtStore) -> ChannelAccount:
         account = ChannelAccount(channel, session.signing_key, self._domain, endpoint, self._credit.promise)
-        account.promised, account.closed, account.pending = await self._log.totals(channel)
+        with at_store():
+            account.promised, account.closed, account.pending = await self._log.totals(channel)
         shown = await self._api.channel(endpoint, channel.payer, channel.signer, channel.lane)
         state = ChannelState.from_wire(shown)
         self._check_best(channel, state)
-        if state.best > account.promised:
-            account.promised = await self._credit.promise(channel, state.best)
         account.delivered = state.best
-        await self._reopen(account)
+        with at_store():
+            if state.best > account.promised:
+                account.promised = await self._credit.promise(channel, state.best)
+            await self._reopen(account)
         self._check_closed(account, state)
         return account
 

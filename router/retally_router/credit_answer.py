@@ -1,16 +1,30 @@
-"""What the store says to a job that asks for credit."""
+"""What a job asks the store for, and what that says."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from retally.protocol.eip712 import Address
 from retally_router.ports import Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """The largest fee of a job, to be set aside; the lane names the process that holds it."""
+
+    payer: Address
+    signer: Address
+    job: str
+    amount: int
+    lane: int
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the store says to a hold."""
 
+    #: `ok`, or `lease` for a block; `funds` or `cap` for what is missing; `lost` where the lease is not what its
+    #: process counts; `ended` where the job has ended before.
     reason: str
     #: What is left where it refuses; the block where it grants one.
     left: int

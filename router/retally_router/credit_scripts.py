@@ -6,12 +6,18 @@ then once a minute, which drops holds that expired, and before a refusal, which 
 that falls below zero was written by somebody else: it is counted anew too.
 
 A lease is a hold of a process, under a name of its own, that covers many jobs. Beside it a second hash names the leases
-of which something may be free, each with when it was last granted from, and since when credit is `wanted`.
+of which something may be free, each with when it was last granted from by the store's clock. Keys that expire by the
+same clock say that credit is wanted, by anybody or by one signer, and which job or lease has `ended` before it was
+known whether its hold was heard: one that is heard later holds nothing.
+
+A process says what it counts of a lease, and hears whether the store holds as much: what a store forgot is not sold.
 """
 
 COUNT_SECONDS = 60
 #: So long after a refusal no block is granted: what is left is sold job by job.
 WANTED_SECONDS = 3
+#: A script is late by no more than a store that hangs, or by what the network holds back.
+ENDED_SECONDS = 300
 #: A block is at most this part of what is left, so that leases shrink as it goes to its end.
 BLOCK_PART = 8
 
@@ -35,6 +41,12 @@ HOLD = f"""{_SUMS}
 local key, job, amount, signer = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local balance, used, cap = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local now, expiry, lane, lease, most = tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
+if redis.call('EXISTS', KEYS[5]) == 1 then return {{'ended', '0'}} end
+local had = 0
+if lease ~= '' then
+  had = tonumber(string.match(redis.call('HGET', key, 'hold:' .. lease) or '0|', '^(%d+)|'))
+  if had < tonumber(ARGV[12]) or redis.call('EXISTS', KEYS[6]) == 1 then return {{'lost', '0'}} end
+end
 local function count()
   local all, promised, spent, held, total, outstanding = redis.call('HGETALL', key), {{}}, {{}}, {{}}, 0, 0
   for i = 1, #all, 2 do
@@ -89,13 +101,15 @@ if refused and counted ~= now then
   refused = missing()
 end
 if refused then
-  local leases = redis.call('HGETALL', KEYS[2])
+  -- At a signer's cap the leases of others are no help.
+  local is_cap, leases = refused[1] == 'cap', redis.call('HGETALL', KEYS[2])
   for i = 1, #leases, 2 do
-    if leases[i] ~= 'wanted' and redis.call('HEXISTS', key, 'hold:' .. leases[i]) == 0 then
+    local holder = string.match(redis.call('HGET', key, 'hold:' .. leases[i]) or '', '^%d+|(%w+)|')
+    if not holder then
       -- Its hold expired with its process.
       redis.call('HDEL', KEYS[2], leases[i])
-    elseif leases[i] ~= 'wanted' then
-      redis.call('HSET', KEYS[2], 'wanted', whole(now))
+    elseif not is_cap or holder == signer then
+      redis.call('SET', is_cap and KEYS[4] or KEYS[3], '1', 'PX', {WANTED_SECONDS * 1000})
       refused[#refused + 1] = leases[i]
       refused[#refused + 1] = leases[i + 1]
     end
@@ -103,14 +117,13 @@ if refused then
   return refused
 end
 if lease ~= '' and whose == '' then
-  local wanted = tonumber(redis.call('HGET', KEYS[2], 'wanted') or '')
   local block = math.min(most, math.floor(math.min(cap - capped, balance - owing) / {BLOCK_PART}))
-  if block >= amount and block > 0 and not (wanted and math.abs(now - wanted) <= {WANTED_SECONDS}) then
-    local had = string.match(redis.call('HGET', key, 'hold:' .. lease) or '0|', '^(%d+)|')
+  if block >= amount and block > 0 and redis.call('EXISTS', KEYS[3], KEYS[4]) == 0 then
+    local time = redis.call('TIME')
     add(key, 'held:' .. signer, block)
     add(key, 'held', block)
-    redis.call('HSET', key, 'hold:' .. lease, table.concat({{whole(tonumber(had) + block), signer, expiry, lane}}, '|'))
-    redis.call('HSET', KEYS[2], lease, whole(now))
+    redis.call('HSET', key, 'hold:' .. lease, table.concat({{whole(had + block), signer, expiry, lane}}, '|'))
+    redis.call('HSET', KEYS[2], lease, time[1] .. '.' .. time[2])
     return {{'lease', whole(block)}}
   end
 end
@@ -124,16 +137,24 @@ return {{'ok', '0'}}
 """
 
 # The promise is on record before the voucher that makes it leaves. What is promised for a job is held for it no more:
-# counted twice, it would refuse the last jobs that the deposit covers.
+# counted twice, it would refuse the last jobs that the deposit covers. Each hold is named with what is taken of it and
+# what it has to have before: nothing is promised where a lease has less than its jobs' parts.
 PROMISE = f"""{_SUMS}
 local old, new = tonumber(redis.call('HGET', KEYS[1], 'promised') or '0'), tonumber(ARGV[1])
-if new <= old then return {{whole(old), 0}} end
-redis.call('HSET', KEYS[1], 'promised', ARGV[1])
+if new <= old then return {{whole(old), 0, ''}} end
 local key, signer = KEYS[2], ARGV[2]
+for i = 3, #ARGV, 3 do
+  local least = tonumber(ARGV[i + 2])
+  if least > 0 then
+    local amount = string.match(redis.call('HGET', key, 'hold:' .. ARGV[i]) or '0|', '^(%d+)|')
+    if tonumber(amount) < least then return {{whole(old), 2, ARGV[i]}} end
+  end
+end
+redis.call('HSET', KEYS[1], 'promised', ARGV[1])
 local promised = redis.call('HINCRBY', key, 'promised:' .. signer, whole(new - old))
 local used = tonumber(redis.call('HGET', key, 'used:' .. signer) or '0')
 add(key, 'owed', owed(promised, used) - owed(promised - (new - old), used))
-for i = 3, #ARGV, 2 do
+for i = 3, #ARGV, 3 do
   local field = 'hold:' .. ARGV[i]
   local amount, holder, rest = string.match(redis.call('HGET', key, field) or '', '^(%d+)|(%w+)(|.+)$')
   if amount then
@@ -143,10 +164,12 @@ for i = 3, #ARGV, 2 do
     add(key, 'held:' .. holder, -share)
   end
 end
-return {{ARGV[1], 1}}
+return {{ARGV[1], 1, ''}}
 """
 
+# In doubt, it leaves word for a hold that may be heard only now.
 RELEASE = f"""{_SUMS}
+if ARGV[2] == '1' then redis.call('SET', KEYS[3], '1', 'PX', {ENDED_SECONDS * 1000}) end
 local key, field = KEYS[1], 'hold:' .. ARGV[1]
 local amount, signer = string.match(redis.call('HGET', key, field) or '', '^(%d+)|(%w+)|')
 redis.call('HDEL', KEYS[2], ARGV[1])
@@ -157,18 +180,19 @@ add(key, 'held:' .. signer, -tonumber(amount))
 return 1
 """
 
-# What a lease gives back; nothing is free of it any more.
+# What a lease gives back, down to what its jobs need; nothing is free of it any more. Whether all of that was there.
 SHRINK = f"""{_SUMS}
-local key, field = KEYS[1], 'hold:' .. ARGV[1]
+local key, field, back, kept = KEYS[1], 'hold:' .. ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 redis.call('HDEL', KEYS[2], ARGV[1])
 local amount, signer, rest = string.match(redis.call('HGET', key, field) or '', '^(%d+)|(%w+)(|.+)$')
-if not amount then return 0 end
-local share = math.min(tonumber(amount), tonumber(ARGV[2]))
-if share == tonumber(amount) then redis.call('HDEL', key, field)
-else redis.call('HSET', key, field, whole(tonumber(amount) - share) .. '|' .. signer .. rest) end
+if not amount then return back + kept > 0 and 0 or 1 end
+amount = tonumber(amount)
+local share = math.max(0, math.min(back, amount - kept))
+if share == amount then redis.call('HDEL', key, field)
+else redis.call('HSET', key, field, whole(amount - share) .. '|' .. signer .. rest) end
 add(key, 'held', -share)
 add(key, 'held:' .. signer, -share)
-return 1
+return amount >= back + kept and 1 or 0
 """
 
 USED = f"{_SUMS} set_used(KEYS[1], ARGV[1], tonumber(ARGV[2])) return 1"

@@ -17,7 +17,7 @@ from retally.protocol.receipt import ReceiptLeaf
 from retally.protocol.voucher import ChannelId
 from retally_router.channel_state import ChannelAccount
 from retally_router.check_frames import Placed
-from retally_router.credit import channel_key_of
+from retally_router.credit_keys import channel_key_of
 from retally_router.directory import Listed
 
 KEEP_SECONDS = 30 * 86_400
@@ -85,6 +85,10 @@ class JobLog:
 
     def __init__(self, redis: Any) -> None:
         self._redis = redis
+
+    async def check_answers(self) -> None:
+        """Raises what is wrong with the store, if it does not answer."""
+        await self._redis.ping()
 
     async def begin(self, record: JobRecord) -> None:
         """Before the node gets the job."""

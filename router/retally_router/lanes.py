@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -15,17 +16,25 @@ from retally_router.end_tasks import end_tasks
 from retally_router.fair_timeout import FairTimeout
 from retally_router.store_errors import StoreError
 
-# A lease is taken when free, when it is ours, or when its owner was a process of this host that is gone.
+# A lease is renewed under the number that was last heard to be ours, so that a taking whose answer was lost is no
+# renewal. It is taken, under another number, when free, when ours by an earlier number, or when its owner is gone.
 _TAKE = """
-local held = redis.call('GET', KEYS[1])
-if held and held ~= ARGV[1] and held ~= ARGV[2] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
-if held == ARGV[1] then return 2 end
+local held, ours = redis.call('GET', KEYS[1]), ARGV[2] .. ':'
+if held == ours .. ARGV[3] then
+  redis.call('PEXPIRE', KEYS[1], ARGV[1])
+  return 2
+end
+if held and string.sub(held, 1, #ours) ~= ours and held ~= ARGV[5] then return 0 end
+redis.call('SET', KEYS[1], ours .. ARGV[4], 'PX', ARGV[1])
 return 1
 """
 # Ours without a gap, in which another could have had it.
 _KEPT = 2
-_DROP = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+_DROP = """
+local held = redis.call('GET', KEYS[1])
+if held and string.sub(held, 1, #ARGV[1] + 1) == ARGV[1] .. ':' then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
 
 RENEW_SECONDS = 2.0
 PAUSE_SECONDS = 0.1
@@ -66,12 +75,15 @@ class Lanes:
         lapsed: Sequence[Callable[[], None]] = (),
     ) -> None:
         self._redis = redis
-        #: Told when the own lane may have been another's in the meantime, before anything new runs.
+        #: Told when a lane may have been another's in the meantime, before anything new runs.
         self._lapsed = lapsed
         self._count = count
         self._holder = holder
         self._lease_seconds = lease_seconds
         self._own: int | None = None
+        #: By lane: under which number it is ours, as far as was heard.
+        self._heard: dict[int, int] = {}
+        self._numbers = itertools.count(1)
         self._adopted: set[int] = set()
         self._good_until = 0.0
         self._asked_for, self._renewed = asyncio.Event(), asyncio.Event()
@@ -120,10 +132,13 @@ class Lanes:
     async def _take(self, lane: int) -> int:
         held = await self._redis.get(_key(lane))
         gone = held.decode() if held is not None and is_gone(held.decode()) else ""
-        milliseconds = int(self._lease_seconds * 1000)
+        number = next(self._numbers)
+        args = int(self._lease_seconds * 1000), self._holder, self._heard.get(lane, 0), number, gone
         crash_point("before:lane")
-        taken = int(await self._redis.eval(_TAKE, 1, _key(lane), self._holder, gone, milliseconds))
+        taken = int(await self._redis.eval(_TAKE, 1, _key(lane), *args))
         crash_point("after:lane")
+        if taken != _KEPT:
+            self._heard[lane] = number
         return taken
 
     async def _lease_any(self, first: int) -> int:
@@ -152,8 +167,7 @@ class Lanes:
         asked = asyncio.get_running_loop().time()
         taken = 0 if self._own is None else await self._take(self._own)
         if taken != _KEPT:
-            for forget in self._lapsed:
-                forget()
+            self._forget()
         if taken:
             self._good_until = asked + self._lease_seconds
         else:
@@ -161,8 +175,15 @@ class Lanes:
             self._own = await self._lease_any(0)
         self._renewed.set()
         for lane in list(self._adopted):
-            if not await self._take(lane):
+            taken = await self._take(lane)
+            if taken != _KEPT:
+                self._forget()
+            if not taken:
                 self._adopted.discard(lane)
+
+    def _forget(self) -> None:
+        for forget in self._lapsed:
+            forget()
 
 
 def _key(lane: int | None) -> str:

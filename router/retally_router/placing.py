@@ -10,7 +10,14 @@ from typing import Any
 
 import msgspec
 
-from retally.errors import RemoteError, RetallyError, UpstreamTimeout, error_of_envelope
+from retally.errors import (
+    CapExceeded,
+    InsufficientFunds,
+    RemoteError,
+    RetallyError,
+    UpstreamTimeout,
+    error_of_envelope,
+)
 from retally.protocol.eip712 import Domain, SigningKey
 from retally.protocol.job import Assignment
 from retally.protocol.merkle import ids_root
@@ -24,6 +31,7 @@ from retally_router.directory import Listed
 from retally_router.job_log import JobLog, JobRecord, record_of
 from retally_router.keys import Session
 from retally_router.lanes import Lanes
+from retally_router.node_time import NodeTime
 from retally_router.placement import Job, Placement, most_bytes_of
 from retally_router.ports import NodeApi, NodeStream
 
@@ -105,16 +113,20 @@ class Placer:
         self._lost = lost
         self._first_seconds = first_seconds
 
-    async def place(self, job: Job, node: Listed, choices: Sequence[ChoiceState], remaining_fee: int) -> Placement:
-        """The job on that node, its first frame in hand."""
+    async def place(
+        self, job: Job, node: Listed, choices: Sequence[ChoiceState], remaining_fee: int, limit: NodeTime
+    ) -> Placement:
+        """The job on that node, its first frame in hand; raises a StoreError if it is the store that is late."""
         caller = job.caller
-        lane = await self._lanes.held() if isinstance(caller, Session) else caller.lane
+        with limit.stopped():
+            lane = await self._lanes.held() if isinstance(caller, Session) else caller.lane
         placed = Placed(self._assigner.domain, job.job_id, job.request, lane, node, job.prompt_tokens_at_most)
         segments = tuple((choice.index, choice.segment, choice.output_from) for choice in choices)
         order = self._order(job, placed, record_of(placed, segments), choices, remaining_fee)
         if isinstance(caller, SignedJob):
             return await self._submit(order, None, (caller.voucher, caller.voucher_signature))
-        return await self._place_paid(order, await self._channels.open(caller, placed))
+        account = await self._channels.open(caller, placed, limit.stopped)
+        return await self._place_paid(order, account, limit)
 
     async def show(self, job: Job, placed: Placed, record: JobRecord, choices: Sequence[ChoiceState]) -> Placement:
         """The answer that the node has made for this job already: nothing more is promised for it."""
@@ -128,14 +140,17 @@ class Placer:
         assignments = tuple(self._assigner.assign(job, placed.node, choice, remaining_fee) for choice in choices)
         return _Order(job, placed, record, choices, assignments)
 
-    async def _place_paid(self, order: _Order, account: ChannelAccount) -> Placement:
+    async def _place_paid(self, order: _Order, account: ChannelAccount, limit: NodeTime) -> Placement:
         segments = segments_of(order.placed, order.record.segments)
         try:
             total = account.admit(segments)
             # All are on record before the voucher leaves; they need not wait for one another.
-            _, _, voucher = await asyncio.gather(self._log.begin(order.record), order.note(), account.voucher(total))
-            return await self._submit_paid(order, account, voucher, account.most_before(segments))
-        except NodeRefused:
+            with limit.stopped():
+                notes = self._log.begin(order.record), order.note()
+                _, _, voucher = await asyncio.gather(*notes, account.voucher(total))
+            return await self._submit_paid(order, account, voucher, account.most_before(segments), limit)
+        except (NodeRefused, CapExceeded, InsufficientFunds):
+            # Either way the node has nothing of it.
             for key in segments:
                 account.open.close(key)
             await self._log.forget(order.record)
@@ -146,7 +161,7 @@ class Placer:
             raise
 
     async def _submit_paid(
-        self, order: _Order, account: ChannelAccount, voucher: SignedVoucher, most: int
+        self, order: _Order, account: ChannelAccount, voucher: SignedVoucher, most: int, limit: NodeTime
     ) -> Placement:
         try:
             return await self._submit(order, account, voucher)
@@ -154,7 +169,8 @@ class Placer:
             required = required_of(error, most=most)
             if required is None:
                 raise
-        voucher = await account.voucher(required)
+        with limit.stopped():
+            voucher = await account.voucher(required)
         return await self._submit(order, account, voucher)
 
     async def _submit(self, order: _Order, account: ChannelAccount | None, voucher: SignedVoucher) -> Placement:

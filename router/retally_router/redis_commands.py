@@ -22,6 +22,10 @@ class Commands:
         """GET."""
         return self._call("GET", key)
 
+    def mget(self, *keys: str) -> Any:
+        """MGET."""
+        return self._call("MGET", *keys)
+
     def set(self, key: str, value: Part, *, nx: bool = False, ex: int | None = None) -> Any:
         """SET, for so many seconds if they are given; with `nx` only where nothing is, else the reply is None."""
         return self._call("SET", key, value, *(("NX",) if nx else ()), *(() if ex is None else ("EX", ex)))

@@ -120,7 +120,12 @@ class SettleJobs:
                 self._start(f"open:{record.field}", self._take_up(session, record.placed(self._domain), record))
         opened = {record.job_id[2:] for record in records}
         for job, lane in await self._credit.holds(session.payer, session.signer):
-            if job in opened or self._credit.leases.owns(job) or not await self._may_take(lane, first=first):
+            if self._credit.leases.owns(job):
+                if not self._credit.leases.knows(job):
+                    # It had ended: a store that came back without its last writes has it again.
+                    await self._credit.release(session.payer, job)
+                continue
+            if job in opened or not await self._may_take(lane, first=first):
                 continue
             # A lease covers all jobs of its process: until the last one is settled all of it counts.
             names = [f"open:{record.field}" for record in records if is_lease(job) and record.lane == lane]

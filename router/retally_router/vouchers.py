@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from retally.errors import RemoteError, RetallyError
+from retally.errors import PaymentRequired, RemoteError, RetallyError
 from retally.protocol.encoding import to_hex
 from retally_router.channel_state import Act, ChannelAccount
 from retally_router.end_tasks import end_tasks
@@ -35,10 +35,11 @@ class VoucherSender:
     def __init__(self, api: NodeApi) -> None:
         self._api = api
         self._queues: dict[str, _Queue] = {}
+        self._aside: dict[bytes, asyncio.TimerHandle] = {}
 
     def pay(self, account: ChannelAccount) -> None:
         """Has the account's wanted total delivered, if it is more than the node has."""
-        if account.wanted <= account.delivered:
+        if account.wanted <= account.delivered or account.channel.key in self._aside:
             return
         queue = self._queues.setdefault(account.channel.node, _Queue())
         queue.due[account.channel.key] = account
@@ -67,6 +68,8 @@ class VoucherSender:
     async def close(self) -> None:
         """Delivers what can be delivered quickly, then stops."""
         await self.drain(2.0)
+        for handle in self._aside.values():
+            handle.cancel()
         await end_tasks(queue.task for queue in self._queues.values() if queue.task is not None)
 
     async def _run(self, node: str, queue: _Queue) -> None:
@@ -96,18 +99,39 @@ class VoucherSender:
     async def _deliver(self, batch: list[ChannelAccount]) -> None:
         signed: list[dict[str, Any]] = []
         totals: list[int] = []
+        covered: list[ChannelAccount] = []
         for account in batch:
-            voucher, signature = await account.voucher(max(account.wanted, account.promised))
+            try:
+                voucher, signature = await account.voucher(max(account.wanted, account.promised))
+            except PaymentRequired as error:
+                self._set_aside(account, error)
+                continue
+            covered.append(account)
             signed.append({"voucher": voucher.to_wire(), "signature": to_hex(signature)})
             totals.append(voucher.cumulative)
+        if not covered:
+            return
         # Where the node is now: it may have moved since the job began.
-        await self._api.send_vouchers(batch[-1].endpoint, signed)
-        for account, total in zip(batch, totals, strict=True):
+        await self._api.send_vouchers(covered[-1].endpoint, signed)
+        for account, total in zip(covered, totals, strict=True):
             account.delivered = max(account.delivered, total)
-        for account in batch:
+        for account in covered:
             while account.once_paid and account.once_paid[0][0] <= account.delivered:
                 await account.once_paid[0][1]()
                 account.once_paid.popleft()
+
+    def _set_aside(self, account: ChannelAccount, error: PaymentRequired) -> None:
+        """What nothing covers any more holds up no other payer's vouchers; it is asked for again later."""
+        key, node = account.channel.key, account.channel.node
+        log.warning("voucher_uncovered", node=node, payer=account.channel.payer, error=error.message)
+        self._queues[node].due.pop(key, None)
+        loop = asyncio.get_running_loop()
+
+        def again() -> None:
+            self._aside.pop(key, None)
+            self.pay(account)
+
+        self._aside[key] = loop.call_later(LAST_DELAY_SECONDS, again)
 
 
 def log_failure(task: asyncio.Task[None]) -> None:

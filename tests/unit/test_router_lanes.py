@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 
 import pytest
 from redis.asyncio import Redis
+from tests.lease_world import Breaking
 
 from retally.errors import Unavailable
 from retally_router.lanes import Lanes
@@ -66,3 +68,30 @@ class TestLanes:
         assert await lanes.adopt(1)
         await lanes.close()
         assert await redis.get("retally:lane:1") is None
+
+    async def test_a_taking_whose_answer_was_lost_is_no_renewal(self, redis: Redis) -> None:
+        told: list[None] = []
+        store = Breaking(redis)
+        lanes = Lanes(
+            store, count=2, holder="host:1:1", lease_seconds=0.4, lapsed=[functools.partial(told.append, None)]
+        )
+        other = self.lanes(redis, "elsewhere:2:2")
+        await lanes.start(0)
+        await asyncio.sleep(0.3)
+        assert (lanes.current, told) == (0, [])
+        # It lapses, another has it for a while; what it hears of its next taking is nothing.
+        store.is_gone = True
+        await asyncio.sleep(0.5)
+        await other.start(0)
+        assert other.current == 0
+        await other.close()
+        store.is_gone, store.is_late = False, True
+        await asyncio.sleep(0.3)
+        assert (await redis.get("retally:lane:0") or b"").startswith(b"host:1:1")
+        assert told == []
+        store.is_late = False
+        assert (await lanes.held(), bool(told)) == (0, True)
+        count = len(told)
+        await asyncio.sleep(0.3)
+        assert len(told) == count
+        await lanes.close()

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from redis.asyncio import Redis
-from tests.lease_world import NODE, PAYER, SIGNER, LeaseWorld, hold
+from tests.lease_world import NODE, PAYER, SIGNER, LeaseWorld, Slow, hold
 
-from retally.errors import InsufficientFunds
+from retally.errors import CapExceeded, InsufficientFunds
+from retally.protocol.eip712 import SigningKey, keccak
 from retally.protocol.voucher import ChannelId
-from retally_router.credit import Credit, credit_key
+from retally_router.credit import Credit
+from retally_router.credit_keys import credit_key
+from retally_router.credit_scripts import WANTED_SECONDS
 from retally_router.lease_keeper import LeaseKeeper
-from retally_router.leases import IDLE_SECONDS, MOST_AGE_SECONDS
+from retally_router.leases import EXPIRED_SECONDS, IDLE_SECONDS, MOST_AGE_SECONDS, PLAIN_SECONDS
+
+OTHER = SigningKey(keccak(b"another session")).address
 
 
 @pytest.fixture
@@ -129,7 +135,8 @@ class TestGivenBack:
         world.balance = 10_000
         await hold(there, "c")
         assert await world.held() == 30 + 10 * (not await world.open_leases())
-        world.now += 4
+        world.now += PLAIN_SECONDS
+        await asyncio.sleep(WANTED_SECONDS + 0.2)
         await hold(there, "d")
         assert len(await world.open_leases()) == 2
 
@@ -147,6 +154,87 @@ class TestGivenBack:
             with pytest.raises(InsufficientFunds, match="141 needed, 140 available"):
                 await hold(credit, "b", 141)
         assert sum(waits) == pytest.approx(2.0)
+
+    async def test_it_is_asked_for_once_more_after_the_last_wait(
+        self, world: LeaseWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.balance = 160
+        here, there = world.process(), world.process()
+        await hold(here, "a")
+        waits: list[float] = []
+
+        async def sleep(seconds: float) -> None:
+            waits.append(seconds)
+            if sum(waits) > 1.99:
+                await here.tidy()
+
+        monkeypatch.setattr("retally_router.credit.asyncio.sleep", sleep)
+        await hold(there, "b", 150)
+        assert sum(waits) == pytest.approx(2.0)
+
+    async def test_clocks_of_hosts_do_not_matter(self, world: LeaseWorld) -> None:
+        world.balance = 160
+        late = LeaseWorld(world.redis, balance=160, now=world.now - 3000)
+        here, there = world.process(), late.process(0)
+        keeper = LeaseKeeper(here)
+        await keeper.start()
+        try:
+            await hold(here, "a")
+            assert await world.held() == 20
+            await hold(there, "b", 150)
+        finally:
+            await keeper.close()
+
+    async def test_at_a_signers_cap_only_its_own_leases_are_called_in(self, world: LeaseWorld) -> None:
+        here, there = world.process(), world.process(0)
+        await hold(here, "a", signer=OTHER)
+        await hold(here, "b")
+        other, _ = await world.open_leases()
+        world.cap = 90
+        keeper = LeaseKeeper(here)
+        await keeper.start()
+        try:
+            await hold(there, "c", 70)
+            with pytest.raises(CapExceeded, match="30 needed, 10 left"):
+                await hold(there, "d", 30)
+        finally:
+            assert await world.open_leases() == [other]
+            await keeper.close()
+
+    async def test_of_thousands_those_that_are_waited_for_go_first(self, world: LeaseWorld) -> None:
+        world.balance = 160
+        here, there = world.process(store=Slow(world.redis, 0.002)), world.process(0)
+        payers = [SigningKey(keccak(b"%d" % number)).address for number in range(1500)]
+        for start in range(0, len(payers), 100):
+            await asyncio.gather(*(hold(here, "a", payer=payer) for payer in payers[start : start + 100]))
+        await hold(here, "a")
+        for lease in here.leases:
+            await here.release(lease.payer, "a")
+        world.now += 2 * IDLE_SECONDS
+        refused = asyncio.create_task(hold(there, "b", 160))
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        tidied = asyncio.create_task(here.tidy())
+        await refused
+        assert not tidied.done()
+        await tidied
+        assert time.monotonic() - began < 2.5
+        assert [lease for lease in here.leases if lease.is_open] == []
+
+    async def test_a_job_that_never_ends_keeps_no_lease(self, world: LeaseWorld) -> None:
+        credit = world.process()
+        await hold(credit, "a")
+        world.now += EXPIRED_SECONDS + 1
+        await credit.tidy()
+        assert (list(credit.leases), await credit.holds(PAYER, SIGNER)) == ([], [])
+        await credit.release(PAYER, "a")
+
+    async def test_an_old_lease_gives_no_more_to_a_job_that_waits_for_a_block(self, world: LeaseWorld) -> None:
+        credit = world.process()
+        await hold(credit, "a")
+        (lease,) = credit.leases
+        assert not credit.leases.take(lease, "b", 10, world.now + MOST_AGE_SECONDS + 1)
+        assert lease.is_retired
 
 
 class TestEnd:

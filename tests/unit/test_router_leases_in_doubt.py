@@ -10,9 +10,8 @@ from tests.lease_world import NODE, PAYER, SIGNER, Breaking, LeaseWorld, hold, l
 
 from retally.errors import InsufficientFunds
 from retally.protocol.voucher import ChannelId
-from retally_router.credit import HOLD_SECONDS, Credit
 from retally_router.lanes import Lanes
-from retally_router.leases import IDLE_SECONDS
+from retally_router.leases import HOLD_SECONDS, IDLE_SECONDS
 from retally_router.store_errors import StoreUnreachable
 
 
@@ -24,7 +23,7 @@ def world(redis: Redis) -> LeaseWorld:
 class TestDoubt:
     async def test_while_the_store_is_gone_jobs_take_of_the_lease_and_then_hear_why(self, world: LeaseWorld) -> None:
         store = Breaking(world.redis)
-        credit = Credit(store, world.standing, lambda: world.now, lease_jobs=2, ticks=world.ticks)
+        credit = world.process(2, store)
         await hold(credit, "a")
         store.is_gone = True
         await hold(credit, "b")
@@ -40,7 +39,7 @@ class TestDoubt:
 
     async def test_a_block_whose_answer_was_lost_goes_back(self, world: LeaseWorld) -> None:
         store = Breaking(world.redis)
-        credit = Credit(store, world.standing, lambda: world.now, lease_jobs=2, ticks=world.ticks)
+        credit = world.process(2, store)
         store.is_late = True
         with pytest.raises(StoreUnreachable):
             await hold(credit, "a")
@@ -51,7 +50,7 @@ class TestDoubt:
 
     async def test_a_client_that_left_holds_nothing(self, world: LeaseWorld) -> None:
         store = Breaking(world.redis)
-        credit = Credit(store, world.standing, lambda: world.now, lease_jobs=2, ticks=world.ticks)
+        credit = world.process(2, store)
         await leave(credit, store, "a")
         assert await world.held() == 20
         await credit.tidy()
@@ -60,7 +59,7 @@ class TestDoubt:
 
     async def test_a_hold_whose_client_left_ends_when_the_store_is_back(self, world: LeaseWorld) -> None:
         store, world.balance = Breaking(world.redis), 15
-        credit = Credit(store, world.standing, lambda: world.now, lease_jobs=2, ticks=world.ticks)
+        credit = world.process(2, store)
         await leave(credit, store, "a")
         assert await credit.holds(PAYER, SIGNER) == [("a", 0)]
         store.is_gone = True
@@ -72,7 +71,7 @@ class TestDoubt:
 
     async def test_a_promise_that_may_not_have_been_heard_ends_its_lease(self, world: LeaseWorld) -> None:
         store = Breaking(world.redis)
-        credit = Credit(store, world.standing, lambda: world.now, lease_jobs=2, ticks=world.ticks)
+        credit = world.process(2, store)
         await hold(credit, "a")
         store.is_gone = True
         with pytest.raises(StoreUnreachable):
@@ -121,3 +120,50 @@ class TestDoubt:
             assert len(await world.open_leases()) == 2
         finally:
             await lanes.close()
+
+
+class TestHolds:
+    """A hold ends, whatever was heard of it and when."""
+
+    @pytest.mark.parametrize("lease_jobs", [0, 2])
+    async def test_a_client_that_left_while_its_job_asked_for_itself_holds_nothing(
+        self, world: LeaseWorld, lease_jobs: int
+    ) -> None:
+        store, world.balance = Breaking(world.redis), 15
+        credit = world.process(lease_jobs, store)
+        if lease_jobs:
+            # No block: the next jobs ask for themselves alone.
+            await hold(credit, "before", 2)
+        await leave(credit, store, "a")
+        await credit.tidy()
+        await credit.release(PAYER, "before")
+        assert (await world.held(), await credit.holds(PAYER, SIGNER)) == (0, [])
+
+    @pytest.mark.parametrize("lease_jobs", [0, 2])
+    async def test_a_hold_whose_answer_was_lost_ends(self, world: LeaseWorld, lease_jobs: int) -> None:
+        store, world.balance = Breaking(world.redis), 15
+        credit = world.process(lease_jobs, store)
+        store.is_late = True
+        with pytest.raises(StoreUnreachable):
+            await hold(credit, "a")
+        assert await world.held() == 10
+        store.is_late = False
+        await credit.tidy()
+        await credit.tidy()
+        assert (await world.held(), await credit.holds(PAYER, SIGNER)) == (0, [])
+
+    @pytest.mark.parametrize(("lease_jobs", "balance"), [(0, 15), (2, 15), (2, 10_000)])
+    async def test_one_that_is_heard_after_its_end_holds_nothing(
+        self, world: LeaseWorld, lease_jobs: int, balance: int
+    ) -> None:
+        store, world.balance = Breaking(world.redis), balance
+        credit = world.process(lease_jobs, store)
+        store.is_deaf = True
+        with pytest.raises(StoreUnreachable):
+            await hold(credit, "a")
+        store.is_deaf = False
+        await credit.tidy()
+        await credit.tidy()
+        assert list(credit.leases) == []
+        await store.hear()
+        assert (await world.held(), await credit.holds(PAYER, SIGNER), await world.open_leases()) == (0, [], [])

@@ -66,6 +66,19 @@ class TestChannelAccount:
         line = account()
         assert line.admit({(JOB, 0, 0): segment(100)}) == 100
 
+    async def test_what_was_refused_is_not_in_the_next_voucher(self) -> None:
+        refused = [InsufficientFunds(100, 0)]
+
+        async def promise(channel: ChannelId, total: int, _: Mapping[str, int]) -> int:
+            if refused:
+                raise refused.pop()
+            return total
+
+        line = ChannelAccount(CHANNEL, SESSION, DOMAIN, "http://node", promise)
+        with pytest.raises(InsufficientFunds):
+            await line.voucher(110)
+        assert (await line.voucher(105))[0].cumulative == 105
+
     def test_never_promises_less_than_before(self) -> None:
         line = account()
         line.promised = 500

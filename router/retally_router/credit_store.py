@@ -1,0 +1,98 @@
+"""The scripts of a payer's credit as calls: their keys, what goes in, what comes out.
+
+Lua counts in doubles: amounts stay below 2^53, and what the chain reports beyond that is cut to it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any
+
+from retally.crash_points import crash_point
+from retally.protocol.eip712 import Address
+from retally.protocol.voucher import ChannelId
+from retally_router.credit_answer import Answer, Want, covered_by
+from retally_router.credit_keys import channel_key_of, credit_key, ended_key, leases_key, wanted_key
+from retally_router.credit_scripts import HOLD, PROMISE, RELEASE, SHRINK, USED
+from retally_router.leases import HOLD_SECONDS, Lease, Taken
+from retally_router.ports import Standing
+
+LARGEST = 2**53 - 1
+
+
+class Promise(enum.IntEnum):
+    """What became of one."""
+
+    #: As much was promised before: nothing was taken of what the jobs hold.
+    OLD = 0
+    NEW = 1
+    #: A lease has not what its jobs need: nothing was promised.
+    UNBACKED = 2
+
+
+class CreditStore:
+    """Redis, as credit sees it."""
+
+    def __init__(self, redis: Any, clock: Callable[[], float]) -> None:
+        self._redis = redis
+        self._clock = clock
+
+    async def hold(self, want: Want, standing: Standing, lease: Lease | None, block: int) -> Answer:
+        """Holds for the job alone, or grants its lease a block."""
+        name, needed = ("", 0) if lease is None else (lease.name, lease.counted)
+        payer, signer, now = want.payer, want.signer, int(self._clock())
+        keys = credit_key(payer), leases_key(payer), wanted_key(payer), wanted_key(payer, signer)
+        ended = ended_key(payer, want.job), ended_key(payer, name)
+        numbers = [min(each, LARGEST) for each in (standing.balance, standing.used, standing.cap)]
+        args = [want.job, min(want.amount, LARGEST), signer, *numbers, now, now + HOLD_SECONDS, want.lane]
+        crash_point("before:hold")
+        reason, left, *leases = await self._redis.eval(HOLD, 6, *keys, *ended, *args, name, min(block, LARGEST), needed)
+        crash_point("after:hold")
+        names = [each.decode() for each in leases]
+        open_leases = frozenset(zip(names[::2], names[1::2], strict=True))
+        return Answer(reason.decode(), int(left), open_leases, covered_by(standing))
+
+    async def promise(self, channel: ChannelId, cumulative: int, taken: Taken) -> tuple[int, Promise, str]:
+        """The highest total promised so far, what became of this one, and the lease that has too little."""
+        keys = channel_key_of(channel), credit_key(channel.payer)
+        shares = chain.from_iterable((name, share, taken.needed.get(name, 0)) for name, share in taken.shares.items())
+        crash_point("before:promise")
+        promised, state, name = await self._redis.eval(PROMISE, 2, *keys, cumulative, channel.signer, *shares)
+        crash_point("after:promise")
+        return int(promised), Promise(int(state)), name.decode()
+
+    async def release(self, payer: Address, name: str, *, in_doubt: bool) -> None:
+        """Ends a hold; one in doubt ends too if it is heard only later."""
+        keys = credit_key(payer), leases_key(payer), ended_key(payer, name)
+        crash_point("before:release")
+        await self._redis.eval(RELEASE, 3, *keys, name, int(in_doubt))
+        crash_point("after:release")
+
+    async def shrink(self, lease: Lease, back: int) -> bool:
+        """Gives back so much of a lease; whether the store had that and what its jobs need."""
+        crash_point("before:shrink")
+        keys = credit_key(lease.payer), leases_key(lease.payer)
+        was_backed = await self._redis.eval(SHRINK, 2, *keys, lease.name, back, lease.taken)
+        crash_point("after:shrink")
+        return bool(was_backed)
+
+    async def note_used(self, payer: Address, signer: Address, used: int) -> None:
+        """What the chain has seen of the signer's promises."""
+        crash_point("before:used")
+        await self._redis.eval(USED, 1, credit_key(payer), signer, min(used, LARGEST))
+        crash_point("after:used")
+
+    async def fields(self, payer: Address, kind: str) -> list[tuple[str, str]]:
+        """Names and values of one kind among the payer's numbers."""
+        found = [(key.decode(), value.decode()) for key, value in (await self._all(payer)).items()]
+        return [(key.partition(":")[2], value) for key, value in found if key.startswith(f"{kind}:")]
+
+    async def is_wanted(self, owner: tuple[Address, Address]) -> bool:
+        """Whether somebody was refused that payer's credit, or what that signer of it may spend, a moment ago."""
+        marks: Sequence[Any] = await self._redis.mget(wanted_key(owner[0]), wanted_key(*owner))
+        return any(mark is not None for mark in marks)
+
+    async def _all(self, payer: Address) -> dict[bytes, bytes]:
+        return dict(await self._redis.hgetall(credit_key(payer)))

@@ -1,0 +1,122 @@
+"""Gives credit back: what leases have free, leases that ended, holds of which nobody knows whether they were heard."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from retally.protocol.eip712 import Address
+from retally_router.credit_store import CreditStore
+from retally_router.leases import IDLE_SECONDS, Lease, Leases, is_lease
+
+T = TypeVar("T")
+
+#: So many are given back at once.
+BATCH = 64
+
+
+class LeaseReturns:
+    """What a process owes the store."""
+
+    def __init__(self, store: CreditStore, leases: Leases, ticks: Callable[[], float]) -> None:
+        self._store = store
+        self._leases = leases
+        self._ticks = ticks
+        self._doubts: dict[tuple[Address, str], None] = {}
+
+    def doubt(self, payer: Address, job: str) -> None:
+        """The job has ended before it was known whether it holds anything: it is released until that was heard."""
+        self._doubts[payer, job] = None
+
+    async def release(self, payer: Address, name: str, *, in_doubt: bool = False) -> None:
+        """Ends the hold of a job, or of a dead process's lease."""
+        lease = self._leases.release(name)
+        if lease is None:
+            await self._store.release(payer, name, in_doubt=in_doubt or is_lease(name))
+        elif lease.is_lost:
+            # It may hold for itself as well, or be about to.
+            await self._store.release(payer, name, in_doubt=True)
+        elif lease.back:
+            await self.give_back(lease)
+
+    async def give_back(self, lease: Lease) -> None:
+        """All that is free of it."""
+        async with lease.lock:
+            amount = self._leases.begin_back(lease)
+            try:
+                was_backed = await self._store.shrink(lease, amount)
+            except BaseException:
+                # Whether it was heard is unknown: what the store counts too much for it goes with its end.
+                self._leases.retire(lease)
+                raise
+            if not was_backed:
+                self._leases.lose(lease)
+
+    async def give_back_all(self, leases: Iterable[Lease]) -> None:
+        """Several at once."""
+        await in_batches([partial(self.give_back, lease) for lease in leases])
+
+    async def tidy(self) -> None:
+        """Gives back what nobody needs here, or somebody needs elsewhere; to be called twice a second."""
+        now, wanted = self._ticks(), await self._wanted()
+        due: list[Lease] = []
+        for lease in self._leases:
+            if lease.lock.locked():
+                continue
+            is_idle = now - lease.used_at > IDLE_SECONDS
+            if lease.is_old(now) or (is_idle and not lease.parts):
+                self._leases.retire(lease)
+            if lease.is_expired(now):
+                self._leases.drop_parts(lease)
+            is_wanted = (lease.payer, lease.signer) in wanted
+            if (lease.is_open or lease.back) and (lease.is_retired or is_idle or is_wanted):
+                # For those who wait for it they go first.
+                due.insert(0, lease) if is_wanted else due.append(lease)
+        await self.give_back_all(due)
+        await in_batches([partial(self._end, lease) for lease in self._leases if lease.has_to_go])
+        await in_batches([partial(self._settle_doubt, *each) for each in self._doubts])
+
+    async def close(self) -> None:
+        """Gives back all that is free, once no block is on its way."""
+        self._leases.retire_all()
+        for lease in self._leases:
+            async with lease.lock:
+                continue
+        await self.tidy()
+
+    async def _settle_doubt(self, payer: Address, job: str) -> None:
+        await self.release(payer, job, in_doubt=True)
+        self._doubts.pop((payer, job), None)
+
+    async def _end(self, lease: Lease) -> None:
+        async with lease.lock:
+            if lease.has_to_go:
+                await self._store.release(lease.payer, lease.name, in_doubt=lease.is_in_doubt)
+                self._leases.forget(lease)
+
+    async def _wanted(self) -> set[tuple[Address, Address]]:
+        owners = list({(lease.payer, lease.signer) for lease in self._leases if lease.is_open})
+        found = await in_batches([partial(self._store.is_wanted, owner) for owner in owners])
+        return {owner for owner, is_wanted in zip(owners, found, strict=True) if is_wanted}
+
+
+async def in_batches(works: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """All of them, many in one round trip; raises the first error, and asks a store that is gone no further."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+    for start in range(0, len(works), BATCH):
+        batch = [work() for work in works[start : start + BATCH]]
+        failed = 0
+        for found in await asyncio.gather(*batch, return_exceptions=True):
+            if isinstance(found, BaseException):
+                errors.append(found)
+                failed += 1
+            else:
+                results.append(found)
+        if failed == len(batch):
+            break
+    if errors:
+        raise errors[0]
+    return results
