@@ -83,7 +83,7 @@ class TestUpAndDown:
             body = {"model": state["model"], **asked}
             answer = httpx.post(f"{state['router_url']}/v1/{path}", json=body, headers=headers, timeout=60)
             assert answer.status_code == 200, answer.text
-        for name in ("retally_node", "anvil", "retally.devnet.supervisor", "pooling"):
+        for name in ("retally_node", "anvil", "retally.devnet.supervisor"):
             victim = next(row["pid"] for row in processes(shell.home) if name in row["command"])
             psutil.Process(victim).kill()
         assert shell.run("devnet", "down")[0] == 0
