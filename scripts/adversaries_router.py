@@ -23,7 +23,7 @@ from retally.devnet.readiness import wait_answers, wait_routable
 from retally.devnet.redis_server import RedisServer
 from retally.devnet.tools import repo_root
 
-LIAR = repo_root() / "tests" / "adversaries" / "cheating_router.py"
+LIAR = repo_root() / "tests" / "adversaries" / "selfish_router.py"
 NAME = "selfish"
 JOBS = 16
 

@@ -11,13 +11,12 @@ import numpy as np
 
 from evidence_plan import BATCHED, REFERENCE, REFERENCE_NARROW, VERIFIERS, Batch, Plan, SetUp
 from evidence_shards import Replay
+from retally_verifier.calibration_quarters import PARTS, largest_of, others, quarters_of
 
 #: Node and verifier run vLLM in float32; one of them runs another library in float32; one of them runs bfloat16.
 SAME, LIBRARY, PRECISION = "same", "other library", "other precision"
 #: Who judges the cheats, which run vLLM in float32.
 JUDGES = {SAME: BATCHED, LIBRARY: REFERENCE, PRECISION: REFERENCE_NARROW}
-#: Into so many parts honest jobs are divided.
-PARTS = 4
 
 
 def kind_of(node: SetUp, verifier: SetUp) -> str:
@@ -49,7 +48,7 @@ class Pair:
 
     def without(self, quarter: int) -> list[Replay]:
         """What makes the table that judges a quarter."""
-        return [row for index, rows in enumerate(self.quarters) if index != quarter for row in rows]
+        return others(self.quarters, quarter)
 
 
 def pair_of(node: SetUp, verifier: SetUp) -> Pair:
@@ -65,16 +64,14 @@ def honest_pairs(plan: Plan) -> list[Pair]:
             rows = replays(plan, batch, verifier)
             if rows:
                 pair = found.setdefault((batch.node, verifier), pair_of(batch.node, verifier))
-                for quarter, row in zip(quarters_of(plan, batch), rows, strict=True):
+                for quarter, row in zip(quarters(plan, batch), rows, strict=True):
                     pair.quarters[quarter].append(row)
     return list(found.values())
 
 
-def quarters_of(plan: Plan, batch: Batch) -> list[int]:
-    """Which quarter each job of an honest batch belongs to, whoever replays it: drawn by the job's seed."""
-    seeds = [job.seed for job in plan.jobs(batch)]
-    ranks = {seed: rank for rank, seed in enumerate(sorted(seeds))}
-    return [ranks[seed] * PARTS // len(seeds) for seed in seeds]
+def quarters(plan: Plan, batch: Batch) -> list[int]:
+    """Which quarter each job of an honest batch belongs to."""
+    return quarters_of([job.seed for job in plan.jobs(batch)])
 
 
 def replays(plan: Plan, batch: Batch, verifier: SetUp) -> list[Replay]:
@@ -108,13 +105,13 @@ def largest_noises(plan: Plan, *, is_narrow: bool) -> list[float]:
                 if not batch.cheat:
                     largest = np.maximum(largest, _gaps(plan, batch, one, two))
     # Nothing to compare: set-ups may be any distance apart.
-    return [float(np.delete(largest, quarter).max()) or math.inf for quarter in range(PARTS)]
+    return [largest_of(others([[each] for each in largest.tolist()], quarter)) or math.inf for quarter in range(PARTS)]
 
 
 def _gaps(plan: Plan, batch: Batch, one: SetUp, two: SetUp) -> list[float]:
     """The same by quarter for one batch and two set-ups; 0 where one of them did not replay it."""
     gaps = [0.0] * PARTS
-    both = zip(replays(plan, batch, one), replays(plan, batch, two), quarters_of(plan, batch), strict=False)
+    both = zip(replays(plan, batch, one), replays(plan, batch, two), quarters(plan, batch), strict=False)
     for left, right, quarter in both:
         gaps[quarter] = max(gaps[quarter], float(np.abs(left.logprobs - right.logprobs).max()))
     return gaps

@@ -12,7 +12,6 @@ from evidence_bootstrap import RATES, conviction, honest_owners
 from evidence_jobs import CHEATS, CHUNK, UNSEEN
 from evidence_pairs import (
     JUDGES,
-    PARTS,
     PRECISION,
     Pair,
     by_profiles,
@@ -26,6 +25,7 @@ from evidence_shards import Floats, Replay
 from evidence_tables import Fitted
 from retally.protocol.calibration import MarginTable
 from retally.protocol.evidence import JOB_MISMATCH
+from retally_verifier.calibration_quarters import PARTS, quartered_log_es
 
 #: Owners of the bootstrap of cheats.
 CHEATING_OWNERS = 400
@@ -119,9 +119,8 @@ def claimed_tables(found: Results, kind: str) -> Tables:
 
 def judged_pair(pair: Pair, tables: Tables) -> Floats:
     """log e of each honest job, under the table that it took no part in."""
-    return np.concatenate(
-        [log_es_of(rows, fitted.table) for rows, fitted in zip(pair.quarters, tables, strict=True) if rows]
-    )
+    parts = [[row.margins for row in rows] for rows in pair.quarters]
+    return quartered_log_es(parts, [fitted.table for fitted in tables])
 
 
 def judged(

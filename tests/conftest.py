@@ -22,6 +22,8 @@ from retally.devnet.options import NetworkOptions
 from retally.devnet.processes import end_marked
 from retally.devnet.redis_server import RedisServer
 from retally.devnet.tools import devnet_model_dir
+from tests.fakes_node import World as NodeWorld
+from tests.fakes_node import embedding_changes, open_world
 
 
 def pytest_configure() -> None:
@@ -116,3 +118,11 @@ def devnet(session_folder: Path, engine_url: str) -> Iterator[Network]:
         runner.run(network.start())
         yield network
         runner.run(network.stop())
+
+
+@pytest.fixture
+async def embedder(tmp_path: Path) -> AsyncIterator[NodeWorld]:
+    """A node for embeddings with everything around it."""
+    world = await open_world(tmp_path, max_context=64, **embedding_changes(tmp_path))
+    yield world
+    await world.close()

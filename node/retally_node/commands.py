@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,10 +27,18 @@ from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Address, parse_address
 from retally_node import operate
 from retally_node.collector import collector_key
-from retally_node.new_node import NewNode, make_node
+from retally_node.new_node import NewNode, make_node, profile_for_embeddings
 from retally_node.settings import NodeSettings
 
 app = typer.Typer(cls=JsonGroup, no_args_is_help=True, help="Serve a model and earn.")
+
+
+class Serves(StrEnum):
+    """What a node is for."""
+
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+
 
 Config = Annotated[Path, typer.Option("--config", help="node.toml", exists=True, dir_okay=False)]
 GAS_WEI = 10**17
@@ -47,15 +56,22 @@ def init(
     model_dir: Annotated[Path, typer.Option(help="The model's folder.", exists=True, file_okay=False)],
     price_in: Annotated[str, typer.Option(help="rUSD per million prompt tokens.")] = "2",
     price_cached: Annotated[str, typer.Option(help="rUSD per million cached prompt tokens.")] = "1",
-    price_out: Annotated[str, typer.Option(help="rUSD per million answer tokens.")] = "6",
+    price_out: Annotated[str | None, typer.Option(help="The same of answer tokens; else 6, of embeddings 0.")] = None,
     engine_url: Annotated[str | None, typer.Option(help="A running vLLM to attach to; else one is started.")] = None,
     port: Annotated[int, typer.Option(help="Where the node listens.")] = 8100,
+    serves: Annotated[Serves, typer.Option(help="What its engine is for, never both.")] = Serves.COMPLETIONS,
+    profile_file: Annotated[
+        Path | None, typer.Option(help="The registered profile's JSON; for embeddings else the deployment's.")
+    ] = None,
 ) -> None:
     """Make a node key and a node.toml; nothing touches the chain yet."""
     context = Session(ctx).context
     if context.rpc_url is None or context.deployment is None:
         raise BadRequest("no chain is known", hint="pass --rpc-url and --deployment, or run: retally devnet up")
     files = ModelFiles.load(model_dir)
+    embeds = serves == Serves.EMBEDDINGS
+    if embeds:
+        profile_file = profile_for_embeddings(Deployment.load(context.deployment), profile_file)
     new = NewNode(
         folder=folder,
         rpc_url=context.rpc_url,
@@ -64,13 +80,16 @@ def init(
         max_context=files.max_context,
         price_in=parse_amount(price_in),
         price_cached=parse_amount(price_cached),
-        price_out=parse_amount(price_out),
+        price_out=0 if embeds and price_out is None else parse_amount(price_out or "6"),
         engine_url=engine_url,
         port=port,
+        serves=serves.value,
+        profile_file=profile_file,
     )
     config, address = make_node(new)
-    data = {"node": address, "config": str(config), "model": files.name}
-    emit(ctx, data, f"{address} will serve {files.name}; next: retally node stake --config {config} --amount 1000")
+    data = {"node": address, "config": str(config), "model": files.name, "serves": serves.value}
+    what = f"{serves.value} of {files.name}"
+    emit(ctx, data, f"{address} will serve {what}; next: retally node stake --config {config} --amount 1000")
 
 
 @app.command()
@@ -102,7 +121,8 @@ def stake(
             done = await operate.register(operator, node, files, profile, url, serves=settings.serves)
             acting = _acting(collector, settings, node)
             await operate.authorise(operator, node.address, acting)
-            await operate.enlist(operator, node.address)
+            if not settings.embeds:
+                await operate.enlist(operator, node.address)
             if acting is not None:
                 await _provide(operator, acting, for_appeals)
             entry = {"node": node.address, "entry": done, "collector": acting}

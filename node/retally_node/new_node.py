@@ -8,10 +8,13 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from retally.chain.deployment import Deployment
 from retally.errors import BadRequest
+from retally.inference.profile_files import ProfileFile
 from retally.keystore import Keystore
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Address
+from retally.protocol.params import EMBEDDINGS
 
 TEMPLATE = """\
 # A retally node. Paths are relative to this file; RETALLY_NODE_<NAME> in the environment wins.
@@ -55,6 +58,8 @@ class NewNode:
     price_out: int
     engine_url: str | None
     port: int
+    serves: str = "completions"
+    profile_file: Path | None = None
 
 
 def make_node(new: NewNode) -> tuple[Path, Address]:
@@ -62,6 +67,8 @@ def make_node(new: NewNode) -> tuple[Path, Address]:
     config = new.folder / "node.toml"
     if config.exists():
         raise BadRequest(f"{config} exists already", hint="choose another folder")
+    if new.serves == EMBEDDINGS and new.price_out:
+        raise BadRequest("embeddings bill their input alone", param="price_out", hint="leave --price-out out")
     new.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     password = secrets.token_urlsafe(24)
     _write_private(new.folder / "password", password + "\n")
@@ -70,11 +77,28 @@ def make_node(new: NewNode) -> tuple[Path, Address]:
     return config, stored.address
 
 
+def profile_for_embeddings(deployment: Deployment, named: Path | None) -> Path:
+    """The file of a profile for embeddings (R-76): the one that was named, or the deployment's only one."""
+    known = [str(each.get("uri")) for each in deployment.profiles if each.get("serves") == EMBEDDINGS]
+    path = named or (Path(known[0]) if len(known) == 1 else None)
+    if path is None or not path.is_file():
+        hint = "pass --profile-file with the JSON whose hash the Registry holds"
+        raise BadRequest("the deployment names no file of one profile for embeddings", param="profile_file", hint=hint)
+    if not ProfileFile.load(path).embeds:
+        hint = 'a profile for embeddings says so in its JSON: "endpoint": "embeddings"'
+        raise BadRequest(f"{path} is a profile for completions", param="profile_file", hint=hint)
+    return path
+
+
 def _settings(new: NewNode, key_file: Path) -> str:
     port = new.port + 1000
     engine = f'start_engine = true\nengine_url = "http://127.0.0.1:{port}"'
     if new.engine_url is not None:
         engine = f"engine_url = {_text(new.engine_url)}"
+    if new.serves == EMBEDDINGS:
+        engine += f"\nserves = {_text(new.serves)}"
+    if new.profile_file is not None:
+        engine += f"\nprofile_file = {_text(new.profile_file.resolve())}"
     return TEMPLATE.format(
         rpc_url=_text(new.rpc_url),
         deployment=_text(new.deployment.resolve()),

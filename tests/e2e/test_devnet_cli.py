@@ -73,7 +73,16 @@ class TestUpAndDown:
         assert shell.run("devnet", "status", "--json")[0] == 3
 
     def test_cleans_up_after_its_parts_were_killed(self, shell: Shell) -> None:
-        shell.up("--nodes", "1")
+        state = shell.up("--nodes", "1", "--embeddings")
+        assert [node["serves"] for node in state["nodes"]] == ["completions", "embeddings"]
+        headers = {"authorization": f"Bearer {state['api_key']}"}
+        for path, asked in (
+            ("embeddings", {"input": ["Hello"]}),
+            ("completions", {"prompt": "Hello", "max_tokens": 2, "provider": {"allow_unaudited": True}}),
+        ):
+            body = {"model": state["model"], **asked}
+            answer = httpx.post(f"{state['router_url']}/v1/{path}", json=body, headers=headers, timeout=60)
+            assert answer.status_code == 200, answer.text
         for name in ("retally_node", "anvil", "retally.devnet.supervisor"):
             victim = next(row["pid"] for row in processes(shell.home) if name in row["command"])
             psutil.Process(victim).kill()

@@ -28,9 +28,7 @@ from retally.devnet.ports import HOST, free_port
 from retally.devnet.processes import Service
 from retally.devnet.readiness import wait_answers
 from retally.inference.chat_format import ChatFormat
-from retally.inference.profile_files import ProfileFile
 from retally.protocol.receipt import JobReceipt
-from retally.protocol.voucher import NodeAuth
 
 pytestmark = pytest.mark.engine
 
@@ -64,8 +62,7 @@ class EmbeddingNode:
         await self.chain.start()
         await self._register()
         await self.engine.wait_ready()
-        profile = str(self.network.market.embeddings_profile)
-        spec = NodeSpec(name=NAME, settings={"serves": "embeddings", "profile_file": profile, "price_out": 0})
+        spec = NodeSpec(name=NAME, serves="embeddings")
         settings = node_settings(
             self.network.options,
             spec,
@@ -88,12 +85,9 @@ class EmbeddingNode:
     async def _register(self) -> None:
         await self.owner.stake(Role.OPERATOR, 5_000 * RUSD)
         await Party(self.key, self.network.anvil, self.chain).fund(0)
-        market, registry = self.network.market, self.chain.registry
-        consent = NodeAuth(self.owner.address, self.key.address, await self.network.anvil.now() + 3600)
-        signature = self.key.sign(consent.digest(self.chain.domain))
-        profile = ProfileFile.load(market.embeddings_profile).profile_id
-        await self.owner.send(registry.register_node(consent, signature, market.model_id, profile, self.url))
-        await self.owner.send(registry.set_delegate(self.key.address, True))
+        market = self.network.market
+        pair = (market.model_id, market.embeddings_profile_id)
+        await self.owner.register_node(self.key, *pair, self.url, is_juror=False)
 
     async def _listed(self, wanted: bool) -> None:
         async with httpx.AsyncClient(timeout=30) as client, asyncio.timeout(60):

@@ -15,11 +15,15 @@ from retally.chain.connection import Chain
 from retally.chain.deployment import Deployment
 from retally.chain.transactions import TxSender
 from retally.cli.main import app
+from retally.devnet.catalogue import devnet_market, profile_files
 from retally.errors import BadRequest
 from retally.keystore import Keystore
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import keccak
 from retally_node.collector import check_authorised
+from retally_node.engine_process import vllm_command
+from retally_node.engine_start import check_endpoint
+from retally_node.settings import NodeSettings
 
 OWNER = SigningKey(keccak(b"node commands owner"))
 RUSD = 10**6
@@ -30,6 +34,8 @@ class Shell:
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._environment = environment
+        self.rpc_url = environment["RETALLY_RPC_URL"]
+        self.deployment = Path(environment["RETALLY_DEPLOYMENT"])
 
     def __call__(self, *words: str, code: int = 0) -> dict[str, Any]:
         result = CliRunner().invoke(app, [*words, "--json"], env=self._environment)
@@ -76,6 +82,30 @@ def test_a_node_comes_and_goes(shell: Shell, tmp_path: Path, model_dir: Path) ->
     assert (thawing["action"], thawing["thawing"]) == ("thawing", str(500 * RUSD))
     assert shell("node", "unstake", "--config", config, code=1)["error"]["contractError"].startswith("Staking")
     assert shell("node", "unstake", "--cancel", "--config", config)["thawing"] == "0"
+
+
+def test_a_node_for_embeddings_is_set_up_as_one(shell: Shell, tmp_path: Path, model_dir: Path) -> None:
+    init = ("node", "init", str(tmp_path / "node"), "--model-dir", str(model_dir), "--serves", "embeddings")
+    assert "input alone" in shell(*init, "--price-out", "1", code=2)["error"]["message"]
+    completions, embeddings = map(str, profile_files())
+    assert "for completions" in shell(*init, "--profile-file", completions, code=2)["error"]["message"]
+    made = shell(*init)
+    assert made["serves"] == "embeddings"
+    settings = NodeSettings.load(Path(made["config"]))
+    assert (settings.embeds, settings.price_out, str(settings.profile_file)) == (True, 0, embeddings)
+    check_endpoint(settings)
+    assert "--runner" in vllm_command(model_dir, made["model"], 8000, settings.max_context, embeds=settings.embeds)
+
+    shell("node", "stake", "--config", made["config"], "--amount", "1500")
+    profile_id = devnet_market(model_dir).embeddings_profile_id
+
+    async def registered() -> tuple[bytes, int]:
+        async with Chain(shell.rpc_url, Deployment.load(shell.deployment)) as chain:
+            entry = await chain.registry.node(made["node"])
+            return entry.profile_id, await chain.juror_pools.pool_of(entry.model_id, entry.profile_id)
+
+    # It could judge nothing, so it stands for no jury.
+    assert asyncio.run(registered()) == (profile_id, 0)
 
 
 def test_too_little_money_is_exit_code_4(shell: Shell, tmp_path: Path, model_dir: Path) -> None:

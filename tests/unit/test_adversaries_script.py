@@ -54,16 +54,21 @@ def test_the_table_has_every_adversary_once_and_says_what_was_not_run(tmp_path: 
     assert text.count("| not run |") == len(ADVERSARIES)
 
 
-def test_a_program_named_after_its_lie_is_part_of_what_the_result_depends_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "program"),
+    [("sibling-audit", "sibling_audit_node.py"), ("selfish-router", "selfish_router.py")],
+)
+def test_a_program_named_after_its_lie_is_part_of_what_its_result_alone_depends_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, program: str
 ) -> None:
     results, by_name = Results(tmp_path), {each.name: each for each in ADVERSARIES}
     for path in LIARS.glob("*.py"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     monkeypatch.setattr(adversaries_results, "LIARS", tmp_path)
-    before = {name: results.digest(by_name[name]) for name in ("sibling-audit", "4-bit")}
-    (tmp_path / "sibling_audit_node.py").write_text("another lie")
-    assert results.digest(by_name["sibling-audit"]) != before["sibling-audit"]
+    before = {each: results.digest(by_name[each]) for each in (name, "4-bit")}
+    assert (tmp_path / program).exists()
+    (tmp_path / program).write_text("another lie")
+    assert results.digest(by_name[name]) != before[name]
     assert results.digest(by_name["4-bit"]) == before["4-bit"]
 
 

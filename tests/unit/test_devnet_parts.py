@@ -12,15 +12,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from retally.devnet.configs import node_settings, router_settings
 from retally.devnet.keys import derive_key, derive_secret
 from retally.devnet.options import UpOptions
 from retally.devnet.ports import HOST, NoFreePort, free_port, is_free
 from retally.devnet.processes import MARK, ProcessId, Service, ServiceFailed, end_marked, find_marked
 from retally.devnet.state import STATE, SUPERVISOR, devnet_folder, read_state, write_private
+from retally_node.engine_start import check_endpoint
+from retally_node.settings import NodeSettings
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 PARENT_OF_SERVICE = """
@@ -175,6 +179,28 @@ class TestState:
 
 
 class TestUpOptions:
+    def test_a_node_for_embeddings_comes_with_an_engine_of_its_own(self, tmp_path: Path) -> None:
+        options = UpOptions(nodes=2, engine_url="http://engine", embeddings=True).network(tmp_path)
+        assert [(spec.name, spec.embeds) for spec in options.nodes] == [
+            ("node1", False),
+            ("node2", False),
+            ("embedder", True),
+        ]
+        assert options.to_launch == {"embeddings": (options.model_dir, True)}
+        plain = UpOptions(nodes=2).network(tmp_path)
+        assert plain.to_launch == {"honest": (plain.model_dir, False)}
+        assert not any(spec.embeds for spec in plain.nodes)
+
+    def test_its_settings_are_those_of_such_a_node_and_it_makes_no_model_audited(self, tmp_path: Path) -> None:
+        options = UpOptions(nodes=2, embeddings=True).network(tmp_path)
+        where: Any = {"port": 1, "rpc_url": "http://chain", "deployment": tmp_path / "deployment.json"}
+        given: list[Any] = [node_settings(options, spec, engine_url="http://e", **where) for spec in options.nodes]
+        made = [NodeSettings(**each) for each in given]
+        assert [each.embeds for each in made] == [False, False, True]
+        for each in made:
+            check_endpoint(each)
+        assert router_settings(options, redis_url="redis://r", **where)["audited_owners"] == 2
+
     def test_scale_the_delays_of_the_network(self, tmp_path: Path) -> None:
         assert UpOptions().network(tmp_path).time_scale == 1
         assert UpOptions(time_scale=24).network(tmp_path).time_scale == 24

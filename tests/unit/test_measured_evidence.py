@@ -214,7 +214,7 @@ class TestTables:
     def test_quarters_follow_the_seeds_whoever_replays(self, tmp_path: Path) -> None:
         plan = Plan(PROMPTS, MODEL, Shards(tmp_path))
         batch = evidence_plan.Batch(evidence_plan.BATCHED, 3)
-        quarters = evidence_pairs.quarters_of(plan, batch)
+        quarters = evidence_pairs.quarters(plan, batch)
         assert [quarters.count(number) for number in range(evidence_pairs.PARTS)] == [len(quarters) // 4] * 4
         ordered = [number for _, number in sorted(zip([job.seed for job in plan.jobs(batch)], quarters, strict=True))]
         assert ordered == sorted(quarters)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,36 +25,29 @@ from retally_node.engine_start import check_endpoint
 TEXTS = ["count", "count again"]
 
 
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[NodeWorld]:
-    world = await open_world(tmp_path, max_context=64, **embedding_changes(tmp_path))
-    yield world
-    await world.close()
+def engine_of(embedder: NodeWorld) -> FakeEmbedder:
+    assert isinstance(embedder.engine, FakeEmbedder)
+    return embedder.engine
 
 
-def engine_of(node: NodeWorld) -> FakeEmbedder:
-    assert isinstance(node.engine, FakeEmbedder)
-    return node.engine
-
-
-async def served(node: NodeWorld, times: int = 1) -> list[dict[str, Any]]:
+async def served(embedder: NodeWorld, times: int = 1) -> list[dict[str, Any]]:
     """What the node adds to its one frame, each time that the same job is asked for."""
     params = params_of_embeddings(VECTOR_SIZE, len(TEXTS))
     wanted: dict[str, Any] = {"prompt": {"inputs": TEXTS}, "params": params, "audit_consent": False}
-    submission = (await Customer().submission(node.node, stream=True, **wanted)).to_wire()
+    submission = (await Customer().submission(embedder.node, stream=True, **wanted)).to_wire()
     shown = []
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(node.node)), base_url="http://n") as http:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(embedder.node)), base_url="http://n") as http:
         for _ in range(times):
             answer = await http.post("/retally/v1/jobs", json=submission)
             (frame,) = [line for line in answer.text.split("\n") if '"receipt"' in line]
             shown.append(json.loads(frame.removeprefix("data: "))["retally"])
             # Another engine, or the same one another day, would make others.
-            engine_of(node).factor = 2.0
+            engine_of(embedder).factor = 2.0
     return shown
 
 
 class TestNode:
-    async def _refused(self, node: NodeWorld, **changes: Any) -> RetallyError:
+    async def _refused(self, embedder: NodeWorld, **changes: Any) -> RetallyError:
         customer = Customer()
         given: dict[str, Any] = {
             "prompt": {"inputs": TEXTS},
@@ -64,11 +56,11 @@ class TestNode:
             "audit_consent": False,
         }
         with pytest.raises(RetallyError) as refused:
-            await node.node.admission.admit(await customer.submission(node.node, **{**given, **changes}))
+            await embedder.node.admission.admit(await customer.submission(embedder.node, **{**given, **changes}))
         return refused.value
 
-    async def test_takes_no_completion(self, node: NodeWorld) -> None:
-        refused = await self._refused(node, prompt=None, params=Customer().params())
+    async def test_takes_no_completion(self, embedder: NodeWorld) -> None:
+        refused = await self._refused(embedder, prompt=None, params=Customer().params())
         assert refused.code == "endpoint_not_served"
 
     async def test_a_node_for_completions_takes_no_embeddings(self, tmp_path: Path) -> None:
@@ -76,8 +68,8 @@ class TestNode:
         assert (await self._refused(other)).code == "endpoint_not_served"
         await other.close()
 
-    async def test_r75_takes_no_request_that_promises_audit(self, node: NodeWorld) -> None:
-        assert (await self._refused(node, audit_consent=True)).code == "audit_not_possible"
+    async def test_r75_takes_no_request_that_promises_audit(self, embedder: NodeWorld) -> None:
+        assert (await self._refused(embedder, audit_consent=True)).code == "audit_not_possible"
 
     @pytest.mark.parametrize(
         ("changes", "param"),
@@ -90,24 +82,24 @@ class TestNode:
         ],
     )
     async def test_r73_holds_a_request_to_its_inputs(
-        self, node: NodeWorld, changes: dict[str, Any], param: str
+        self, embedder: NodeWorld, changes: dict[str, Any], param: str
     ) -> None:
-        assert (await self._refused(node, **changes)).param == param
+        assert (await self._refused(embedder, **changes)).param == param
 
-    async def test_r74_the_receipt_commits_to_each_component(self, node: NodeWorld) -> None:
-        (shown,) = await served(node)
-        (kept,) = node.node.ledger.jobs.receipts(bytes.fromhex(shown["jobId"][2:]))
-        rows = await FakeEmbedder().embed(node.node.chat_format.render_inputs({"inputs": TEXTS}), VECTOR_SIZE)
+    async def test_r74_the_receipt_commits_to_each_component(self, embedder: NodeWorld) -> None:
+        (shown,) = await served(embedder)
+        (kept,) = embedder.node.ledger.jobs.receipts(bytes.fromhex(shown["jobId"][2:]))
+        rows = await FakeEmbedder().embed(embedder.node.chat_format.render_inputs({"inputs": TEXTS}), VECTOR_SIZE)
         ids = ids_of_bytes(rows.tobytes())
         assert shown["ids"] == ids
         assert kept.receipt.output_root == output_root(0, ids, [0] * len(ids))
         assert kept.receipt.output_root != output_root(0, [ids[0] ^ 1, *ids[1:]], [0] * len(ids))
 
-    async def test_a_job_that_is_asked_for_again_shows_the_vectors_it_signed(self, node: NodeWorld) -> None:
-        first, again = await served(node, times=2)
+    async def test_a_job_that_is_asked_for_again_shows_the_vectors_it_signed(self, embedder: NodeWorld) -> None:
+        first, again = await served(embedder, times=2)
         assert first["receipt"] == again["receipt"]
         assert first["ids"] == again["ids"]
-        assert engine_of(node).embedded == len(TEXTS)
+        assert engine_of(embedder).embedded == len(TEXTS)
 
     def test_r76_a_profile_is_for_embeddings_or_for_completions(self, tmp_path: Path) -> None:
         changes = {name: value for name, value in embedding_changes(tmp_path).items() if name != "make_engine"}
@@ -126,21 +118,21 @@ class TestNode:
 
 
 class TestJudgement:
-    async def test_r75_is_inconclusive_and_no_broken_rule(self, node: NodeWorld) -> None:
-        bundle = await _bundle(node)
+    async def test_r75_is_inconclusive_and_no_broken_rule(self, embedder: NodeWorld) -> None:
+        bundle = await _bundle(embedder)
         for shown in (bundle, replace(bundle, request=replace(bundle.request, audit_consent=True))):
-            judgement = judge_without_replay(shown, node.node.chat_format.render, node.node.chat_format.eos_ids)
+            judgement = judge_without_replay(shown, embedder.node.chat_format.render, embedder.node.chat_format.eos_ids)
             assert judgement is not None
             assert judgement.deviation is None
             assert (judgement.evidence.log_e, judgement.evidence.calibrated) == (0.0, False)
 
 
-async def _bundle(node: NodeWorld) -> AnswerBundle:
-    (shown,) = await served(node)
-    job = node.node.ledger.jobs.job(bytes.fromhex(shown["jobId"][2:]))
+async def _bundle(embedder: NodeWorld) -> AnswerBundle:
+    (shown,) = await served(embedder)
+    job = embedder.node.ledger.jobs.job(bytes.fromhex(shown["jobId"][2:]))
     assert job is not None
-    (kept,) = node.node.ledger.jobs.receipts(job.job_id)
-    offer = node.node.ledger.money.offer(kept.receipt.offer_hash)
+    (kept,) = embedder.node.ledger.jobs.receipts(job.job_id)
+    offer = embedder.node.ledger.money.offer(kept.receipt.offer_hash)
     assert offer is not None
     return AnswerBundle(
         receipt=kept.receipt,

@@ -18,8 +18,6 @@ from tests.fakes_node import (
     DEPLOYMENT,
     START,
     VECTOR_SIZE,
-    embedding_changes,
-    open_world,
     tiny_format,
 )
 from tests.fakes_node import World as NodeWorld
@@ -37,15 +35,8 @@ TEXTS = ["count", "count again"]
 
 
 @pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[NodeWorld]:
-    world = await open_world(tmp_path, max_context=64, **embedding_changes(tmp_path))
-    yield world
-    await world.close()
-
-
-@pytest.fixture
-async def world(redis_url: str, node: NodeWorld) -> AsyncIterator[World]:
-    async with router_world(redis_url, [RealNode(node)], domain=DEPLOYMENT.domain, now=START) as built:
+async def world(redis_url: str, embedder: NodeWorld) -> AsyncIterator[World]:
+    async with router_world(redis_url, [RealNode(embedder)], domain=DEPLOYMENT.domain, now=START) as built:
         yield built
 
 
@@ -117,9 +108,9 @@ class TestMoney:
         assert world.nodes[0].world.engine.embedded == len(TEXTS)
 
     async def test_what_a_router_left_when_it_died_is_shown_and_not_made_again(
-        self, world: World, node: NodeWorld
+        self, world: World, embedder: NodeWorld
     ) -> None:
-        once, engine = {"idempotency-key": "vectors"}, node.engine
+        once, engine = {"idempotency-key": "vectors"}, embedder.engine
         assert isinstance(engine, FakeEmbedder)
         engine.delay_seconds = 0.3
         first = asyncio.create_task(ask(world, once))
@@ -174,10 +165,10 @@ class TestRefusals:
 
     @pytest.mark.parametrize("broken", [{"missing": 1}, {"factor": float("nan")}])
     async def test_a_node_that_signs_other_than_whole_vectors_is_shut_out(
-        self, world: World, node: NodeWorld, broken: dict[str, Any]
+        self, world: World, embedder: NodeWorld, broken: dict[str, Any]
     ) -> None:
         for name, value in broken.items():
-            setattr(node.engine, name, value)
+            setattr(embedder.engine, name, value)
         answer = await ask(world)
         assert answer.status_code == 503
         assert "R-7" in answer.json()["error"]["message"]

@@ -1,4 +1,4 @@
-"""Calibrating: pairs of set-ups, a half held out, a ceiling of noise, shards that a second run goes on from."""
+"""Calibrating: pairs of set-ups, quarters judged by the others, noise ceilings, shards to go on from."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ import pytest
 from tests.contracts.court.crash_nodes import FakeFormat
 from tests.fakes_setups import EOS, NumpySetUp
 
+import evidence_pairs
+import evidence_plan
+import evidence_results
+import evidence_tables
+from evidence_shards import Replay
 from retally.devnet.catalogue import CALIBRATIONS
 from retally.errors import BadRequest
 from retally.protocol.calibration import Calibration
@@ -23,11 +28,14 @@ from retally.protocol.evidence import margin_log_e
 from retally.protocol.params import ONE
 from retally_verifier.calibrate.canaries import DATE, RANGES, Answer, Canaries
 from retally_verifier.calibrate.measure import Bench, Measured, OtherWeights
-from retally_verifier.calibrate.outcome import TooFewJobs, TooNoisy, check_noise, notes, outcome_of
+from retally_verifier.calibrate.outcome import Outcome, TooFewJobs, TooNoisy, check_noise, notes, outcome_of
 from retally_verifier.calibrate.plan import profile_of
 from retally_verifier.calibrate.registering import command_to_register
 from retally_verifier.calibrate.report import report_html
 from retally_verifier.calibrate.shards import ShardNotKept, Shards
+from retally_verifier.calibration_bounds import Margins
+from retally_verifier.calibration_quarters import PARTS, parted, quarters_of
+from retally_verifier.calibration_tables import make_table
 
 JOBS, TOKENS = 96, 12
 
@@ -63,10 +71,23 @@ def count(folder: Path) -> int:
     return len(list(folder.glob("*.json")))
 
 
+def jobs_that_choose(outcome: Outcome, cheat: str) -> list[Margins]:
+    """A cheat's jobs that are not held out, in the order of their seeds' quarters."""
+    held = {id(job) for job in outcome.held_cheats[cheat]}
+    parts = parted(outcome.measured.cheats[cheat], quarters_of(outcome.measured.cheat_seeds))
+    return [job for jobs in parts for job in jobs if id(job) not in held]
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     """One run, read by most tests."""
     return asyncio.run(measure(tmp_path_factory.mktemp("shards"), setups()))
+
+
+@pytest.fixture(scope="module")
+def outcome(measured: Measured) -> Outcome:
+    """What it gives."""
+    return outcome_of(measured)
 
 
 class TestMeasure:
@@ -128,53 +149,92 @@ class TestMeasure:
 
 
 class TestOutcome:
-    def test_holds_out_the_half_that_made_no_table(self, measured: Measured) -> None:
-        outcome = outcome_of(measured, "seed")
-        assert outcome.held.jobs == sum(len(jobs) for jobs in measured.honest.values()) // 2
-        log_es = [margin_log_e(job, outcome.table) for jobs in outcome.held_honest.values() for job in jobs]
+    def test_all_honest_jobs_make_the_table(self, measured: Measured, outcome: Outcome) -> None:
+        choosing = {name: jobs_that_choose(outcome, name) for name in measured.cheats}
+        assert {name: len(jobs) for name, jobs in choosing.items()} == dict.fromkeys(measured.cheats, 8)
+        assert outcome.table == make_table(measured.honest, choosing, outcome.noise).table
+        assert outcome.noise == max(each for noise in measured.noise.values() for each in noise if each is not None)
+
+    @pytest.mark.parametrize("quarter", range(PARTS))
+    def test_no_job_is_judged_by_a_table_that_it_made(self, measured: Measured, outcome: Outcome, quarter: int) -> None:
+        mine = {id(job) for parts in outcome.honest.values() for job in parts[quarter]}
+        worse = {pair: [job + 9 if id(job) in mine else job for job in jobs] for pair, jobs in measured.honest.items()}
+        noise = {
+            pair: [9.0 if id(job) in mine else each for job, each in zip(measured.honest[pair], found, strict=True)]
+            for pair, found in measured.noise.items()
+        }
+        changed = outcome_of(replace(measured, honest=worse, noise=noise))
+        # Whatever a quarter says, the table that judges it stays; those of the others do not, nor the one of all.
+        assert [old == new for old, new in zip(outcome.tables, changed.tables, strict=True)] == [
+            each == quarter for each in range(PARTS)
+        ]
+        assert changed.table != outcome.table
+        assert changed.held.largest_log_e > outcome.held.largest_log_e
+
+    def test_every_job_is_judged_once(self, measured: Measured, outcome: Outcome) -> None:
+        assert sorted(id(job) for job, _ in outcome.judged()) == sorted(
+            id(job) for jobs in measured.honest.values() for job in jobs
+        )
+        log_es = [margin_log_e(job, table) for job, table in outcome.judged()]
+        assert outcome.held.jobs == len(log_es)
         assert outcome.held.largest_log_e == max(log_es)
+        assert outcome.held.mean_e == pytest.approx(np.exp(log_es).mean())
         assert outcome.held.mean_e <= 1
-        held = {id(job) for jobs in outcome.held_honest.values() for job in jobs}
-        worse = {pair: [job + 9 if id(job) in held else job for job in jobs] for pair, jobs in measured.honest.items()}
-        # Whatever the held-out half says, the table stays.
-        assert outcome_of(replace(measured, honest=worse), "seed").table == outcome.table
 
-    def test_splits_by_the_seed_and_alike_for_all_who_replay_a_job(self, measured: Measured) -> None:
-        outcome, other = outcome_of(measured, "seed"), outcome_of(measured, "another")
-        places: dict[str, list[int]] = {}
+    def test_divides_by_the_seeds_alike_for_all_who_replay(self, measured: Measured, outcome: Outcome) -> None:
         for pair, jobs in measured.honest.items():
-            kept = [index for index, job in enumerate(jobs) if any(job is held for held in outcome.held_honest[pair])]
-            assert places.setdefault(measured.answered_by[pair], kept) == kept
-        pair = next(iter(measured.honest))
-        assert [id(job) for job in other.held_honest[pair]] != [id(job) for job in outcome.held_honest[pair]]
+            by_seed = [job for _, job in sorted(zip(measured.seeds[pair], jobs, strict=True), key=lambda each: each[0])]
+            size = len(jobs) // PARTS
+            for quarter, part in enumerate(outcome.honest[pair]):
+                assert {id(job) for job in part} == {id(job) for job in by_seed[quarter * size : (quarter + 1) * size]}
+        assert measured.seeds["set-up a by set-up b"] == measured.seeds["set-up a by set-up c"]
+        assert measured.seeds["set-up a by set-up b"] != measured.seeds["set-up b by set-up a"]
 
-    def test_sees_cheats_and_says_so_in_integers(self, measured: Measured) -> None:
-        outcome = outcome_of(measured, "seed")
+    def test_makes_and_judges_quarters_as_the_measurement_does(self, measured: Measured) -> None:
+        name = "set-up a by set-up b"
+        only = replace(measured, honest={name: measured.honest[name]}, noise={name: measured.noise[name]})
+        outcome = outcome_of(only)
+        pair = evidence_pairs.pair_of(evidence_plan.BATCHED, evidence_plan.REFERENCE)
+        noises = [0.0] * PARTS
+        quarters = quarters_of(measured.seeds[name])
+        for quarter, job, noise in zip(quarters, only.honest[name], only.noise[name], strict=True):
+            pair.quarters[quarter].append(Replay(job, np.zeros(len(job))))
+            noises[quarter] = max(noises[quarter], noise or 0.0)
+        choosing = {cheat: jobs_that_choose(outcome, cheat) for cheat in measured.cheats}
+        fitted = []
+        for quarter in range(PARTS):
+            jobs = {name: [row.margins for row in pair.without(quarter)]}
+            fitted.append(evidence_tables.fit(jobs, choosing, max(noises[:quarter] + noises[quarter + 1 :])))
+        assert tuple(each.table for each in fitted) == outcome.tables
+        assert evidence_results.judged_pair(pair, tuple(fitted)).tolist() == [
+            margin_log_e(job, table) for job, table in outcome.judged()
+        ]
+
+    def test_sees_cheats_and_says_so_in_integers(self, outcome: Outcome) -> None:
         lies = [margin_log_e(job, outcome.table) for job in outcome.held_cheats["other-seed"]]
         assert np.mean(lies) > outcome.held.largest_log_e
         said = json.dumps(notes(outcome))
         assert '"heldOutMismatchPpm"' in said
         assert "." not in said.replace("set-up", "")
 
-    def test_bounds_large_margins_by_how_far_logprobs_lay_apart(self, measured: Measured) -> None:
-        noise = outcome_of(measured, "seed").noise
-        assert noise is not None
-        assert 0.01 < noise < 0.3
+    def test_bounds_large_margins_by_how_far_logprobs_lay_apart(self, measured: Measured, outcome: Outcome) -> None:
+        assert outcome.noise is not None
+        assert 0.01 < outcome.noise < 0.3
         pair = next(iter(measured.noise))
         silent = {**measured.noise, pair: [None] * len(measured.noise[pair])}
-        assert outcome_of(replace(measured, noise=silent), "seed").noise is None
+        assert outcome_of(replace(measured, noise=silent)).noise is None
 
     def test_refuses_too_few_jobs(self, measured: Measured) -> None:
         few = {pair: jobs[:31] for pair, jobs in measured.honest.items()}
         with pytest.raises(TooFewJobs, match="31 jobs"):
-            outcome_of(replace(measured, honest=few), "seed")
+            outcome_of(replace(measured, honest=few))
 
 
 class TestCeiling:
     def noisy(self, share: float, size: float) -> Measured:
         rng = np.random.default_rng(1)
         jobs = [np.where(rng.random(64) < share, size, 0.0) for _ in range(200)]
-        return Measured({"a by b": jobs}, {}, {"a by b": "a"}, {})
+        return Measured({"a by b": jobs}, {}, {}, (), {})
 
     @pytest.mark.parametrize(
         ("dtypes", "share", "size", "is_refused"),
@@ -202,26 +262,25 @@ class TestCeiling:
 
 
 class TestFiles:
-    def made(self, measured: Measured) -> tuple[Calibration, Mapping[str, Any]]:
-        outcome = outcome_of(measured, "seed")
+    def made(self, outcome: Outcome) -> tuple[Calibration, Mapping[str, Any]]:
         profile = profile_of(CALIBRATIONS.parent / "profiles" / "vllm-cpu-float32.json")
         tables = {"seeded": outcome.table}
         return Calibration(profile.id, profile.id, profile.id, tables, RANGES, notes(outcome)), {"seeded": outcome}
 
-    def test_the_report_holds_all_charts_and_needs_no_other_file(self, measured: Measured) -> None:
-        made, outcomes = self.made(measured)
+    def test_the_report_holds_all_charts_and_needs_no_other_file(self, outcome: Outcome) -> None:
+        made, outcomes = self.made(outcome)
         report = report_html(made, outcomes, command_to_register(made, None))
         assert report.count("<svg") == 3
         assert to_hex(made.hash) in report
         assert "src=" not in report
         assert "href=" not in report
 
-    def test_survives_its_own_json(self, measured: Measured) -> None:
-        made, _ = self.made(measured)
+    def test_survives_its_own_json(self, outcome: Outcome) -> None:
+        made, _ = self.made(outcome)
         assert Calibration.from_json(json.loads(json.dumps(made.to_json()))).hash == made.hash
 
-    def test_the_command_names_hash_pair_and_contracts(self, measured: Measured, tmp_path: Path) -> None:
-        made, _ = self.made(measured)
+    def test_the_command_names_hash_pair_and_contracts(self, outcome: Outcome, tmp_path: Path) -> None:
+        made, _ = self.made(outcome)
         registry, timelock = "0x" + "11" * 20, "0x" + "22" * 20
         path = tmp_path / "deployment.json"
         deployment = {"chainId": 1, "contracts": {"Registry": registry, "Timelock": timelock}}

@@ -6,10 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from retally.protocol.calibration import MarginTable
-from retally.protocol.evidence import margin_log_e
 from retally_verifier.calibration_alternatives import Alternative, best_alternative
 from retally_verifier.calibration_bounds import Margins, bins_of, envelope, miss_of
 from retally_verifier.calibration_largest import INDEX, largest_bins, mean_tokens
@@ -21,15 +18,6 @@ class Made:
 
     table: MarginTable
     alternative: Alternative
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOut:
-    """What jobs that made no table score under it."""
-
-    jobs: int
-    largest_log_e: float
-    mean_e: float
 
 
 def make_table(
@@ -48,12 +36,3 @@ def make_table(
     largest, tokens = largest_bins(honest, known, miss_of(len(honest)), index), mean_tokens(honest)
     alternative = best_alternative(cheats, edges, shares, largest, tokens)
     return Made(MarginTable(edges, shares, alternative.shares, largest, tokens), alternative)
-
-
-def hold_out(
-    honest: Mapping[str, Sequence[Margins]], cheats: Mapping[str, Sequence[Margins]], noise: float | None = None
-) -> HeldOut:
-    """Tables from every other job, evidence of the jobs between them: honest ones must stay poor."""
-    table = make_table({name: jobs[::2] for name, jobs in honest.items()}, cheats, noise).table
-    log_es = [margin_log_e(job, table) for jobs in honest.values() for job in jobs[1::2]]
-    return HeldOut(len(log_es), max(log_es), float(np.mean(np.exp(log_es))))

@@ -21,6 +21,7 @@ from retally.devnet.control import up as start_devnet
 from retally.devnet.options import UpOptions
 from retally.devnet.state import devnet_folder, read_state
 from retally.errors import NotFound
+from retally.protocol.params import EMBEDDINGS
 
 app = typer.Typer(help="A whole network on this machine: chain, engine, nodes, router, verifier.", no_args_is_help=True)
 
@@ -35,6 +36,9 @@ def up(
     model_dir: Annotated[Path | None, typer.Option(help="Another model than the devnet's, with a manifest.")] = None,
     engine_url: Annotated[str | None, typer.Option(help="An engine that already serves the model.")] = None,
     time_scale: Annotated[int, typer.Option(min=1, max=1000, help="Divides every delay of the contracts.")] = 1,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="One node more that serves embeddings, with an engine of its own.")
+    ] = False,
 ) -> None:
     """Start the network, wait until everything answers, and leave it running."""
     started = time.monotonic()
@@ -44,7 +48,14 @@ def up(
         errors.print(f"{time.monotonic() - started:5.1f} s  {line}", markup=False)
 
     folder = str(model_dir.resolve()) if model_dir else None
-    options = UpOptions(seed=seed, nodes=nodes, model_dir=folder, engine_url=engine_url, time_scale=time_scale)
+    options = UpOptions(
+        seed=seed,
+        nodes=nodes,
+        model_dir=folder,
+        engine_url=engine_url,
+        time_scale=time_scale,
+        embeddings=embeddings,
+    )
     state = start_devnet(Session(ctx).home, options, say)
     emit(ctx, state, _welcome(state))
 
@@ -97,16 +108,22 @@ def _show(path: Path, lines: int, *, follow: bool) -> None:
 def _welcome(state: dict[str, Any]) -> Text:
     """Say what a newcomer needs next, ready to paste."""
     body = json.dumps({"model": state["model"], "messages": [{"role": "user", "content": "Hello"}], "stream": True})
+    vectors = [
+        f"  curl {state['router_url']}/v1/embeddings -H 'authorization: Bearer {state['api_key']}' \\",
+        f"    -H 'content-type: application/json' -d '{json.dumps({'model': state['model'], 'input': 'Hello'})}'",
+    ]
+    embeds = any(node["serves"] == EMBEDDINGS for node in state["nodes"])
     lines = [
         f"Router    {state['router_url']}/v1",
         f"API key   {state['api_key']}",
         f"Model     {state['model']}",
         f"Chain     {state['rpc_url']} (31337)",
-        *(f"Node      {node['url']}  {node['address']}" for node in state["nodes"]),
+        *(f"Node      {node['url']}  {node['address']}  {node['serves']}" for node in state["nodes"]),
         "",
         "Try it:",
         f"  curl -N {state['router_url']}/v1/chat/completions -H 'authorization: Bearer {state['api_key']}' \\",
         f"    -H 'content-type: application/json' -d '{body}'",
+        *(vectors if embeds else []),
         "",
         "retally devnet down ends it. Its keys are public: chain 31337 only.",
     ]

@@ -26,28 +26,32 @@ class Market:
 
     model_id: Bytes32
     profile_id: Bytes32
-    #: The profile of nodes for embeddings on this machine (R-76).
-    embeddings_profile: Path
+    #: That of nodes for embeddings (R-76).
+    embeddings_profile_id: Bytes32
     catalogue: Catalogue
 
 
 def devnet_market(model_dir: Path) -> Market:
     """Read the files and hash them as the protocol does (R-12)."""
     model = ModelFiles.load(model_dir)
-    name = "vllm-cpu-float32" if is_cpu_build() else "vllm-cuda-bfloat16"
-    profile_path = _FOLDER / "profiles" / f"{name}.json"
-    embeddings_path = _FOLDER / "profiles" / f"{name}-embeddings.json"
-    profile_id = _hash_of(profile_path)
+    profile_path, embeddings_path = profile_files()
+    profile_id, embeddings_id = _hash_of(profile_path), _hash_of(embeddings_path)
     pair = (to_hex(model.model_id), to_hex(profile_id), to_hex(profile_id))
     catalogue = Catalogue(
         models=[Model(to_hex(model.model_id), MODEL_UNIT, model.name, str(model_dir / "manifest.json"))],
         profiles=[
             Profile(to_hex(profile_id), str(profile_path)),
-            Profile(to_hex(_hash_of(embeddings_path)), str(embeddings_path), serves=EMBEDDINGS),
+            Profile(to_hex(embeddings_id), str(embeddings_path), serves=EMBEDDINGS),
         ],
         calibrations=[CalibrationEntry(digest, *pair, str(path)) for path, digest in _calibrations().items()],
     )
-    return Market(model.model_id, profile_id, embeddings_path, catalogue)
+    return Market(model.model_id, profile_id, embeddings_id, catalogue)
+
+
+def profile_files() -> tuple[Path, Path]:
+    """This machine's profile, and that of its nodes for embeddings."""
+    name = "vllm-cpu-float32" if is_cpu_build() else "vllm-cuda-bfloat16"
+    return _FOLDER / "profiles" / f"{name}.json", _FOLDER / "profiles" / f"{name}-embeddings.json"
 
 
 def _calibrations() -> dict[Path, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tomli_w
 
-from retally.devnet.catalogue import CALIBRATIONS
+from retally.devnet.catalogue import CALIBRATIONS, profile_files
 from retally.devnet.engine_server import MAX_CONTEXT
 from retally.devnet.keys import derive_key, derive_secret
 from retally.devnet.options import NetworkOptions, NodeSpec
@@ -18,6 +18,7 @@ def node_settings(
     options: NetworkOptions, spec: NodeSpec, *, port: int, rpc_url: str, deployment: Path, engine_url: str
 ) -> dict[str, object]:
     """Settings of one node; the spec's own win."""
+    vectors: dict[str, object] = {"serves": spec.serves, "profile_file": str(profile_files()[1]), "price_out": 0}
     return {
         "rpc_url": rpc_url,
         "deployment": str(deployment),
@@ -36,6 +37,7 @@ def node_settings(
         "admin_token": derive_secret(options.seed, spec.name),
         "poll_seconds": options.poll_seconds,
         "log_level": options.log_level,
+        **(vectors if spec.embeds else {}),
         **spec.settings,
     }
 
@@ -52,7 +54,7 @@ def router_settings(
         "host": HOST,
         "port": port,
         # Without a measured table there is no calibrated profile to insist on; calibrating needs such a network.
-        "audited_owners": min(3, len(options.nodes)),
+        "audited_owners": max(1, min(3, sum(not node.embeds for node in options.nodes))),
         "require_calibration": any(CALIBRATIONS.glob("*.json")),
         "poll_seconds": options.poll_seconds,
         # Low: on one machine all nodes are about as fast, so jobs spread by stake.

@@ -152,6 +152,7 @@ class Network:
             "verifier_url": self.verifier_url or None,
             "nodes": [
                 {"name": node.spec.name, "address": node.address, "owner": node.owner.address, "url": node.url}
+                | {"serves": node.spec.serves}
                 for node in self.nodes
             ],
             "payer": {"address": self.payer.address, "key": "0x" + self.payer.key.secret.hex()},
@@ -181,8 +182,8 @@ class Network:
         progress(f"ready: {self.router_url}")
 
     def _launch_engines(self) -> None:
-        wanted = {name: path for name, path in self.options.engines.items() if name not in self.options.engine_urls}
-        for (name, model_dir), cores in zip(wanted.items(), share_cores(len(wanted)), strict=True):
+        wanted = self.options.to_launch
+        for (name, (model_dir, embeds)), cores in zip(wanted.items(), share_cores(len(wanted)), strict=True):
             engine = EngineServer(
                 model_dir,
                 self.logs,
@@ -191,6 +192,7 @@ class Network:
                 name=f"engine-{name}",
                 port=self._port(ENGINE_PORT),
                 cores=cores,
+                embeds=embeds,
             )
             engine.launch()
             self.engines[name] = engine
@@ -234,7 +236,8 @@ class Network:
         url = f"http://{HOST}:{port}"
         await owner.stake(Role.OPERATOR, self.options.stake)
         await self._party(spec.name).fund(APPEAL_FUNDS)
-        await owner.register_node(key, self.market.model_id, self.market.profile_id, url)
+        profile = self.market.embeddings_profile_id if spec.embeds else self.market.profile_id
+        await owner.register_node(key, self.market.model_id, profile, url, is_juror=not spec.embeds)
         settings = node_settings(
             self.options,
             spec,

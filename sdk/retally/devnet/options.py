@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from retally.devnet.tools import devnet_model_dir
+from retally.protocol.params import EMBEDDINGS
 
 RUSD = 1_000_000
 """One unit of the devnet's asset in its smallest unit."""
@@ -18,9 +19,15 @@ class NodeSpec:
 
     name: str
     engine: str = "honest"
+    serves: str = "completions"
     program: tuple[str, ...] = ("-m", "retally_node")
     arguments: tuple[str, ...] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it serves embeddings, from an engine that makes nothing else."""
+        return self.serves == EMBEDDINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +71,13 @@ class NetworkOptions:
         return self.engines.get("honest", next(iter(self.engines.values())))
 
     @property
+    def to_launch(self) -> dict[str, tuple[Path, bool]]:
+        """The engines that do not run yet: what each loads, and whether it makes vectors."""
+        pooling = {spec.engine for spec in self.nodes if spec.embeds}
+        folders = dict.fromkeys(pooling, self.model_dir) | dict(self.engines)
+        return {name: (path, name in pooling) for name, path in folders.items() if name not in self.engine_urls}
+
+    @property
     def mark(self) -> str:
         """What the network's processes carry in their environment."""
         return str(self.home.resolve())
@@ -78,13 +92,17 @@ class UpOptions:
     model_dir: str | None = None
     engine_url: str | None = None
     time_scale: int = 1
+    embeddings: bool = False
 
     def network(self, folder: Path) -> NetworkOptions:
         """The network they describe."""
+        nodes = [NodeSpec(name=f"node{number}") for number in range(1, self.nodes + 1)]
+        if self.embeddings:
+            nodes.append(NodeSpec(name="embedder", engine=EMBEDDINGS, serves=EMBEDDINGS))
         return NetworkOptions(
             home=folder,
             seed=self.seed,
-            nodes=tuple(NodeSpec(name=f"node{number}") for number in range(1, self.nodes + 1)),
+            nodes=tuple(nodes),
             engines={"honest": Path(self.model_dir) if self.model_dir else devnet_model_dir()},
             engine_urls={"honest": self.engine_url} if self.engine_url else {},
             familiar_ports=True,

@@ -58,14 +58,17 @@ class Party:
         await self.send(self._chain.asset.approve(self._chain.escrow.address, amount))
         await self.send(self._chain.escrow.deposit(self.address, amount))
 
-    async def register_node(self, node: SigningKey, model_id: bytes, profile_id: bytes, endpoint: str) -> None:
-        """Register a node whose key agrees, and let that key collect, answer and vote."""
+    async def register_node(
+        self, node: SigningKey, model_id: bytes, profile_id: bytes, endpoint: str, *, is_juror: bool = True
+    ) -> None:
+        """Register a node whose key agrees, and let that key collect, answer and, as a juror, vote."""
         deadline = await self._anvil.now() + _AUTH_SECONDS
         consent = NodeAuth(owner=self.address, node=node.address, deadline=deadline)
         signature = node.sign(consent.digest(self._chain.domain))
         await self.send(self._chain.registry.register_node(consent, signature, model_id, profile_id, endpoint))
         await self.send(self._chain.registry.set_delegate(node.address, True))
-        await self.send(self._chain.juror_pools.enlist(node.address))
+        if is_juror:
+            await self.send(self._chain.juror_pools.enlist(node.address))
 
 
 async def prepare_router(party: Party) -> None:

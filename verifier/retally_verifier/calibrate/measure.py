@@ -27,12 +27,13 @@ NOISE, MOST_OFF = 0.6, 0.01
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The margins of one kind of sampling, by pair of set-ups and by cheat; jobs of one set-up in the same order."""
+    """The margins of one kind of sampling, by pair of set-ups and by cheat."""
 
     honest: Mapping[str, list[Margins]]
     cheats: Mapping[str, list[Margins]]
-    #: By which set-up the jobs of a pair were answered.
-    answered_by: Mapping[str, str]
+    #: The seeds of each pair's jobs, by which they are divided; and those of the jobs that every cheat was asked for.
+    seeds: Mapping[str, Sequence[bytes]]
+    cheat_seeds: Sequence[bytes]
     #: The largest difference of log-probabilities in each honest job, nats; none where a set-up does not say.
     noise: Mapping[str, list[float | None]]
 
@@ -72,7 +73,7 @@ class Bench:
         jobs = self._canaries.jobs(count, tokens, greedy=greedy, name=f"honest {mode}")
         answering = [setup for setup in self._setups if setup.answers]
         honest: dict[str, list[Margins]] = {}
-        by: dict[str, str] = {}
+        seeds: dict[str, Sequence[bytes]] = {}
         noise: dict[str, list[float | None]] = {}
         for index, node in enumerate(answering):
             mine = jobs[index :: len(answering)]
@@ -81,9 +82,10 @@ class Bench:
                     pair = f"{node.name} by {verifier.name}"
                     replays = await self._pair(mode, node, verifier, mine)
                     honest[pair], noise[pair] = [r.margins for r in replays], [r.noise for r in replays]
-                    by[pair] = node.name
+                    seeds[pair] = [job.seed for job in mine]
         asked = self._canaries.jobs(cheat_count, tokens, greedy=greedy, name=f"cheat {mode}")
-        return Measured(honest, await self._cheats(mode, answering[0], asked, cheaper), by, noise)
+        cheats = await self._cheats(mode, answering[0], asked, cheaper)
+        return Measured(honest, cheats, seeds, [job.seed for job in asked], noise)
 
     async def _pair(self, mode: str, node: SetUp, verifier: SetUp, jobs: Sequence[Job]) -> list[Replay]:
         found: list[Replay] = []

@@ -1,10 +1,9 @@
-"""From margins to a calibration: half of the jobs makes the tables, the other half says how they do."""
+"""From margins to a calibration: all honest jobs make the table, and quarter by quarter they say how such tables do."""
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +14,21 @@ from retally.protocol.evidence import JOB_MISMATCH, margin_log_e
 from retally.protocol.params import ONE
 from retally_verifier.calibrate.measure import Measured
 from retally_verifier.calibration_bounds import CONFIDENCE_MISS, Margins
-from retally_verifier.calibration_tables import HeldOut, hold_out, make_table
+from retally_verifier.calibration_quarters import (
+    PARTS,
+    judged_by,
+    largest_of,
+    others,
+    parted,
+    quartered_log_es,
+    quarters_of,
+)
+from retally_verifier.calibration_tables import make_table
 
-#: The least jobs of a pair that may make a table, and as many are held out.
-LEAST_JOBS = 16
+#: The least jobs of a pair: a table of three quarters judges the eight of the fourth.
+LEAST_JOBS = 32
+#: So many quarters of a cheat's jobs choose alternatives; the others are reported.
+CHOOSING = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +64,44 @@ class TooNoisy(BadRequest):
 
 
 class TooFewJobs(BadRequest):
-    """The canaries do not suffice for a table and a held-out half."""
+    """The canaries do not suffice for a table and for a quarter that it judges."""
 
     def __init__(self, pair: str, found: int) -> None:
         super().__init__(
-            f"{pair} has {found} jobs of one kind, {2 * LEAST_JOBS} are the least: half of them is held out",
+            f"{pair} has {found} jobs of one kind, {LEAST_JOBS} are the least: each quarter is judged by the others",
             param="jobs",
             hint="raise --jobs; greedy jobs are half as many, and set-ups that answer share them",
         )
 
 
 @dataclass(frozen=True, slots=True)
+class HeldOut:
+    """What honest jobs score under tables that they took no part in."""
+
+    jobs: int
+    largest_log_e: float
+    mean_e: float
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """One kind of sampling: its table, and what the jobs that did not make it say."""
+    """One kind of sampling: its table, and what jobs say of such tables that they took no part in."""
 
     table: MarginTable
+    #: For each quarter of the honest jobs a table of the three others, which judges it.
+    tables: tuple[MarginTable, ...]
     held: HeldOut
     #: What the bound of large margins rests on, nats; none where a set-up does not say its logprobs.
     noise: float | None
-    held_honest: Mapping[str, list[Margins]]
+    #: By pair, in quarters.
+    honest: Mapping[str, tuple[list[Margins], ...]]
     held_cheats: Mapping[str, list[Margins]]
     measured: Measured
+
+    def judged(self) -> Iterator[tuple[Margins, MarginTable]]:
+        """Each honest job, and the table that judges it."""
+        for parts in self.honest.values():
+            yield from judged_by(parts, self.tables)
 
     def power(self, cheat: str) -> float:
         """The share of a cheat's held-out jobs that are a mismatch by themselves."""
@@ -82,47 +109,45 @@ class Outcome:
         return float(np.mean([margin_log_e(job, self.table) >= JOB_MISMATCH for job in jobs]))
 
 
-def outcome_of(measured: Measured, seed: str) -> Outcome:
-    """The table from one half of the jobs, drawn by the seed, and what the other half scores under it."""
-    orders: dict[str, list[int]] = {}
-    honest = {}
+def outcome_of(measured: Measured) -> Outcome:
+    """The table of all honest jobs, what each quarter of them scores under one of the others, and what cheats do."""
     for pair, jobs in measured.honest.items():
-        if len(jobs) < 2 * LEAST_JOBS:
+        if len(jobs) < LEAST_JOBS:
             raise TooFewJobs(pair, len(jobs))
-        # One order for all who replay a set-up's jobs: none of them makes the table with a job that another judges.
-        node = measured.answered_by[pair]
-        order = orders.setdefault(node, _order(len(jobs), f"{seed} {node}"))
-        honest[pair] = [jobs[index] for index in order]
-    cheats = {
-        name: [jobs[index] for index in _order(len(jobs), f"{seed} {name}")] for name, jobs in measured.cheats.items()
-    }
-    fitted = {name: jobs[::2] for name, jobs in cheats.items()}
-    noise = _noise(measured, orders)
+    # By the jobs' seeds, so alike for all who replay them: none makes the table by which another judges its margins.
+    honest = {pair: parted(jobs, quarters_of(measured.seeds[pair])) for pair, jobs in measured.honest.items()}
+    cheats = {name: parted(jobs, quarters_of(measured.cheat_seeds)) for name, jobs in measured.cheats.items()}
+    choosing = {name: [job for jobs in parts[:CHOOSING] for job in jobs] for name, parts in cheats.items()}
+    noises = _largest_noises(measured)
+    tables = tuple(
+        make_table(
+            {pair: others(parts, quarter) for pair, parts in honest.items()},
+            choosing,
+            largest_of(others([[noise] for noise in noises], quarter)),
+        ).table
+        for quarter in range(PARTS)
+    )
+    noise = largest_of(noises)
     return Outcome(
-        table=make_table({pair: jobs[::2] for pair, jobs in honest.items()}, fitted, noise).table,
-        held=hold_out(honest, fitted, noise),
+        table=make_table(measured.honest, choosing, noise).table,
+        tables=tables,
+        held=_held_out(honest, tables),
         noise=noise,
-        held_honest={pair: jobs[1::2] for pair, jobs in honest.items()},
-        held_cheats={name: jobs[1::2] for name, jobs in cheats.items()},
+        honest=honest,
+        held_cheats={name: [job for jobs in parts[CHOOSING:] for job in jobs] for name, parts in cheats.items()},
         measured=measured,
     )
 
 
-def _noise(measured: Measured, orders: Mapping[str, Sequence[int]]) -> float | None:
-    """The largest difference of log-probabilities in the jobs that make the table; none where one is not known."""
-    found = [
-        measured.noise[pair][index]
-        for pair, node in measured.answered_by.items()
-        for index in orders[node][::2]
-    ]  # fmt: skip
-    known = [each for each in found if each is not None]
-    return max(known) if known and len(known) == len(found) else None
+def _held_out(honest: Mapping[str, Sequence[Sequence[Margins]]], tables: Sequence[MarginTable]) -> HeldOut:
+    log_es = np.concatenate([quartered_log_es(parts, tables) for parts in honest.values()])
+    return HeldOut(len(log_es), float(log_es.max()), float(np.exp(log_es).mean()))
 
 
-def _order(count: int, seed: str) -> list[int]:
-    order = list(range(count))
-    random.Random(seed).shuffle(order)
-    return order
+def _largest_noises(measured: Measured) -> list[float | None]:
+    """For each quarter the largest difference of log-probabilities in any pair; none where one is not known."""
+    parts = [parted(noise, quarters_of(measured.seeds[pair])) for pair, noise in measured.noise.items()]
+    return [largest_of([each for pair in parts for each in pair[quarter]]) for quarter in range(PARTS)]
 
 
 def check_noise(measured: Measured, dtypes: Sequence[str]) -> None:

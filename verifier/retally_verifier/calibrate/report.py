@@ -69,9 +69,10 @@ def _summary(outcome: Outcome) -> str:
     return (
         "<table><tr><th>honest pair</th><th>jobs</th><th>tokens</th><th>positive margins</th><th>largest</th></tr>"
         + "".join(rows)
-        + "</table><p>One half of the jobs, drawn by seed, made the table; everything below is of the other. "
-        + f"Of {held.jobs} honest jobs held out the largest log e is {held.largest_log_e:.2f}, the mean e "
-        + f"{held.mean_e:.2f} (a bound that holds has a mean of at most 1).</p>"
+        + "</table><p>All of these jobs made the table. In quarters, drawn by seed, each was judged by a table of the "
+        + f"three others: of {held.jobs} the largest log e is {held.largest_log_e:.2f}, the mean e "
+        + f"{held.mean_e:.2f} (a bound that holds has a mean of at most 1). Half of the cheats' jobs chose the "
+        + "alternative; the others are below.</p>"
         + "<table><tr><th>cheat</th><th>jobs held out</th><th>mismatch by one job</th></tr>"
         + caught
         + "</table>"
@@ -82,7 +83,7 @@ def _margins_chart(outcome: Outcome) -> str:
     table = outcome.table
     bins = len(table.honest)
     chart = Chart(
-        "Margins: honest jobs held out against the bound", "margin, nats", "share", (0, bins), (LEAST_POWER, 0)
+        "Margins: honest jobs and the bound that they made", "margin, nats", "share", (0, bins), (LEAST_POWER, 0)
     )
     chart.ticks(_bin_names(table), {float(power): f"1e{power}" for power in range(LEAST_POWER, 1)})
     for index in range(bins):
@@ -91,7 +92,7 @@ def _margins_chart(outcome: Outcome) -> str:
         chart.line(Line([(index + 0.05, _log10(cheat)), (index + 0.95, _log10(cheat))], "#d62728"))
     chart.name("upper bound", "#dddddd")
     chart.name("alternative", "#d62728")
-    for colour, (pair, jobs) in zip(COLOURS, outcome.held_honest.items(), strict=False):
+    for colour, (pair, jobs) in zip(COLOURS, outcome.measured.honest.items(), strict=False):
         shares = histograms(jobs, table.edges).sum(axis=0)
         shares = shares / shares.sum()
         points = [(index + offset, _log10(shares[index])) for index in range(bins) for offset in (0.15, 0.85)]
@@ -105,17 +106,17 @@ def _bin_names(table: MarginTable) -> dict[float, str]:
 
 
 def _paths_chart(outcome: Outcome) -> str:
-    honest = [job for jobs in outcome.held_honest.values() for job in jobs]
-    cheating = [job for jobs in outcome.held_cheats.values() for job in jobs]
-    longest = max(len(job) for job in (*honest, *cheating))
+    honest = list(outcome.judged())
+    cheating = [(job, outcome.table) for jobs in outcome.held_cheats.values() for job in jobs]
+    longest = max(len(job) for job, _ in (*honest, *cheating))
     chart = Chart(
         "Evidence of jobs held out, token by token", "tokens", "log e", (0, longest), (LOWEST_LOG_E, JOB_CLIP)
     )
     middle = {0.0: "0", round(JOB_MISMATCH, 2): "ln 1e4"}
     chart.ticks(_lengths(longest), {LOWEST_LOG_E: f"{LOWEST_LOG_E:g}", **middle, JOB_CLIP: f"{JOB_CLIP:g}"})
     for jobs, colour, label in ((cheating, "#d62728", "cheating"), (honest, "#1f77b4", "honest")):
-        for job in jobs[:: max(1, len(jobs) // PATHS)]:
-            path = [(0.0, 0.0), *((n + 1.0, value) for n, value in enumerate(running_log_e(job, outcome.table)))]
+        for job, table in jobs[:: max(1, len(jobs) // PATHS)]:
+            path = [(0.0, 0.0), *((n + 1.0, value) for n, value in enumerate(running_log_e(job, table)))]
             chart.line(Line(path, colour, faint=True))
         chart.name(label, colour)
     return chart.svg()
@@ -126,16 +127,16 @@ def _power_chart(outcome: Outcome) -> str:
     chart = Chart("Power: jobs held out at e of 1e4 by length", "tokens", "share of jobs", (0, longest), (0, 1))
     chart.ticks(_lengths(longest), {0.0: "0", 0.5: "50 %", 1.0: "100 %"})
     lengths = sorted({max(1, round(longest * n / LENGTHS)) for n in range(LENGTHS + 1)})
-    kinds: dict[str, Sequence[Margins]] = {**outcome.held_cheats}
-    kinds["honest"] = [job for jobs in outcome.held_honest.values() for job in jobs]
+    kinds = {name: [(job, outcome.table) for job in jobs] for name, jobs in outcome.held_cheats.items()}
+    kinds["honest"] = list(outcome.judged())
     for colour, (name, jobs) in zip((*COLOURS[1:], "#000000"), kinds.items(), strict=False):
-        points = [(float(n), _mismatches(jobs, outcome.table, n)) for n in lengths]
+        points = [(float(n), _mismatches(jobs, n)) for n in lengths]
         chart.line(Line(points, colour, name))
     return chart.svg()
 
 
-def _mismatches(jobs: Sequence[Margins], table: MarginTable, length: int) -> float:
-    return float(np.mean([margin_log_e(job[:length], table) >= JOB_MISMATCH for job in jobs]))
+def _mismatches(jobs: Sequence[tuple[Margins, MarginTable]], length: int) -> float:
+    return float(np.mean([margin_log_e(job[:length], table) >= JOB_MISMATCH for job, table in jobs]))
 
 
 def _lengths(longest: int) -> dict[float, str]:

@@ -24,8 +24,6 @@ from retally_verifier.calibrate.report import report_html
 from retally_verifier.calibrate.setups import ReferenceSetUp, SetUp
 from retally_verifier.calibrate.shards import Shards, write_whole
 
-SEED = "retally/calibration"
-
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
@@ -66,7 +64,7 @@ async def calibrate(
     files = ModelFiles.load(plan.model_dir)
     files.check_unchanged()
     share = sizes.greedy_jobs // sum(setup.url is not None for setup in plan.setups)
-    if share < 2 * LEAST_JOBS:
+    if share < LEAST_JOBS:
         raise TooFewJobs(f"with --jobs {sizes.jobs} each set-up that answers", share)
     async with AsyncExitStack() as stack:
         canaries = Canaries(ChatFormat.load(plan.model_dir))
@@ -100,7 +98,7 @@ async def _outcomes(
         cheats = max(8, count // 5)
         measured = await bench.measure(count, cheats, sizes.tokens, greedy=mode == "greedy", cheaper=cheaper)
         check_noise(measured, dtypes)
-        outcomes[mode] = outcome_of(measured, SEED)
+        outcomes[mode] = outcome_of(measured)
     return outcomes
 
 

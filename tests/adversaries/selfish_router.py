@@ -1,4 +1,4 @@
-"""The real router that says of every node but its own that it may collect no more: `cheating_router.py --own NODE`."""
+"""The real router that says of every node but its own that it may collect no more: `selfish_router.py --own NODE`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from retally.chain.connection import Chain
 from retally.chain.deployment import Deployment
 from retally.keystore import service_key
+from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Address
 from retally_router.bootstrap import STORE_SECONDS, Outside, RedisConnection, build_router
+from retally_router.chain_exchange import PooledExchange
 from retally_router.chain_view import OnChainView
+from retally_router.checked_settings import CheckedSettings
 from retally_router.front import Front
 from retally_router.joined_redis import open_store
 from retally_router.logs import configure_logs
@@ -23,6 +26,7 @@ from retally_router.node_api import HttpNodeApi
 from retally_router.ports import ChainView, RegisteredNode, Standing
 from retally_router.serve import serve
 from retally_router.settings import RouterSettings
+from retally_router.start import checked
 
 
 class SelfishView:
@@ -40,10 +44,10 @@ class SelfishView:
         return [each if each.node == self._own else replace(each, free_exposure=0) for each in found]
 
 
-def build(settings: RouterSettings, own: Address) -> Front:
+def build(settings: CheckedSettings, own: Address) -> Front:
     """The router as its own bootstrap builds it, over the false view."""
     deployment = Deployment.load(settings.deployment)
-    chain = Chain(settings.rpc_url, deployment)
+    chain = Chain(settings.rpc_url, deployment, PooledExchange(settings.rpc_url))
     redis = open_store(settings.redis_url, STORE_SECONDS)
     nodes = HttpNodeApi(
         connect_seconds=settings.connect_seconds,
@@ -51,8 +55,8 @@ def build(settings: RouterSettings, own: Address) -> Front:
         idle_seconds=settings.idle_seconds,
     )
     view = SelfishView(OnChainView(chain), own)
-    key = service_key(settings, deployment.chain_id)
-    outside = Outside(view, chain.clock, deployment.domain, redis, nodes, key)
+    key, asset = SigningKey.from_hex(settings.key), deployment.address("Asset")
+    outside = Outside(view, chain.clock, deployment.domain, redis, nodes, key, asset)
     return build_router(settings, outside, (RedisConnection(redis), chain)).app
 
 
@@ -62,7 +66,8 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--own", type=Address, required=True, help="the node that gets everything")
     options = parser.parse_args()
-    settings = RouterSettings.load(options.config)
+    told = RouterSettings.load(options.config)
+    settings = checked(told, service_key(told, Deployment.load(told.deployment).chain_id))
     configure_logs(settings.log_level)
     serve(build(settings, options.own), settings)
 
