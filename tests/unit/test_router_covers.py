@@ -6,11 +6,15 @@ import asyncio
 
 import pytest
 from redis.asyncio import Redis
+from tests.fakes_world import DOMAIN
 from tests.lease_world import PAYER, SIGNER, Breaking, LeaseWorld, hold, line, lose, open_later, promised, sell
 
 from retally.errors import InsufficientFunds
+from retally.protocol.eip712 import SigningKey, keccak
+from retally_router.channel_state import ChannelAccount
 from retally_router.credit import Credit
 from retally_router.leases import HOLD_SECONDS, IDLE_SECONDS
+from retally_router.open_segments import OpenSegment
 from retally_router.store_errors import StoreUnreachable
 
 
@@ -107,6 +111,22 @@ class TestPromiseUnheard:
         world.now += IDLE_SECONDS + 0.1
         await credit.tidy()
         assert (await promised(world), await world.held()) == (10, 10)
+
+    async def test_its_channel_counts_for_whom_it_was(self, world: LeaseWorld) -> None:
+        world.balance, store = 20, Breaking(world.redis)
+        credit = world.process(8, store)
+        account = ChannelAccount(line(0), SigningKey(keccak(b"session")), DOMAIN, "http://node", credit.promise)
+        for job in ("0a", "0b"):
+            await hold(credit, job)
+        account.open.add({(b"\x0a", 0, 0): OpenSegment(10_000_000, 0, 10)})
+        store.is_late = True
+        with pytest.raises(StoreUnreachable):
+            await account.voucher(10)
+        store.is_late = False
+        assert (await account.voucher(4))[0].cumulative == 10
+        account.open.add({(b"\x0b", 0, 0): OpenSegment(10_000_000, 0, 10)})
+        assert (await account.voucher(20))[0].cumulative == 20
+        assert (await promised(world), await world.held()) == (20, 0)
 
     async def test_while_another_job_of_its_lease_runs_nothing_is_held_for_it_in_vain(self, world: LeaseWorld) -> None:
         store = Breaking(world.redis)
