@@ -9,6 +9,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from retally.protocol.eip712 import Address, SigningKey, keccak
+from retally.protocol.voucher import ChannelId
 from retally_router.credit import Credit
 from retally_router.credit_keys import credit_key, leases_key
 from retally_router.ports import Standing
@@ -109,3 +110,62 @@ async def leave(credit: Credit, store: Breaking, job: str) -> None:
     assert leaving.cancelled()
     store.gate.set()
     await asyncio.sleep(0.05)
+
+
+class InOrder:
+    """A store over one connection: what is asked is answered in order."""
+
+    def __init__(self, redis: Any) -> None:
+        self._redis, self._lock = redis, asyncio.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._redis, name)
+
+    async def eval(self, *args: Any) -> Any:
+        async with self._lock:
+            return await self._redis.eval(*args)
+
+
+class Overtaken:
+    """A store with two connections, of which the one with the first promise is slow."""
+
+    def __init__(self, redis: Any) -> None:
+        self._redis, self._promises = redis, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._redis, name)
+
+    async def eval(self, script: str, *args: Any) -> Any:
+        if "new <= old" in script:
+            self._promises += 1
+            await asyncio.sleep(0.05 if self._promises == 1 else 0)
+        return await self._redis.eval(script, *args)
+
+
+def line(number: int) -> ChannelId:
+    """One of its channels."""
+    return ChannelId(PAYER, SIGNER, NODE, number)
+
+
+async def lose(world: LeaseWorld, payer: Address = PAYER) -> None:
+    """The store comes back without what it was told last."""
+    await world.redis.delete(credit_key(payer), leases_key(payer))
+
+
+async def promised(world: LeaseWorld) -> int:
+    """What the payer has promised, all in all."""
+    return int(await world.redis.hget(credit_key(PAYER), f"promised:{SIGNER}") or 0)
+
+
+async def sell(world: LeaseWorld, amount: int) -> None:
+    """Another process promises so much."""
+    other = world.process(0)
+    await hold(other, "other", amount)
+    await other.promise(line(9), amount, {"other": amount})
+    await other.release(PAYER, "other")
+
+
+async def open_later(store: Breaking) -> None:
+    """The answers that were kept back come."""
+    await asyncio.sleep(0.05)
+    store.gate.set()

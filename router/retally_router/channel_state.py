@@ -162,8 +162,13 @@ class ChannelAccount:
     async def _sign(self) -> None:
         # The total is on record before it is signed; never less than promised before.
         try:
-            jobs, shares = self._shares(self.asked - self.promised)
-            self.promised = max(self.promised, await self.promise(self.channel, self.asked, jobs))
+            asked = self.asked
+            jobs, shares = self._shares(asked - self.promised)
+            promised = await self.promise(self.channel, asked, jobs)
+            if promised > asked:
+                # More was on record, say by one whose answer was lost.
+                _, shares = self._shares(promised - self.promised)
+            self.promised = max(self.promised, promised)
             self._share(shares)
             channel = self.channel
             voucher = Voucher(channel.payer, channel.signer, channel.node, channel.lane, self.promised)

@@ -1,7 +1,8 @@
 """What a payer may still promise here: outstanding promises and holds against what the chain has for it.
 
 While much is left, a process leases credit in blocks and its jobs take from that without a round trip (`leases.py`);
-near the end each job asks for itself, so that the last unit is sold and a refusal is true.
+near the end each job asks for itself, so that the last unit is sold and a refusal is true. Nothing is promised that the
+store does not find held: what it forgot has to be held anew first.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +22,7 @@ from retally_router.credit_store import LARGEST, CreditStore, Promise
 from retally_router.lease_returns import LeaseReturns
 from retally_router.leases import PLAIN_SECONDS, Lease, Leases
 from retally_router.ports import Standing
+from retally_router.promises import Promises, Share
 
 #: A refusal waits for two seconds until others gave back what is free of their leases, and asks so often meanwhile.
 AGAIN_SECONDS, AGAIN_TRIES = 0.1, 20
@@ -44,8 +47,9 @@ class Credit:
         self._lease_jobs = lease_jobs
         self._ticks = ticks
         self._in_vain: set[tuple[str, str]] = set()
-        #: What this process leased.
+        #: What this process leased, and what its jobs hold.
         self.leases = Leases()
+        self._promises = Promises(self.leases)
         self._returns = LeaseReturns(self._store, self.leases, ticks)
 
     async def hold(self, payer: Address, signer: Address, job: str, amount: int, *, lane: int = 0) -> None:
@@ -54,6 +58,7 @@ class Credit:
         try:
             if not (await self._ask(want)).is_held:
                 await self._insist(want)
+            self.leases.note_own(want)
         except RetallyError:
             raise
         except BaseException:
@@ -76,25 +81,28 @@ class Credit:
     async def promise(self, channel: ChannelId, cumulative: int, jobs: Mapping[str, int] = NO_JOBS) -> int:
         """Records the highest total promised on a channel, and for which jobs; answers the highest so far.
 
-        Raises where a job has nothing that covers it any more, and nothing is left.
+        Raises where a job has nothing that covers it any more, and nothing is left: without waiting for others' leases.
         """
         if cumulative > LARGEST:
             raise CapExceeded(cumulative, LARGEST)
         while True:
-            taken = self.leases.promised(jobs)
+            taken = self._promises.take(jobs)
             try:
-                promised, state, name = await self._store.promise(channel, cumulative, taken)
+                promised, state, hold = await self._store.promise(channel, cumulative, taken)
             except BaseException:
-                # Whether it was heard is unknown: what the store counts too much goes with the lease's end.
-                for lease, _, _ in taken.parts:
-                    self.leases.retire(lease)
+                self._promises.doubt(channel, cumulative, taken)
                 raise
             if state == Promise.NEW:
+                self._promises.record(channel, taken)
                 return promised
-            self.leases.undo(taken)
+            self._promises.put_back(taken)
+            heard = self._promises.heard(channel, promised)
             if state == Promise.OLD:
                 return promised
-            await self._cover(self.leases.named(name), jobs)
+            jobs = {job: share - min(share, heard.get(job, 0)) for job, share in jobs.items()}
+            # What was heard may be all that is missing.
+            for share in taken.uncovered(hold) if not heard else ():
+                await self._renew(share)
 
     async def tidy(self) -> None:
         """Gives back what nobody needs here, or somebody needs elsewhere; to be called twice a second."""
@@ -108,13 +116,13 @@ class Credit:
         if not self._lease_jobs:
             return await self._try(want)
         standing, now = await self._authorised(want.payer, want.signer), self._ticks()
-        lease = self.leases.current(want.payer, want.signer, want.lane, now)
+        lease = self.leases.current(want, now)
         if lease.is_open and covered_by(standing) < lease.covered:
             # The payer took money out, or another signer's was collected: what was leased may be covered no more.
             await self._returns.give_back(lease)
         # Of what came in since, another may have sold as much: a later fall counts from the most that was seen.
         lease.covered = max(lease.covered, covered_by(standing)) if lease.is_open else 0
-        if self.leases.take(lease, want.job, want.amount, now):
+        if self.leases.take(lease, want, now):
             return HELD
         if now < lease.plain_until:
             return await self._try(want)
@@ -130,13 +138,15 @@ class Credit:
         """A block, and the job's part of it; or what the job gets by itself."""
         async with lease.lock:
             # Whoever held the lock may have got enough for us too.
-            if self.leases.take(lease, want.job, want.amount, self._ticks()):
+            if self.leases.take(lease, want, self._ticks()):
                 return HELD
             try:
                 answer = await self._try(want, lease=None if lease.is_retired else lease)
+            except RetallyError:
+                # The chain's: nothing was asked.
+                raise
             except BaseException:
-                lease.is_in_doubt = True
-                self.leases.retire(lease)
+                self.leases.lose(lease)
                 raise
             if answer.reason == "lost":
                 self.leases.lose(lease)
@@ -145,7 +155,7 @@ class Credit:
                 return answer
             else:
                 self.leases.note_block(lease, answer.left, answer.covered, self._ticks())
-                if self.leases.take(lease, want.job, want.amount, self._ticks()):
+                if self.leases.take(lease, want, self._ticks()):
                     return HELD
         # Retired in the meantime.
         return await self._try(want)
@@ -156,50 +166,52 @@ class Credit:
             work.exception()
         self._returns.doubt(want.payer, want.job)
 
-    async def _cover(self, lease: Lease, jobs: Mapping[str, int]) -> None:
-        """The store has less of a lease than its jobs' parts: those that are promised for hold for themselves."""
-        if not lease.is_lost:
-            # Without what was free of it, it may do.
-            self.leases.lose(lease)
-            return
-        async with lease.lock:
-            for job in [job for job in jobs if job in lease.parts]:
-                want = Want(lease.payer, lease.signer, job, lease.parts[job], lease.lane)
+    async def _renew(self, share: Share) -> None:
+        """The store has too little of what covered a job: it holds for itself what it needs, or the promise ends."""
+        part = share.part
+        async with part.lock:
+            if share.lease is not None:
+                self.leases.lose(share.lease)
+            if part.renewals == share.renewals and not part.is_over:
+                want = replace(part.want, amount=part.left + part.flying)
+                part.is_in_doubt = True
                 if not (await self._try(want)).is_held:
-                    await self._insist(want)
-                if not self.leases.leave(job):
-                    # It ended meanwhile.
-                    self._returns.doubt(lease.payer, job)
+                    await self._insist(want, waits=False)
+                if not part.is_over:
+                    self.leases.note_renewed(part)
+            if part.is_over:
+                self._returns.doubt(part.want.payer, part.want.job)
+                raise _ended(part.want)
 
-    async def _insist(self, want: Want) -> None:
+    async def _insist(self, want: Want, *, waits: bool = True) -> None:
         """Asks again where it was refused; raises with what is missing if that is true."""
         # Collections of the payer's other signers may only look outstanding: read the chain again, once.
         await self._refresh(want.payer)
         answer = await self._try(want, fresh=True)
         if answer.leases:
-            answer = await self._when_given_back(answer, want)
+            answer = await self._when_given_back(answer, want, tries=AGAIN_TRIES if waits else 0)
         if answer.reason == "cap":
             raise CapExceeded(want.amount, answer.left)
         if answer.reason == "funds":
             raise InsufficientFunds(want.amount, answer.left)
         if not answer.is_held:
-            raise Unavailable("the job ended before it began", hint="send the request again")
+            raise _ended(want)
 
-    async def _when_given_back(self, answer: Answer, want: Want) -> Answer:
+    async def _when_given_back(self, answer: Answer, want: Want, *, tries: int) -> Answer:
         """The same once nothing is free of any lease; who does not give back in time is not waited for again."""
         own = [lease for lease in self.leases if lease.payer == want.payer and lease.is_open]
         await self._returns.give_back_all(
             lease for lease in own if answer.reason == "funds" or lease.signer == want.signer
         )
         answer = await self._try(want)
-        for _ in range(AGAIN_TRIES):
+        for _ in range(tries):
             if not answer.leases - self._in_vain:
                 return answer
             await asyncio.sleep(AGAIN_SECONDS)
             answer = await self._try(want)
         if len(self._in_vain) > KEPT_IN_VAIN:
             self._in_vain.clear()
-        self._in_vain |= answer.leases
+        self._in_vain |= answer.leases if tries else frozenset()
         return answer
 
     async def _authorised(self, payer: Address, signer: Address, *, fresh: bool = False) -> Standing:
@@ -217,3 +229,7 @@ class Credit:
             signer = Address(name)
             standing = await self._standing(payer, signer, True)
             await self._store.note_used(payer, signer, standing.used)
+
+
+def _ended(want: Want) -> Unavailable:
+    return Unavailable(f"job {want.job} ended before its fee was set aside", hint="send the request again")

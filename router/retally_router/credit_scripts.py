@@ -10,7 +10,8 @@ of which something may be free, each with when it was last granted from by the s
 same clock say that credit is wanted, by anybody or by one signer, and which job or lease has `ended` before it was
 known whether its hold was heard: one that is heard later holds nothing.
 
-A process says what it counts of a lease, and hears whether the store holds as much: what a store forgot is not sold.
+A process says what it counts of a lease, and hears whether the store holds as much. A promise takes of holds no more
+than it adds, and is refused where one of them has less than it would take: what a store forgot is not sold.
 """
 
 COUNT_SECONDS = 60
@@ -138,7 +139,8 @@ return {{'ok', '0'}}
 
 # The promise is on record before the voucher that makes it leaves. What is promised for a job is held for it no more:
 # counted twice, it would refuse the last jobs that the deposit covers. Each hold is named with what is taken of it and
-# what it has to have before: nothing is promised where a lease has less than its jobs' parts.
+# what it has to have before. Of a promise whose answer was lost part may be on record already: no more than is new is
+# taken, so that promised and held together never shrink.
 PROMISE = f"""{_SUMS}
 local old, new = tonumber(redis.call('HGET', KEYS[1], 'promised') or '0'), tonumber(ARGV[1])
 if new <= old then return {{whole(old), 0, ''}} end
@@ -154,11 +156,13 @@ redis.call('HSET', KEYS[1], 'promised', ARGV[1])
 local promised = redis.call('HINCRBY', key, 'promised:' .. signer, whole(new - old))
 local used = tonumber(redis.call('HGET', key, 'used:' .. signer) or '0')
 add(key, 'owed', owed(promised, used) - owed(promised - (new - old), used))
+local left = new - old
 for i = 3, #ARGV, 3 do
   local field = 'hold:' .. ARGV[i]
   local amount, holder, rest = string.match(redis.call('HGET', key, field) or '', '^(%d+)|(%w+)(|.+)$')
   if amount then
-    local share = math.min(tonumber(amount), tonumber(ARGV[i + 1]))
+    local share = math.min(tonumber(amount), tonumber(ARGV[i + 1]), left)
+    left = left - share
     redis.call('HSET', key, field, whole(tonumber(amount) - share) .. '|' .. holder .. rest)
     add(key, 'held', -share)
     add(key, 'held:' .. holder, -share)
@@ -180,19 +184,22 @@ add(key, 'held:' .. signer, -tonumber(amount))
 return 1
 """
 
-# What a lease gives back, down to what its jobs need; nothing is free of it any more. Whether all of that was there.
+# What a lease gives back, down to what its jobs need; nothing is free of it any more. Whether as much as is counted of
+# it was there. In doubt, it leaves word for a block that may be heard only now.
 SHRINK = f"""{_SUMS}
 local key, field, back, kept = KEYS[1], 'hold:' .. ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local counted = tonumber(ARGV[4])
+if ARGV[5] == '1' then redis.call('SET', KEYS[3], '1', 'PX', {ENDED_SECONDS * 1000}) end
 redis.call('HDEL', KEYS[2], ARGV[1])
 local amount, signer, rest = string.match(redis.call('HGET', key, field) or '', '^(%d+)|(%w+)(|.+)$')
-if not amount then return back + kept > 0 and 0 or 1 end
+if not amount then return counted > 0 and 0 or 1 end
 amount = tonumber(amount)
 local share = math.max(0, math.min(back, amount - kept))
 if share == amount then redis.call('HDEL', key, field)
 else redis.call('HSET', key, field, whole(amount - share) .. '|' .. signer .. rest) end
 add(key, 'held', -share)
 add(key, 'held:' .. signer, -share)
-return amount >= back + kept and 1 or 0
+return amount >= counted and 1 or 0
 """
 
 USED = f"{_SUMS} set_used(KEYS[1], ARGV[1], tonumber(ARGV[2])) return 1"

@@ -16,8 +16,9 @@ from retally.protocol.voucher import ChannelId
 from retally_router.credit_answer import Answer, Want, covered_by
 from retally_router.credit_keys import channel_key_of, credit_key, ended_key, leases_key, wanted_key
 from retally_router.credit_scripts import HOLD, PROMISE, RELEASE, SHRINK, USED
-from retally_router.leases import HOLD_SECONDS, Lease, Taken
+from retally_router.leases import HOLD_SECONDS, Lease
 from retally_router.ports import Standing
+from retally_router.promises import Taken
 
 LARGEST = 2**53 - 1
 
@@ -28,7 +29,7 @@ class Promise(enum.IntEnum):
     #: As much was promised before: nothing was taken of what the jobs hold.
     OLD = 0
     NEW = 1
-    #: A lease has not what its jobs need: nothing was promised.
+    #: A hold has less than would be taken of it: nothing was promised.
     UNBACKED = 2
 
 
@@ -55,11 +56,11 @@ class CreditStore:
         return Answer(reason.decode(), int(left), open_leases, covered_by(standing))
 
     async def promise(self, channel: ChannelId, cumulative: int, taken: Taken) -> tuple[int, Promise, str]:
-        """The highest total promised so far, what became of this one, and the lease that has too little."""
+        """The highest total promised so far, what became of this one, and the hold that has too little."""
         keys = channel_key_of(channel), credit_key(channel.payer)
-        shares = chain.from_iterable((name, share, taken.needed.get(name, 0)) for name, share in taken.shares.items())
+        args = [cumulative, channel.signer, *chain.from_iterable(taken.holds())]
         crash_point("before:promise")
-        promised, state, name = await self._redis.eval(PROMISE, 2, *keys, cumulative, channel.signer, *shares)
+        promised, state, name = await self._redis.eval(PROMISE, 2, *keys, *args)
         crash_point("after:promise")
         return int(promised), Promise(int(state)), name.decode()
 
@@ -70,11 +71,17 @@ class CreditStore:
         await self._redis.eval(RELEASE, 3, *keys, name, int(in_doubt))
         crash_point("after:release")
 
-    async def shrink(self, lease: Lease, back: int) -> bool:
-        """Gives back so much of a lease; whether the store had that and what its jobs need."""
+    async def shrink(self, lease: Lease, back: int, *, in_doubt: bool) -> bool:
+        """Gives back so much of a lease; whether the store had that and what its jobs need.
+
+        While no promise is on its way, all goes that its jobs don't need, whatever is counted here. In doubt, no block
+        that is heard only later comes to it.
+        """
         crash_point("before:shrink")
-        keys = credit_key(lease.payer), leases_key(lease.payer)
-        was_backed = await self._redis.eval(SHRINK, 2, *keys, lease.name, back, lease.taken)
+        keys = credit_key(lease.payer), leases_key(lease.payer), ended_key(lease.payer, lease.name)
+        most = back if lease.flying else LARGEST
+        args = lease.name, most, lease.taken, back + lease.taken, int(in_doubt)
+        was_backed = await self._redis.eval(SHRINK, 3, *keys, *args)
         crash_point("after:shrink")
         return bool(was_backed)
 

@@ -27,31 +27,35 @@ class LeaseReturns:
         self._doubts: dict[tuple[Address, str], None] = {}
 
     def doubt(self, payer: Address, job: str) -> None:
-        """The job has ended before it was known whether it holds anything: it is released until that was heard."""
+        """The job has ended, and what it holds is not known: it is released until that was heard."""
         self._doubts[payer, job] = None
 
     async def release(self, payer: Address, name: str, *, in_doubt: bool = False) -> None:
         """Ends the hold of a job, or of a dead process's lease."""
-        lease = self._leases.release(name)
-        if lease is None:
-            await self._store.release(payer, name, in_doubt=in_doubt or is_lease(name))
-        elif lease.is_lost:
-            # It may hold for itself as well, or be about to.
-            await self._store.release(payer, name, in_doubt=True)
-        elif lease.back:
+        part = self._leases.end(name)
+        lease = None if part is None else part.lease
+        in_doubt = in_doubt or is_lease(name) or (part is not None and part.is_in_doubt)
+        if lease is None or in_doubt:
+            # In doubt, a job of a lease may hold for itself as well, or be about to.
+            try:
+                await self._store.release(payer, name, in_doubt=in_doubt)
+            except BaseException:
+                self.doubt(payer, name)
+                raise
+        if lease is not None and lease.back:
             await self.give_back(lease)
 
     async def give_back(self, lease: Lease) -> None:
         """All that is free of it."""
         async with lease.lock:
-            amount = self._leases.begin_back(lease)
+            amount, was_in_doubt = self._leases.begin_back(lease), lease.is_in_doubt
+            lease.is_in_doubt = was_in_doubt and bool(lease.flying)
             try:
-                was_backed = await self._store.shrink(lease, amount)
+                was_backed = await self._store.shrink(lease, amount, in_doubt=was_in_doubt)
             except BaseException:
-                # Whether it was heard is unknown: what the store counts too much for it goes with its end.
-                self._leases.retire(lease)
+                self._leases.lose(lease)
                 raise
-            if not was_backed:
+            if not was_backed and not was_in_doubt:
                 self._leases.lose(lease)
 
     async def give_back_all(self, leases: Iterable[Lease]) -> None:
@@ -69,9 +73,10 @@ class LeaseReturns:
             if lease.is_old(now) or (is_idle and not lease.parts):
                 self._leases.retire(lease)
             if lease.is_expired(now):
-                self._leases.drop_parts(lease)
+                self._leases.abandon(lease)
             is_wanted = (lease.payer, lease.signer) in wanted
-            if (lease.is_open or lease.back) and (lease.is_retired or is_idle or is_wanted):
+            is_more = lease.is_open or lease.back or lease.is_in_doubt
+            if is_more and (lease.is_retired or is_idle or is_wanted):
                 # For those who wait for it they go first.
                 due.insert(0, lease) if is_wanted else due.append(lease)
         await self.give_back_all(due)

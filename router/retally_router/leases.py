@@ -1,10 +1,10 @@
-"""Credit leased in blocks, as this process counts it: what is free of each lease, and which job took how much.
+"""What jobs hold here, as this process counts it: their parts of credit leased in blocks, or holds of their own.
 
-Only memory: `credit.py` asks for blocks, `lease_returns.py` gives back. A lease never covers less in the store than
-what is free of it and what its jobs still hold, so whatever is in doubt (a store that broke off in mid-answer) retires
-a lease: nothing is taken of it any more, and it ends in the store with its last job. Where the store says that it has
-less, because it came back without its last writes or another ended the lease, the lease is lost: its jobs have to hold
-for themselves before anything is promised for them.
+Only memory: `credit.py` asks for holds and blocks, `lease_returns.py` gives back. The store never has less of a lease
+than what is free of it and what its jobs still hold, unless it lost writes or another ended the lease: that shows when
+a promise finds less than it takes, and then its jobs have to hold for themselves. Whatever is in doubt (a store that
+broke off in mid-answer) counts as still held and retires its lease: nothing more is taken of it, what the store has
+beyond its jobs' parts goes back, and it ends in the store with its last job.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from retally.protocol.eip712 import Address
+from retally_router.credit_answer import Want
 
 PREFIX = "lease:"
 #: A hold expires in the store so long after it was made, a lease's after its last block.
@@ -36,6 +37,26 @@ def is_lease(name: str) -> bool:
 
 
 @dataclass(slots=True, eq=False)
+class Part:
+    """What one job holds: its part of a lease, or all of a hold of its own."""
+
+    want: Want
+    lease: Lease | None
+    #: What no promise was made for, and none is on its way.
+    left: int
+    #: What promises on their way take of it.
+    flying: int = 0
+    #: How often it had to hold anew, for itself.
+    renewals: int = 0
+    #: Whether a hold may come of which nobody heard.
+    is_in_doubt: bool = False
+    #: Whether its job has ended.
+    is_over: bool = False
+    #: One new hold at a time.
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(slots=True, eq=False)
 class Lease:
     """One payer's credit for one signer on one lane, leased by this process."""
 
@@ -50,17 +71,17 @@ class Lease:
     covered: int = 0
     #: What ended jobs left after the lease was given back; it goes after it.
     back: int = 0
-    parts: dict[str, int] = field(default_factory=dict)
-    #: The sum of the parts.
+    parts: dict[str, Part] = field(default_factory=dict)
+    #: What is left of the parts.
     taken: int = 0
+    #: What promises on their way take of it.
+    flying: int = 0
     #: When a block was granted last.
     granted_at: float = 0.0
     #: Whether the store lists it as one of which something may be free.
     is_open: bool = False
     is_retired: bool = False
-    #: Whether the store had less than what is counted here.
-    is_lost: bool = False
-    #: Whether a block may be granted that was not heard of.
+    #: Whether the store may have more or less of it than is counted here; then it is retired as well.
     is_in_doubt: bool = False
     plain_until: float = 0.0
     #: One block, or one giving back, at a time.
@@ -69,7 +90,7 @@ class Lease:
     @property
     def has_to_go(self) -> bool:
         """Whether nothing needs it: it may end in the store."""
-        return self.is_retired and not self.parts
+        return self.is_retired and not self.parts and not self.flying
 
     @property
     def counted(self) -> int:
@@ -81,29 +102,19 @@ class Lease:
         return now - self.began > MOST_AGE_SECONDS
 
     def is_expired(self, now: float) -> bool:
-        """Whether the store forgot its hold: no job that still runs is covered by it."""
+        """Whether the store forgot its hold: it covers no job any more."""
         return now - max(self.began, self.granted_at) > EXPIRED_SECONDS
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What a promise takes: by hold, and of which leased job's part."""
-
-    shares: dict[str, int] = field(default_factory=dict)
-    parts: list[tuple[Lease, str, int]] = field(default_factory=list)
-    #: What each lease has to have before.
-    needed: dict[str, int] = field(default_factory=dict)
-
-
 class Leases:
-    """All leases of a process."""
+    """All that the jobs of a process hold, and its leases."""
 
     def __init__(self) -> None:
         self._prefix = f"{PREFIX}{secrets.token_hex(6)}:"
         self._numbers = itertools.count()
         self._current: dict[tuple[Address, Address, int], Lease] = {}
         self._all: dict[str, Lease] = {}
-        self._by_job: dict[str, Lease] = {}
+        self._parts: dict[str, Part] = {}
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(list(self._all.values()))
@@ -116,27 +127,36 @@ class Leases:
         """Whether it has not ended yet."""
         return name in self._all
 
-    def current(self, payer: Address, signer: Address, lane: int, now: float) -> Lease:
+    def part_of(self, job: str) -> Part | None:
+        """What the job holds; None where that is not known here, say for a dead router's."""
+        return self._parts.get(job)
+
+    def current(self, want: Want, now: float) -> Lease:
         """The lease that new jobs take from."""
-        key = (payer, signer, lane)
+        key = (want.payer, want.signer, want.lane)
         lease = self._current.get(key)
         if lease is None:
-            lease = Lease(f"{self._prefix}{next(self._numbers)}", payer, signer, lane, now, now)
+            lease = Lease(f"{self._prefix}{next(self._numbers)}", *key, now, now)
             self._current[key] = self._all[lease.name] = lease
         return lease
 
-    def take(self, lease: Lease, job: str, amount: int, now: float) -> bool:
+    def take(self, lease: Lease, want: Want, now: float) -> bool:
         """The job's amount out of what is free, if that is enough."""
         if lease.is_old(now):
             self.retire(lease)
-        if lease.is_retired or lease.free < amount or not lease.is_open:
+        if lease.is_retired or lease.free < want.amount or not lease.is_open:
             return False
-        lease.free -= amount
-        lease.taken += amount
-        lease.parts[job] = amount
+        lease.free -= want.amount
+        lease.taken += want.amount
+        lease.parts[want.job] = self._parts[want.job] = Part(want, lease, want.amount)
         lease.used_at = now
-        self._by_job[job] = lease
         return True
+
+    def note_own(self, want: Want) -> None:
+        """The job holds for itself, unless it took of a lease."""
+        part = self._parts.get(want.job)
+        if part is None or part.lease is None:
+            self._parts[want.job] = Part(want, None, want.amount)
 
     def note_block(self, lease: Lease, block: int, covered: int, now: float) -> None:
         """What the store granted, by what the chain had."""
@@ -145,51 +165,28 @@ class Leases:
         lease.covered = max(lease.covered, covered)
         lease.is_open = True
 
-    def promised(self, jobs: Mapping[str, int]) -> Taken:
-        """What a promise for these jobs takes of what they hold; leased jobs' parts shrink by as much, at once."""
-        taken = Taken()
-        for job, share in jobs.items():
-            lease = self._by_job.get(job)
-            if lease is None:
-                taken.shares[job] = share
-                continue
-            part = min(share, lease.parts[job])
-            taken.needed.setdefault(lease.name, lease.taken)
-            lease.parts[job] -= part
-            lease.taken -= part
-            taken.parts.append((lease, job, part))
-            taken.shares[lease.name] = taken.shares.get(lease.name, 0) + part
-        return taken
+    def end(self, job: str) -> Part | None:
+        """A job has ended: what is left of its part of a lease is free; answers what it held."""
+        part = self._parts.pop(job, None)
+        if part is not None:
+            part.is_over = True
+            if part.lease is not None:
+                self.give(part.lease, part.left)
+                self._leave(part)
+        return part
 
-    def undo(self, taken: Taken) -> None:
-        """The store took nothing of it."""
-        for lease, job, share in taken.parts:
-            if job in lease.parts:
-                lease.parts[job] += share
-                lease.taken += share
-            else:
-                self._free(lease, share)
+    def note_renewed(self, part: Part) -> None:
+        """The job holds for itself now."""
+        part.renewals += 1
+        self._leave(part)
+        part.lease = None
 
-    def release(self, job: str) -> Lease | None:
-        """A leased job has ended; answers its lease, None for a job that holds for itself."""
-        lease = self._by_job.pop(job, None)
-        if lease is not None:
-            left = lease.parts.pop(job)
-            lease.taken -= left
-            self._free(lease, left)
-        return lease
-
-    def leave(self, job: str) -> bool:
-        """The job holds for itself; whether it still runs."""
-        lease = self._by_job.pop(job, None)
-        if lease is not None:
-            lease.taken -= lease.parts.pop(job)
-        return lease is not None
-
-    def drop_parts(self, lease: Lease) -> None:
-        """Its jobs hold nothing any more."""
-        for job in list(lease.parts):
-            self.leave(job)
+    def abandon(self, lease: Lease) -> None:
+        """It covers its jobs no more: before the next promise each has to hold for itself."""
+        self.retire(lease)
+        for part in list(lease.parts.values()):
+            self._leave(part)
+            part.lease = None
 
     def begin_back(self, lease: Lease) -> int:
         """Takes out all that is free, to be given back."""
@@ -199,11 +196,7 @@ class Leases:
     def lose(self, lease: Lease) -> None:
         """The store has less than what is counted here: nothing is free, and what is left covers jobs at best."""
         self.retire(lease)
-        lease.is_lost, lease.is_open, lease.free, lease.back = True, False, 0, 0
-
-    def named(self, name: str) -> Lease:
-        """A lease by its name in the store."""
-        return self._all[name]
+        lease.is_in_doubt, lease.is_open, lease.free, lease.back = True, False, 0, 0
 
     def retire(self, lease: Lease) -> None:
         """Nothing is taken of it any more."""
@@ -221,8 +214,13 @@ class Leases:
         """It ended in the store."""
         self._all.pop(lease.name, None)
 
-    def _free(self, lease: Lease, amount: int) -> None:
+    def give(self, lease: Lease, amount: int) -> None:
+        """Nobody needs so much of it."""
         if lease.is_open and not lease.is_retired:
             lease.free += amount
-        elif not lease.is_lost:
+        else:
             lease.back += amount
+
+    def _leave(self, part: Part) -> None:
+        if part.lease is not None and part.lease.parts.pop(part.want.job, None) is not None:
+            part.lease.taken -= part.left

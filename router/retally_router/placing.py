@@ -12,9 +12,11 @@ import msgspec
 
 from retally.errors import (
     CapExceeded,
+    ChainUnreachable,
     InsufficientFunds,
     RemoteError,
     RetallyError,
+    SignerExpired,
     UpstreamTimeout,
     error_of_envelope,
 )
@@ -149,8 +151,8 @@ class Placer:
                 notes = self._log.begin(order.record), order.note()
                 _, _, voucher = await asyncio.gather(*notes, account.voucher(total))
             return await self._submit_paid(order, account, voucher, account.most_before(segments), limit)
-        except (NodeRefused, CapExceeded, InsufficientFunds):
-            # Either way the node has nothing of it.
+        except (NodeRefused, CapExceeded, InsufficientFunds, SignerExpired, ChainUnreachable):
+            # It refused, or no voucher was made: either way the node has nothing of it.
             for key in segments:
                 account.open.close(key)
             await self._log.forget(order.record)

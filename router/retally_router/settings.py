@@ -50,7 +50,7 @@ class RouterSettings(ServiceSettings):
         default=0.01, ge=0, le=0.1, description="of the jobs, sent to a second node while the first is late"
     )
     credit_lease_jobs: int = Field(
-        default=0, ge=0, le=1000, description="jobs' worth of a payer's credit leased at once; 0 asks for each job"
+        default=32, ge=0, le=1000, description="jobs' worth of a payer's credit leased at once; 0 asks for each job"
     )
     trial_share: float = Field(default=0.015, ge=0, le=0.1, description="of the jobs, sent to nodes on probation")
     trial_loss_cap: int = Field(default=1_000_000, ge=0, description="amount at risk with one of them, and lost a day")

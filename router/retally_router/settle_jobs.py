@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import partial
@@ -125,7 +126,8 @@ class SettleJobs:
                     # It had ended: a store that came back without its last writes has it again.
                     await self._credit.release(session.payer, job)
                 continue
-            if job in opened or not await self._may_take(lane, first=first):
+            # A lease on our own lane that is not ours is of a life before: a store that lost writes has it again.
+            if job in opened or not await self._may_take(lane, first=first or is_lease(job)):
                 continue
             # A lease covers all jobs of its process: until the last one is settled all of it counts.
             names = [f"open:{record.field}" for record in records if is_lease(job) and record.lane == lane]
@@ -174,7 +176,7 @@ class SettleJobs:
             delay = min(delay * 1.7, LAST_DELAY_SECONDS)
             try:
                 if await self._fetch(placed, account, record):
-                    await self._until_paid(account, record)
+                    await self._until_paid(account, record, end)
                     return
             except (RetallyError, StoreError) as error:
                 if isinstance(error, RetallyError) and error.status == 404:
@@ -184,8 +186,11 @@ class SettleJobs:
                 log.info("job_unsettled", job=record.job_id, node=record.node, error=str(error))
         await self._end(account, record)
 
-    async def _until_paid(self, account: ChannelAccount, record: JobRecord) -> None:
-        """Until then the job's hold stands for what is owed: another router could promise it away."""
+    async def _until_paid(self, account: ChannelAccount, record: JobRecord, end: int) -> None:
+        """Until then the job's hold stands for what is owed: another router could promise it away.
+
+        A payer that never pays is waited for no longer than a receipt can be committed.
+        """
         paid = asyncio.Event()
 
         async def forget() -> None:
@@ -193,7 +198,11 @@ class SettleJobs:
             paid.set()
 
         await self._sender.once_paid(account, forget)
-        await paid.wait()
+        while not paid.is_set() and self._clock.now() < end:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(paid.wait(), LAST_DELAY_SECONDS)
+        if not paid.is_set():
+            await self._end(account, record)
 
     async def _fetch(self, placed: Placed, account: ChannelAccount, record: JobRecord) -> bool:
         """Closes what the node has receipts for; whether nothing of the job is open any more."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import structlog
 
-from retally.errors import PaymentRequired, RemoteError, RetallyError
+from retally.errors import RemoteError, RetallyError
 from retally.protocol.encoding import to_hex
-from retally_router.channel_state import Act, ChannelAccount
+from retally_router.channel_state import Act, ChannelAccount, SignedVoucher
 from retally_router.end_tasks import end_tasks
 from retally_router.ports import NodeApi
 from retally_router.store_errors import StoreError
@@ -56,14 +56,14 @@ class VoucherSender:
             account.once_paid.append((account.wanted, act))
 
     async def drain(self, timeout_seconds: float) -> bool:
-        """Waits until every node has its vouchers, or gives up."""
+        """Waits until every node has its vouchers, or gives up; whether none was set aside."""
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_seconds
         while any(queue.due for queue in self._queues.values()):
             if loop.time() > end:
                 return False
             await asyncio.sleep(0.02)
-        return True
+        return not self._aside
 
     async def close(self) -> None:
         """Delivers what can be delivered quickly, then stops."""
@@ -100,12 +100,11 @@ class VoucherSender:
         signed: list[dict[str, Any]] = []
         totals: list[int] = []
         covered: list[ChannelAccount] = []
-        for account in batch:
-            try:
-                voucher, signature = await account.voucher(max(account.wanted, account.promised))
-            except PaymentRequired as error:
-                self._set_aside(account, error)
+        vouchers = await asyncio.gather(*(self._voucher(account) for account in batch))
+        for account, made in zip(batch, vouchers, strict=True):
+            if made is None:
                 continue
+            voucher, signature = made
             covered.append(account)
             signed.append({"voucher": voucher.to_wire(), "signature": to_hex(signature)})
             totals.append(voucher.cumulative)
@@ -120,7 +119,15 @@ class VoucherSender:
                 await account.once_paid[0][1]()
                 account.once_paid.popleft()
 
-    def _set_aside(self, account: ChannelAccount, error: PaymentRequired) -> None:
+    async def _voucher(self, account: ChannelAccount) -> SignedVoucher | None:
+        """None where this account's money, signer or chain is in the way; the store is all accounts'."""
+        try:
+            return await account.voucher(max(account.wanted, account.promised))
+        except RetallyError as error:
+            self._set_aside(account, error)
+            return None
+
+    def _set_aside(self, account: ChannelAccount, error: RetallyError) -> None:
         """What nothing covers any more holds up no other payer's vouchers; it is asked for again later."""
         key, node = account.channel.key, account.channel.node
         log.warning("voucher_uncovered", node=node, payer=account.channel.payer, error=error.message)

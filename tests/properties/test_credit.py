@@ -75,10 +75,19 @@ class Counted:
     def promise(self, signer: int, more: int, shares: dict[str, int]) -> None:
         """What is promised for a job is held for it no more."""
         self.promised[signer] += more
-        for job, share in shares.items() if more else ():
-            if job in self.holds:
-                amount, whose, ends = self.holds[job]
-                self.holds[job] = (max(0, amount - share), whose, ends)
+        for job, share in shares.items():
+            amount, whose, ends = self.holds[job]
+            self.holds[job] = (amount - share, whose, ends)
+
+    def shares(self, signer: int, more: int, wanted: dict[str, int]) -> dict[str, int]:
+        """For which jobs so much may be promised: of what the signer holds for them, and no more than that."""
+        shares: dict[str, int] = {}
+        for job, most in wanted.items():
+            amount, whose, ends = self.holds.get(job, (0, signer, self.now))
+            if whose == signer and ends >= self.now and job in self.holds:
+                shares[job] = min(most, amount, more)
+                more -= shares[job]
+        return shares
 
 
 async def hold(credit: Credit, job: str, signer: int, amount: int) -> tuple[str, int] | None:
@@ -100,7 +109,8 @@ async def step(credit: Credit, counted: Counted, name: str, *args: Any) -> None:
         await credit.release(PAYER, args[0])
         counted.holds.pop(args[0], None)
     elif name == "promise":
-        signer, more, shares = args
+        signer, more, wanted = args
+        shares = counted.shares(signer, more, wanted)
         total = counted.promised[signer] + more
         assert await credit.promise(ChannelId(PAYER, SIGNERS[signer], NODE, 0), total, shares) == total
         counted.promise(signer, more, shares)
@@ -196,7 +206,7 @@ async def play_leased(url: str, taken: list[tuple[Any, ...]]) -> None:
             for process in processes:
                 for lease in process.leases:
                     stored = int(row.get(f"hold:{lease.name}", "0|").split("|")[0])
-                    assert stored >= lease.free + lease.back + sum(lease.parts.values())
+                    assert stored >= lease.counted
         for job in held:
             await processes[process_of(job)].release(PAYER, job)
         for process in processes:

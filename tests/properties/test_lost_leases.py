@@ -1,8 +1,9 @@
-"""Two processes over a store that loses leases: no more is promised than there is, and at last nothing is held."""
+"""Two processes over a store that loses holds and breaks off: no more is promised than there is, nor held at last."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,27 +14,61 @@ from redis.asyncio import Redis
 from tests.properties.test_credit import BALANCE, NODE, PAYER, SIGNERS, process_of, rest_of
 from tests.router_world import DATABASE, database_url
 
-from retally.errors import PaymentRequired
+from retally.errors import PaymentRequired, Unavailable
 from retally.protocol.eip712 import Address
 from retally.protocol.voucher import ChannelId
 from retally_router.credit import Credit
 from retally_router.credit_keys import credit_key
-from retally_router.leases import is_lease
 from retally_router.ports import Standing
+from retally_router.store_errors import StoreUnreachable
 
 signers, jobs = st.sampled_from([0, 1]), st.sampled_from("abcdef")
 large = st.sampled_from([40, 60, 90, 97, 100])
+some = st.lists(st.tuples(jobs, st.sampled_from([0, 1]), st.sampled_from([1, 3, BALANCE])), min_size=1, max_size=4)
+faults = st.sampled_from(["unheard", "unanswered", "late"])
 steps = st.one_of(
     st.tuples(st.just("hold"), jobs, signers, st.integers(1, 3)),
     st.tuples(st.just("hold"), jobs, signers, large),
     st.tuples(st.just("hold"), jobs, signers, large),
     st.tuples(st.just("release"), jobs),
-    st.tuples(st.just("promise"), jobs, st.integers(1, 9)),
-    st.tuples(st.just("promise"), jobs, st.just(BALANCE)),
+    st.tuples(st.just("promise"), some),
+    st.tuples(st.just("promise"), some),
     st.tuples(st.just("lose"), st.integers(0, 5)),
     st.tuples(st.just("shrink"), st.integers(0, 5), st.integers(1, 9)),
     st.tuples(st.just("tidy"), st.sampled_from([0, 1])),
+    st.tuples(st.just("fail"), st.sampled_from([0, 1]), st.integers(0, 2), faults),
+    st.tuples(st.just("hear"), st.sampled_from([0, 1])),
 )
+
+
+class Failing:
+    """One process's way to the store: a script that it is told of breaks off, heard or not, or heard only later."""
+
+    def __init__(self, redis: Any) -> None:
+        self._redis = redis
+        self.faults: dict[int, str] = {}
+        self.unheard: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._redis, name)
+
+    async def eval(self, *args: Any) -> Any:
+        fault = self.faults.pop(0, None)
+        self.faults = {number - 1: kind for number, kind in self.faults.items()}
+        if fault == "late":
+            self.unheard.append(args)
+        if fault in ("late", "unheard"):
+            raise StoreUnreachable("gone before it heard")
+        found = await self._redis.eval(*args)
+        if fault:
+            raise StoreUnreachable("gone before it answered")
+        return found
+
+    async def hear(self) -> None:
+        """What was on its way comes."""
+        unheard, self.unheard = self.unheard, []
+        for args in unheard:
+            await self._redis.eval(*args)
 
 
 async def standing(payer: Address, signer: Address, fresh: bool) -> Standing:
@@ -42,51 +77,79 @@ async def standing(payer: Address, signer: Address, fresh: bool) -> Standing:
 
 
 @dataclass
+class Job:
+    """What a process counts of one, as its channels' accounts do."""
+
+    name: str
+    signer: int
+    left: int
+    #: By channel: what was promised, as far as was heard, and what was not promised or not heard of.
+    totals: dict[int, int] = field(default_factory=dict)
+    owed: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass
 class Two:
-    """Two processes, and what was granted and promised."""
+    """Two processes, and what their jobs hold."""
 
     redis: Any
+    stores: list[Failing]
     processes: list[Credit]
-    #: By job: its signer, and what of its hold is not promised yet.
-    left: dict[str, tuple[int, int]] = field(default_factory=dict)
-    totals: dict[tuple[int, int], int] = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    #: How many jobs there were, each with channels of its own.
+    count: int = 0
 
     async def step(self, name: str, *args: Any) -> None:
-        """One step; what is refused changes nothing."""
+        """One step; what is refused or breaks off leaves its job as it was."""
         try:
             await getattr(self, name)(*args)
-        except PaymentRequired:
-            assert name in ("hold", "promise")
+        except (PaymentRequired, StoreUnreachable):
+            assert name in ("hold", "release", "tidy")
 
     async def hold(self, job: str, signer: int, amount: int) -> None:
-        if job in self.left:
+        if job in self.jobs:
             return
-        await self.processes[process_of(job)].hold(PAYER, SIGNERS[signer], job, amount, lane=process_of(job))
-        self.left[job] = signer, amount
+        # No job has the name of an earlier one.
+        self.count, name = self.count + 1, f"{job}{self.count}"
+        await self.processes[process_of(job)].hold(PAYER, SIGNERS[signer], name, amount, lane=process_of(job))
+        self.jobs[job] = Job(name, signer, amount)
 
     async def release(self, job: str) -> None:
-        self.left.pop(job, None)
-        await self.processes[process_of(job)].release(PAYER, job)
+        if job in self.jobs:
+            await self.processes[process_of(job)].release(PAYER, self.jobs.pop(job).name)
 
-    async def promise(self, job: str, most: int) -> None:
-        if job not in self.left:
-            return
-        signer, left = self.left[job]
-        lane, share = process_of(job), min(most, left)
-        total = self.totals.get((signer, lane), 0) + share
-        channel = ChannelId(PAYER, SIGNERS[signer], NODE, lane)
-        assert await self.processes[lane].promise(channel, total, {job: share}) == total
-        self.totals[signer, lane] = total
-        self.left[job] = signer, left - share
+    async def promise(self, wanted: list[tuple[str, int, int]]) -> None:
+        """Several at once, one for each channel; a job is promised at up to two nodes."""
+        lines = {(job, node): most for job, node, most in wanted if job in self.jobs}
+        await asyncio.gather(*(self._promise(job, node, most) for (job, node), most in lines.items()))
+
+    async def _promise(self, letter: str, node: int, most: int) -> None:
+        job = self.jobs[letter]
+        more, before = min(most, job.left), job.totals.get(node, 0)
+        job.left -= more
+        # What one node may be owed is no other's, whether it was heard or not.
+        job.owed[node] = share = job.owed.get(node, 0) + more
+        channel = ChannelId(PAYER, SIGNERS[job.signer], NODE, 2 * int(job.name[1:]) + node)
+        with contextlib.suppress(PaymentRequired, Unavailable, StoreUnreachable):
+            total = await self.processes[process_of(letter)].promise(channel, before + share, {job.name: share})
+            assert total == before + share
+            job.totals[node], job.owed[node] = total, 0
+
+    async def fail(self, process: int, number: int, kind: str) -> None:
+        """Of that process's next scripts one breaks off."""
+        self.stores[process].faults[number] = kind
+
+    async def hear(self, process: int) -> None:
+        await self.stores[process].hear()
 
     async def lose(self, number: int) -> None:
-        """The store has that lease no more, say because another process ended it."""
-        if names := [name for name in sorted(await rest_of(self.redis)) if is_lease(name.removeprefix("hold:"))]:
+        """The store has that hold no more, say because another process ended it."""
+        if names := sorted(await rest_of(self.redis)):
             await self._less(names[number % len(names)], 10**9)
 
     async def shrink(self, number: int, amount: int) -> None:
-        """The store came back with less of that lease."""
-        if names := [name for name in sorted(await rest_of(self.redis)) if is_lease(name.removeprefix("hold:"))]:
+        """The store came back with less of that hold."""
+        if names := sorted(await rest_of(self.redis)):
             await self._less(names[number % len(names)], amount)
 
     async def tidy(self, process: int) -> None:
@@ -102,27 +165,44 @@ class Two:
         await self.redis.hdel(credit_key(PAYER), "counted")
 
 
+async def sold(redis: Any) -> int:
+    """What is promised, by the store that loses none of it."""
+    rows = await redis.hgetall(credit_key(PAYER))
+    return sum(int(value) for name, value in rows.items() if name.startswith(b"promised:"))
+
+
 async def play(url: str, taken: list[tuple[Any, ...]]) -> None:
     """All steps, then all that the jobs hold is promised, then they end."""
     async with Redis.from_url(url) as redis:
         await redis.delete(*[key async for key in redis.scan_iter(f"retally:{{{PAYER}}}:*")] or ["-"])
-        two = Two(redis, [Credit(redis, standing, lease_jobs=3) for _ in range(2)])
-        for each in [*taken, *(("promise", job, BALANCE) for job in "abcdef")]:
+        stores = [Failing(redis) for _ in range(2)]
+        two = Two(redis, stores, [Credit(store, standing, lease_jobs=3) for store in stores])
+        rest = [(job, node, BALANCE) for job in "abcdef" for node in (0, 1)]
+        for each in [*taken, ("promise", rest), ("hear", 0), ("hear", 1), ("promise", rest)]:
             await two.step(*each)
-            assert sum(two.totals.values()) <= BALANCE
-        for job in list(two.left):
+            assert await sold(redis) <= BALANCE
+        for store in stores:
+            store.faults = {}
+        for job in list(two.jobs):
             await two.release(job)
         for process in two.processes:
             await process.close()
+            await process.close()
+        assert await sold(redis) <= BALANCE
         assert await rest_of(redis) == []
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-@given(taken=st.lists(steps, min_size=5, max_size=20))
+@given(taken=st.lists(steps, min_size=5, max_size=25))
 @example(taken=[("hold", "a", 0, 3), ("lose", 0), ("hold", "b", 0, 100)])
 @example(taken=[("hold", "a", 0, 3), ("hold", "c", 1, 3), ("shrink", 0, 7), ("hold", "b", 0, 90)])
+@example(
+    taken=[("hold", "a", 0, 3), ("fail", 0, 0, "late"), ("promise", [("a", 0, 3)]), ("lose", 0), ("hold", "b", 0, 99)]
+)
+@example(taken=[("hold", "a", 0, 2), ("lose", 0), ("hold", "b", 0, 99), ("promise", [("a", 0, 1), ("a", 1, 1)])])
+@example(taken=[("hold", "a", 0, 90), ("lose", 0), ("hold", "b", 0, 90), ("promise", [("b", 0, 90)])])
 def test_no_more_is_promised_than_there_is(redis_url: str, taken: list[tuple[Any, ...]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("retally_router.credit.AGAIN_SECONDS", 0.001)

@@ -93,7 +93,7 @@ async def test_of_what_it_forgot_a_client_hears_402_and_no_node_has_the_job(worl
 
 
 async def test_a_lease_that_came_back_with_it_ends_again(server: RedisServer) -> None:
-    async with router_world(server.url, [FakeNode("a")], lane_lease_seconds=0.5) as world:
+    async with router_world(server.url, [FakeNode("a")], credit_lease_jobs=32, lane_lease_seconds=0.5) as world:
         credit = f"retally:{{{world.payer.address}}}:credit"
         assert (await world.ask()).status_code == 200
         held = await world.redis.hgetall(credit)

@@ -13,6 +13,7 @@ from retally.errors import CapExceeded, InsufficientFunds
 from retally.protocol.eip712 import SigningKey, keccak
 from retally.protocol.voucher import ChannelId
 from retally_router.credit import Credit
+from retally_router.credit_answer import Want
 from retally_router.credit_keys import credit_key
 from retally_router.credit_scripts import WANTED_SECONDS
 from retally_router.lease_keeper import LeaseKeeper
@@ -233,7 +234,7 @@ class TestGivenBack:
         credit = world.process()
         await hold(credit, "a")
         (lease,) = credit.leases
-        assert not credit.leases.take(lease, "b", 10, world.now + MOST_AGE_SECONDS + 1)
+        assert not credit.leases.take(lease, Want(PAYER, SIGNER, "b", 10, 0), world.now + MOST_AGE_SECONDS + 1)
         assert lease.is_retired
 
 

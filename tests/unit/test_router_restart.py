@@ -6,8 +6,11 @@ import asyncio
 from collections.abc import Callable
 
 import httpx
+import pytest
 from tests.fakes_router import FakeNode
 from tests.router_world import World, chat, router_world
+
+from retally_router.channel_state import ChannelAccount
 
 
 async def until(met: Callable[[], bool], seconds: float = 8.0) -> None:
@@ -17,6 +20,12 @@ async def until(met: Callable[[], bool], seconds: float = 8.0) -> None:
             return
         await asyncio.sleep(0.05)
     assert met()
+
+
+async def some(find: Callable[[], list[ChannelAccount]]) -> list[ChannelAccount]:
+    """Waits until something is found."""
+    await until(lambda: bool(find()))
+    return find()
 
 
 async def break_off(world: World) -> None:
@@ -128,3 +137,45 @@ class TestRestart:
             assert await world.settled()
             assert all(line.best >= line.cum_to for line in nodes[0].lines.values())
             assert await world.redis.hlen(f"retally:{{{payer}}}:open") == 0
+
+    async def test_ends_a_lease_of_an_earlier_life_whenever_the_store_has_it_again(self, redis_url: str) -> None:
+        nodes = [FakeNode("a")]
+        async with router_world(redis_url, nodes, credit_lease_jobs=32) as world:
+            assert (await world.ask()).status_code == 200
+            key, credit = world.api_key, f"retally:{{{world.payer.address}}}:credit"
+            held = await world.redis.hgetall(credit)
+            (old,) = [name for name in held if name.startswith(b"hold:lease:")]
+        more = {"credit_lease_jobs": 32, "lane_lease_seconds": 0.5}
+        async with router_world(redis_url, nodes, keep=True, **more) as world:
+            world.api_key = key
+            assert (await world.ask(seed=2)).status_code == 200
+            await world.redis.hset(credit, old, held[old])
+            await world.redis.hdel(credit, "counted")
+            await asyncio.sleep(0.6)
+            assert (await world.ask(seed=3)).status_code == 200
+            assert not await world.redis.hexists(credit, old)
+
+    async def test_waits_no_longer_to_be_paid_than_a_receipt_counts(
+        self, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("retally_router.settle_jobs.LAST_DELAY_SECONDS", 0.2)
+        nodes = [FakeNode("a", seconds_per_token=0.02)]
+        async with router_world(redis_url, nodes) as world:
+            await break_off(world)
+            key, payer = world.api_key, world.payer.address
+            await world.router.settle.close()
+        async with router_world(redis_url, nodes, keep=True) as world:
+            opened = f"retally:{{{payer}}}:open"
+            world.api_key, nodes[0].vouchers_refused = key, True
+            # Nothing is left for another job.
+            world.chain.fund(payer, 1)
+            assert (await world.ask(seed=5)).status_code == 402
+            (account,) = await some(lambda: world.router.channels.accounts())
+            # What the node tells it is owed, and never gets.
+            account.wanted = account.delivered + 1
+            await until(lambda: bool(account.once_paid))
+            await asyncio.sleep(1)
+            assert await world.redis.hlen(opened) == 1
+            world.clock.time += 8 * 86_400
+            await asyncio.sleep(1)
+            assert await world.redis.hlen(opened) == 0

@@ -1,0 +1,174 @@
+"""Vouchers of accounts whose money, signer or chain is in the way: set aside, and no other's wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+from redis.asyncio import Redis
+from tests.fakes_router import FakeNode
+from tests.fakes_world import DOMAIN
+from tests.lease_world import NODE, PAYER, SIGNER, Breaking, LeaseWorld, hold, line, lose, promised, sell
+from tests.router_world import check_error, router_world
+
+from retally.errors import ChainUnreachable
+from retally.protocol.eip712 import Address, SigningKey, keccak
+from retally.protocol.voucher import ChannelId
+from retally_router.channel_state import ChannelAccount
+from retally_router.credit import Credit
+from retally_router.credit_keys import credit_key
+from retally_router.ports import NodeApi, Standing
+from retally_router.vouchers import VoucherSender
+
+KEY = SigningKey(keccak(b"session"))
+OTHER = SigningKey(keccak(b"another payer")).address
+
+
+class Node:
+    """A node that takes every voucher."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self.is_paid = asyncio.Event()
+
+    async def send_vouchers(self, endpoint: str, signed: list[dict[str, Any]]) -> None:
+        self.taken += [each["voucher"]["cumulative"] for each in signed]
+        self.is_paid.set()
+
+
+@pytest.fixture
+def world(redis: Redis) -> LeaseWorld:
+    return LeaseWorld(redis, balance=160)
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node()
+
+
+@pytest.fixture
+def sender(node: Node, monkeypatch: pytest.MonkeyPatch) -> VoucherSender:
+    monkeypatch.setattr("retally_router.vouchers.LAST_DELAY_SECONDS", 0.3)
+    return VoucherSender(cast(NodeApi, node))
+
+
+def owing(credit: Credit, channel: ChannelId, job: str, amount: int) -> ChannelAccount:
+    """A channel whose node is owed so much for a job."""
+    account = ChannelAccount(channel, KEY, DOMAIN, "http://node", credit.promise)
+    account.owing, account.wanted = {bytes.fromhex(job): amount}, amount
+    return account
+
+
+async def test_what_nothing_covers_waits_and_holds_up_no_other(
+    world: LeaseWorld, node: Node, sender: VoucherSender
+) -> None:
+    credit, other = world.process(), world.process(0)
+    await hold(credit, "0a")
+    await lose(world)
+    await hold(other, "b", 160)
+    short, fine = owing(credit, line(0), "0a", 10), ChannelAccount(line(1), KEY, DOMAIN, "http://node", credit.promise)
+    fine.wanted = 7
+    sender.pay(short)
+    sender.pay(fine)
+    # One of them has not what it is owed.
+    assert not await sender.drain(5.0)
+    assert node.taken == ["7"]
+    await other.release(PAYER, "b")
+    await asyncio.sleep(0.5)
+    assert await sender.drain(5.0)
+    assert node.taken == ["7", "10"]
+    sender.pay(short)
+    await sender.close()
+
+
+@pytest.mark.parametrize("missing", ["signer", "chain"])
+async def test_a_payer_whose_signer_expired_or_whose_chain_is_away_holds_up_no_other(
+    world: LeaseWorld, node: Node, sender: VoucherSender, missing: str
+) -> None:
+    is_missing = False
+
+    async def standing(payer: Address, signer: Address, fresh: bool) -> Standing:
+        found = await world.standing(payer, signer, fresh)
+        if not is_missing or payer == OTHER:
+            return found
+        if missing == "chain":
+            raise ChainUnreachable("away")
+        return Standing(found.balance, found.used, found.cap, 0)
+
+    credit = Credit(world.redis, standing, lambda: world.now, lease_jobs=8, ticks=world.ticks)
+    await hold(credit, "0a")
+    await hold(credit, "0b", payer=OTHER)
+    await lose(world)
+    is_missing = True
+    for account in (
+        owing(credit, line(0), "0a", 10),
+        owing(credit, ChannelId(OTHER, SIGNER, NODE, 0), "0b", 7),
+    ):
+        sender.pay(account)
+    assert not await sender.drain(5.0)
+    assert node.taken == ["7"]
+    is_missing = False
+    await asyncio.sleep(0.5)
+    assert await sender.drain(5.0)
+    assert node.taken == ["7", "10"]
+    await sender.close()
+
+
+async def test_many_that_nothing_covers_take_no_time(world: LeaseWorld, node: Node, sender: VoucherSender) -> None:
+    payers = [SigningKey(keccak(b"%d" % number)).address for number in range(5)]
+    credit, dead, other = world.process(), world.process(), world.process(0)
+    for number, payer in enumerate(payers):
+        await hold(credit, f"0{number}", payer=payer)
+    for number, payer in enumerate(payers[:-1]):
+        await lose(world, payer)
+        # A lease that nobody gives back, and all the rest.
+        await hold(dead, f"1{number}", payer=payer)
+        await hold(other, f"2{number}", 139, payer=payer)
+    for number, payer in enumerate(payers):
+        sender.pay(owing(credit, ChannelId(payer, SIGNER, NODE, 0), f"0{number}", 10))
+    await asyncio.wait_for(node.is_paid.wait(), 1)
+    await sender.close()
+
+
+async def test_a_store_that_broke_off_has_nothing_signed_that_it_forgot(
+    world: LeaseWorld, node: Node, sender: VoucherSender
+) -> None:
+    store = Breaking(world.redis)
+    credit = world.process(8, store)
+    await hold(credit, "0a")
+    store.is_gone = True
+    sender.pay(owing(credit, line(0), "0a", 10))
+    await asyncio.sleep(0.1)
+    await lose(world)
+    await sell(world, 160)
+    store.is_gone = False
+    assert not await sender.drain(5.0)
+    assert (node.taken, await promised(world)) == ([], 160)
+    await sender.close()
+
+
+@pytest.mark.parametrize("missing", ["signer", "chain"])
+async def test_a_job_that_no_voucher_can_be_made_for_is_nowhere(redis_url: str, missing: str) -> None:
+    node = FakeNode("a")
+    async with router_world(redis_url, [node], credit_lease_jobs=32) as world:
+        assert (await world.ask()).status_code == 200
+        (account,) = world.router.channels.accounts()
+        payer, promise = world.payer.address, account.promise
+
+        async def forgetful(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+            # The job was set aside; the store forgot it, and meanwhile its signer expired, or its chain went away.
+            await world.redis.delete(credit_key(payer))
+            world.chain.dead = missing == "chain"
+            world.chain.standings[payer] = replace(world.chain.standings[payer], expiry=0)
+            await asyncio.sleep(0.1)
+            return await promise(channel, total, jobs)
+
+        account.promise = forgetful
+        answer = await world.ask(seed=2)
+        check_error(answer, *((503, "chain_unreachable") if missing == "chain" else (401, "signer_expired")))
+        assert len(node.jobs) == 1
+        assert await world.redis.hlen(f"retally:{{{payer}}}:open") == 0
+        assert not account.open
