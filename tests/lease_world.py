@@ -112,6 +112,25 @@ async def leave(credit: Credit, store: Breaking, job: str) -> None:
     await asyncio.sleep(0.05)
 
 
+class Counting:
+    """A store that says how many scripts were asked of it at once."""
+
+    def __init__(self, redis: Any) -> None:
+        self._redis, self._running = redis, 0
+        self.most = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._redis, name)
+
+    async def eval(self, *args: Any) -> Any:
+        self._running += 1
+        self.most = max(self.most, self._running)
+        try:
+            return await self._redis.eval(*args)
+        finally:
+            self._running -= 1
+
+
 class InOrder:
     """A store over one connection: what is asked is answered in order."""
 

@@ -140,25 +140,33 @@ class Credit:
             # Whoever held the lock may have got enough for us too.
             if self.leases.take(lease, want, self._ticks()):
                 return HELD
-            try:
-                answer = await self._try(want, lease=None if lease.is_retired else lease)
-            except RetallyError:
-                # The chain's: nothing was asked.
-                raise
-            except BaseException:
-                self.leases.lose(lease)
-                raise
-            if answer.reason == "lost":
-                self.leases.lose(lease)
-            elif answer.reason != "lease":
-                lease.plain_until = self._ticks() + PLAIN_SECONDS
-                return answer
-            else:
-                self.leases.note_block(lease, answer.left, answer.covered, self._ticks())
-                if self.leases.take(lease, want, self._ticks()):
-                    return HELD
-        # Retired in the meantime.
+            # Or have heard that there is no block to be had.
+            if self._ticks() >= lease.plain_until:
+                answer = await self._ask_block(lease, want)
+                if answer is not None:
+                    return answer
+        # Not one after the other: a burst that stands here asks at once.
         return await self._try(want)
+
+    async def _ask_block(self, lease: Lease, want: Want) -> Answer | None:
+        """What the job has or hears by asking for a block; none where it has to ask for itself."""
+        try:
+            answer = await self._try(want, lease=None if lease.is_retired else lease)
+        except RetallyError:
+            # The chain's: nothing was asked.
+            raise
+        except BaseException:
+            self.leases.lose(lease)
+            raise
+        if answer.reason == "lost":
+            self.leases.lose(lease)
+            return None
+        if answer.reason != "lease":
+            lease.plain_until = self._ticks() + PLAIN_SECONDS
+            return answer
+        self.leases.note_block(lease, answer.left, answer.covered, self._ticks())
+        # It may have been retired in the meantime.
+        return HELD if self.leases.take(lease, want, self._ticks()) else None
 
     def _leave(self, work: asyncio.Task[Answer], want: Want) -> None:
         """What a job got after its client had left goes back."""
@@ -187,6 +195,8 @@ class Credit:
         """Asks again where it was refused; raises with what is missing if that is true."""
         # Collections of the payer's other signers may only look outstanding: read the chain again, once.
         await self._refresh(want.payer)
+        # What clients who left may hold is no reason to refuse.
+        await self._returns.settle_doubts(want.payer)
         answer = await self._try(want, fresh=True)
         if answer.leases:
             answer = await self._when_given_back(answer, want, tries=AGAIN_TRIES if waits else 0)

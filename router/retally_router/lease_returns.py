@@ -67,14 +67,15 @@ class LeaseReturns:
         now, wanted = self._ticks(), await self._wanted()
         due: list[Lease] = []
         for lease in self._leases:
-            if lease.lock.locked():
+            is_wanted = (lease.payer, lease.signer) in wanted
+            # Who waits elsewhere waits for no end of a rush here.
+            if lease.lock.locked() and not is_wanted:
                 continue
             is_idle = now - lease.used_at > IDLE_SECONDS
             if lease.is_old(now) or (is_idle and not lease.parts):
                 self._leases.retire(lease)
             if lease.is_expired(now):
                 self._leases.abandon(lease)
-            is_wanted = (lease.payer, lease.signer) in wanted
             is_more = lease.is_open or lease.back or lease.is_in_doubt
             if is_more and (lease.is_retired or is_idle or is_wanted):
                 # For those who wait for it they go first.
@@ -90,6 +91,10 @@ class LeaseReturns:
             async with lease.lock:
                 continue
         await self.tidy()
+
+    async def settle_doubts(self, payer: Address) -> None:
+        """Those of one payer, now."""
+        await in_batches([partial(self._settle_doubt, *each) for each in self._doubts if each[0] == payer])
 
     async def _settle_doubt(self, payer: Address, job: str) -> None:
         await self.release(payer, job, in_doubt=True)

@@ -76,15 +76,18 @@ class SettleJobs:
         """Ends a job's hold once its node has a voucher for all of it: until then it is owed, and promised nowhere."""
         unsettled = [task for name, task in self._tasks.items() if f"0x{job}:" in name]
         if unsettled:
-            self._start(f"hold:{job}", self._release_after(unsettled, payer, job))
+            self._start(f"hold:{job}", self._release_after(unsettled, payer, job, account))
         elif account is not None:
             await self._sender.once_paid(account, partial(self._credit.release, payer, job))
         else:
             await self._credit.release(payer, job)
 
-    async def _release_after(self, unsettled: list[asyncio.Task[None]], payer: Address, job: str) -> None:
+    async def _release_after(
+        self, unsettled: list[asyncio.Task[None]], payer: Address, job: str, account: ChannelAccount | None = None
+    ) -> None:
         await asyncio.wait(unsettled)
-        await _persist(lambda: self._credit.release(payer, job))
+        release = partial(self._credit.release, payer, job)
+        await _persist(release if account is None else partial(self._sender.once_paid, account, release))
 
     def release_later(self, payer: Address, job: str) -> None:
         """Ends a hold as soon as Redis answers again."""
@@ -108,7 +111,7 @@ class SettleJobs:
         first = session.signer not in self._recovered
         try:
             await self._take_over(session, first=first)
-        except StoreError:
+        except BaseException:
             # Nothing may run on our lane before its past is known: the next job tries again.
             self._recovering.pop(session.signer, None)
             raise
@@ -165,8 +168,14 @@ class SettleJobs:
                 delay = min(delay * 2, LAST_DELAY_SECONDS)
                 continue
             await self._settle(placed, account, record)
-            await _persist(lambda: self._credit.release(session.payer, record.job_id[2:]))
+            # Of a job that was at two nodes, the last that is settled frees what it holds.
+            if not self._is_taken_up_elsewhere(record):
+                await _persist(lambda: self._credit.release(session.payer, record.job_id[2:]))
             return
+
+    def _is_taken_up_elsewhere(self, record: JobRecord) -> bool:
+        others = [task for name, task in self._tasks.items() if name.startswith(f"open:{record.job_id}:")]
+        return any(task is not asyncio.current_task() and not task.done() for task in others)
 
     async def _settle(self, placed: Placed, account: ChannelAccount, record: JobRecord) -> None:
         delay, unknown = FIRST_DELAY_SECONDS, 0

@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 from redis.asyncio import Redis
-from tests.lease_world import NODE, PAYER, SIGNER, Breaking, LeaseWorld, hold, leave
+from tests.lease_world import NODE, PAYER, SIGNER, Breaking, Counting, LeaseWorld, hold, leave
 
 from retally.errors import InsufficientFunds
 from retally.protocol.voucher import ChannelId
+from retally_router.credit_keys import wanted_key
 from retally_router.lanes import Lanes
 from retally_router.leases import HOLD_SECONDS, IDLE_SECONDS
 from retally_router.store_errors import StoreUnreachable
@@ -167,3 +168,25 @@ class TestHolds:
         assert list(credit.leases) == []
         await store.hear()
         assert (await world.held(), await credit.holds(PAYER, SIGNER), await world.open_leases()) == (0, [], [])
+
+
+class TestNearTheEnd:
+    async def test_who_left_and_asks_again_at_once_is_not_refused(self, world: LeaseWorld) -> None:
+        world.balance, store = 100, Breaking(world.redis)
+        credit = world.process(32, store)
+        store.gate.clear()
+        leaving = asyncio.create_task(hold(credit, "a", 60))
+        await asyncio.sleep(0.02)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        store.gate.set()
+        await asyncio.sleep(0.05)
+        await hold(credit, "b", 60)
+        assert await world.held() == 60
+
+    async def test_a_rush_that_gets_no_block_asks_at_once(self, world: LeaseWorld) -> None:
+        store = Counting(world.redis)
+        await world.redis.set(wanted_key(PAYER), "1")
+        credit = world.process(32, store)
+        await asyncio.gather(*(hold(credit, str(job)) for job in range(20)))
+        assert store.most >= 10

@@ -1,0 +1,186 @@
+"""When a job's hold ends: not before all is settled and paid that its nodes may be owed, at several nodes too."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+from redis.asyncio import Redis
+from tests.fakes_world import DOMAIN
+from tests.lease_world import PAYER, SIGNER, LeaseWorld, hold, line, promised, sell
+
+from retally.errors import Unavailable
+from retally.protocol.eip712 import SigningKey, keccak
+from retally_router.channel_state import ChannelAccount
+from retally_router.credit import Credit
+from retally_router.keys import Session
+from retally_router.open_segments import OpenSegment
+from retally_router.settle_jobs import SettleJobs
+from retally_router.vouchers import VoucherSender
+
+KEY = SigningKey(keccak(b"session"))
+JOB = "0a" * 32
+
+
+@pytest.fixture
+def world(redis: Redis) -> LeaseWorld:
+    return LeaseWorld(redis, balance=100)
+
+
+@dataclass
+class SlowNode:
+    """Takes vouchers when told to."""
+
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def send_vouchers(self, endpoint: str, vouchers: list[Any]) -> None:
+        await self.gate.wait()
+
+
+@dataclass
+class TwoNodes:
+    """A dead router's log of one job that was hedged, and its channel."""
+
+    account: ChannelAccount
+
+    async def open_jobs(self, payer: str, signer: str) -> list[Any]:
+        return [_Record(f"0x{JOB}", node) for node in ("0xA", "0xB")]
+
+    async def open(self, session: Session, placed: Any) -> ChannelAccount:
+        return self.account
+
+
+@dataclass
+class _Record:
+    job_id: str
+    node: str
+    lane: int = 3
+
+    @property
+    def field(self) -> str:
+        return f"{self.job_id}:{self.node}"
+
+    def placed(self, domain: Any) -> Any:
+        return self
+
+
+@dataclass
+class OwnLane:
+    """Lane 5; it lapses when told to."""
+
+    is_lapsed: bool = False
+
+    async def held(self) -> int:
+        if self.is_lapsed:
+            raise Unavailable("this router holds no lane")
+        return 5
+
+    async def adopt(self, lane: int) -> bool:
+        return True
+
+
+class Settling(SettleJobs):
+    """Whose second node is away for a while and then shows what it is owed."""
+
+    shows: asyncio.Event
+    sender: VoucherSender
+
+    def _located(self, placed: Any, known: Any = None) -> Any:
+        return placed
+
+    async def _settle(self, placed: Any, account: ChannelAccount, record: Any) -> None:
+        if record.node == "0xB":
+            await self.shows.wait()
+            account.owing, account.wanted = {bytes.fromhex(JOB): 70}, 90
+            self.sender.pay(account)
+
+
+def settling(credit: Credit, sender: VoucherSender, books: Any = None, lanes: Any = None) -> Settling:
+    nothing = cast(Any, None)
+    made = Settling(
+        nothing,
+        cast(Any, books),
+        cast(Any, books),
+        credit,
+        sender,
+        cast(Any, lanes),
+        nothing,
+        DOMAIN,
+        find=lambda _: None,
+        recover_seconds=30.0,
+    )
+    made.shows, made.sender = asyncio.Event(), sender
+    return made
+
+
+@dataclass
+class Asking:
+    """Who asks with the key of the dead router's job."""
+
+    payer: Any = PAYER
+    signer: Any = SIGNER
+    signing_key: SigningKey = KEY
+
+
+async def test_the_last_of_two_nodes_that_is_settled_frees_a_dead_routers_job(world: LeaseWorld) -> None:
+    dead, credit = world.process(0), world.process(0)
+    await dead.hold(PAYER, SIGNER, JOB, 100, lane=3)
+    await dead.promise(line(3), 20, {JOB: 20})
+    node = SlowNode()
+    node.gate.set()
+    sender = VoucherSender(cast(Any, node))
+    account = ChannelAccount(line(3), KEY, DOMAIN, "http://n", credit.promise, promised=20, delivered=20)
+    settle = settling(credit, sender, TwoNodes(account), OwnLane())
+    await settle.recover(cast(Session, Asking()))
+    await asyncio.sleep(0.1)
+    assert await world.held() == 80
+    settle.shows.set()
+    assert await sender.drain(2.0)
+    await asyncio.sleep(0.1)
+    assert (await promised(world), await world.held()) == (90, 0)
+
+
+@pytest.mark.parametrize("lease_jobs", [0, 8])
+async def test_a_hold_outlasts_the_winners_last_voucher_where_the_loser_is_settled_first(
+    world: LeaseWorld, lease_jobs: int
+) -> None:
+    credit, node = world.process(lease_jobs), SlowNode()
+    sender = VoucherSender(cast(Any, node))
+    settle = settling(credit, sender)
+    await hold(credit, JOB, 100)
+    account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise)
+    key = (bytes.fromhex(JOB), 0, 0)
+    account.admit({key: OpenSegment(0, 1_000_000, 100)})
+    await account.voucher(30)
+    account.note_due(31)
+    account.open.count(key, 80)
+    account.note_due(80)
+    sender.pay(account)
+    # The loser is settled while the winner's voucher is on its way.
+    settle._start(f"open:0x{JOB}:0xB", asyncio.sleep(0.05))
+    await settle.release(PAYER, JOB, account)
+    await asyncio.sleep(0.2)
+    assert await promised(world) + await world.held() == 100
+    node.gate.set()
+    assert await sender.drain(2.0)
+    await asyncio.sleep(0.1)
+    await credit.tidy()
+    world.now += 2
+    await credit.tidy()
+    assert await world.held() == 0
+    await sell(world, 100 - await promised(world))
+
+
+async def test_a_past_that_was_not_read_is_read_again_by_the_next_job(world: LeaseWorld) -> None:
+    credit, lanes = world.process(0), OwnLane(is_lapsed=True)
+    account = ChannelAccount(line(3), KEY, DOMAIN, "http://n", credit.promise)
+    sender = VoucherSender(cast(Any, SlowNode()))
+    settle = settling(credit, sender, TwoNodes(account), lanes)
+    await credit.hold(PAYER, SIGNER, "other", 1, lane=3)
+    settle._recovered.add(SIGNER)
+    with pytest.raises(Unavailable):
+        await settle.recover(cast(Session, Asking()))
+    lanes.is_lapsed = False
+    assert await settle.recover(cast(Session, Asking())) == 5
