@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -151,5 +151,14 @@ async def read_router(redis_url: str, payer: Address) -> RouterBooks:
         holds = {k[5:]: int(v.split("|")[0]) for k, v in credit.items() if k.startswith("hold:")}
         signers = {k[9:]: int(v) for k, v in credit.items() if k.startswith("promised:")}
         return RouterBooks(await store.hlen(f"retally:{{{payer}}}:open"), holds, promised, closed, signers)
+    finally:
+        await store.aclose()
+
+
+async def count_open(redis_url: str, payer: Address) -> Counter[str]:
+    """How many segments the router has on record as open at each node."""
+    store: Any = redis.asyncio.Redis.from_url(redis_url, decode_responses=True)
+    try:
+        return Counter(name.split(":")[1] for name in await store.hkeys(f"retally:{{{payer}}}:open"))
     finally:
         await store.aclose()
