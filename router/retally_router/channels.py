@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 
-from retally.errors import InvalidSignature, NodeUnavailable
+from retally.errors import CapExceeded, InsufficientFunds, InvalidSignature, NodeUnavailable
 from retally.protocol.eip712 import Domain, check_signed_by
 from retally.protocol.receipt import ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
@@ -52,6 +52,16 @@ class Channels:
             account.endpoint = placed.node.endpoint
         self._opening.pop(channel.key, None)
         return account
+
+    async def cover(self, placed: Placed, segments: Mapping[SegmentKey, OpenSegment], remaining_fee: int) -> None:
+        """Sees that the job holds what this node may bill, whatever it was promised to others; raises if that is more.
+
+        A job that goes on after its first tokens goes on with what it has: it may well end before that is spent.
+        """
+        most = min(remaining_fee, sum(segment.limit for segment in segments.values()))
+        is_going_on = any(number for _, _, number in segments)
+        with suppress(*((CapExceeded, InsufficientFunds) if is_going_on else ())):
+            await self._credit.cover(placed.job_id.hex(), most)
 
     def accounts(self) -> list[ChannelAccount]:
         """Every open account."""

@@ -117,6 +117,13 @@ if refused then
   end
   return refused
 end
+if lease ~= '' and ARGV[13] == '1' then
+  -- Not free to anybody: it is for a job that the lease covers, and neither grows with what is left nor waits.
+  add(key, 'held:' .. signer, amount)
+  add(key, 'held', amount)
+  redis.call('HSET', key, 'hold:' .. lease, table.concat({{whole(had + amount), signer, expiry, lane}}, '|'))
+  return {{'ok', '0'}}
+end
 if lease ~= '' and whose == '' then
   local block = math.min(most, math.floor(math.min(cap - capped, balance - owing) / {BLOCK_PART}))
   if block >= amount and block > 0 and redis.call('EXISTS', KEYS[3], KEYS[4]) == 0 then

@@ -41,7 +41,7 @@ class CreditStore:
         self._clock = clock
 
     async def hold(self, want: Want, standing: Standing, lease: Lease | None, block: int) -> Answer:
-        """Holds for the job alone, or grants its lease a block."""
+        """Holds for the job alone, or grants its lease a block; where that is none, no more than the job wants."""
         name, needed = ("", 0) if lease is None else (lease.name, lease.counted)
         payer, signer, now = want.payer, want.signer, int(self._clock())
         keys = credit_key(payer), leases_key(payer), wanted_key(payer), wanted_key(payer, signer)
@@ -49,7 +49,8 @@ class CreditStore:
         numbers = [min(each, LARGEST) for each in (standing.balance, standing.used, standing.cap)]
         args = [want.job, min(want.amount, LARGEST), signer, *numbers, now, now + HOLD_SECONDS, want.lane]
         crash_point("before:hold")
-        reason, left, *leases = await self._redis.eval(HOLD, 6, *keys, *ended, *args, name, min(block, LARGEST), needed)
+        of_lease = name, min(block, LARGEST), needed, int(not block)
+        reason, left, *leases = await self._redis.eval(HOLD, 6, *keys, *ended, *args, *of_lease)
         crash_point("after:hold")
         names = [each.decode() for each in leases]
         open_leases = frozenset(zip(names[::2], names[1::2], strict=True))

@@ -152,6 +152,26 @@ class Leases:
         lease.used_at = now
         return True
 
+    def extend(self, part: Part, amount: int) -> bool:
+        """So much more for a job out of what is free of its lease, if that is enough."""
+        lease = part.lease
+        if lease is None or lease.is_retired or lease.free < amount or not lease.is_open:
+            return False
+        lease.free -= amount
+        self.note_more(part, lease, amount)
+        return True
+
+    def note_more(self, part: Part, lease: Lease | None, amount: int) -> bool:
+        """What a job holds grew, or its lease for it; false where the job has ended or left the lease meanwhile."""
+        if not part.is_over and part.lease is lease:
+            part.left += amount
+            if lease is not None:
+                lease.taken += amount
+            return True
+        if lease is not None:
+            self.give(lease, amount)
+        return False
+
     def note_own(self, want: Want) -> None:
         """The job holds for itself, unless it took of a lease."""
         part = self._parts.get(want.job)

@@ -53,6 +53,11 @@ class Promises:
         self._leases = leases
         self._unheard: dict[bytes, list[tuple[int, Taken]]] = {}
 
+    def short(self, jobs: Mapping[str, int]) -> dict[str, int]:
+        """Of these the jobs that hold less than so much: a promise takes no more than they hold."""
+        parts = {job: self._leases.part_of(job) for job in jobs}
+        return {job: jobs[job] for job, part in parts.items() if part is not None and part.left < jobs[job]}
+
     def take(self, jobs: Mapping[str, int]) -> Taken:
         """What a promise for these jobs takes; what they hold shrinks by as much, at once."""
         taken = Taken()

@@ -232,7 +232,7 @@ leased_steps = st.one_of(
 @given(taken=st.lists(leased_steps, max_size=30))
 def test_leases_grant_and_refuse_as_a_full_count_does(redis_url: str, taken: list[tuple[Any, ...]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("retally_router.credit.AGAIN_SECONDS", 0.005)
+        patch.setattr("retally_router.asking.AGAIN_SECONDS", 0.005)
         asyncio.run(play_leased(database_url(redis_url, DATABASE), taken))
 
 

@@ -33,6 +33,7 @@ steps = st.one_of(
     st.tuples(st.just("release"), jobs),
     st.tuples(st.just("promise"), some),
     st.tuples(st.just("promise"), some),
+    st.tuples(st.just("beyond"), some),
     st.tuples(st.just("lose"), st.integers(0, 5)),
     st.tuples(st.just("shrink"), st.integers(0, 5), st.integers(1, 9)),
     st.tuples(st.just("tidy"), st.sampled_from([0, 1])),
@@ -118,15 +119,20 @@ class Two:
         if job in self.jobs:
             await self.processes[process_of(job)].release(PAYER, self.jobs.pop(job).name)
 
-    async def promise(self, wanted: list[tuple[str, int, int]]) -> None:
+    async def promise(self, wanted: list[tuple[str, int, int]], *, is_beyond: bool = False) -> None:
         """Several at once, one for each channel; a job is promised at up to two nodes."""
         lines = {(job, node): most for job, node, most in wanted if job in self.jobs}
-        await asyncio.gather(*(self._promise(job, node, most) for (job, node), most in lines.items()))
+        works = (self._promise(job, node, most, is_beyond=is_beyond) for (job, node), most in lines.items())
+        await asyncio.gather(*works)
 
-    async def _promise(self, letter: str, node: int, most: int) -> None:
+    async def beyond(self, wanted: list[tuple[str, int, int]]) -> None:
+        """The same, of more than the jobs hold: say where other nodes were promised that, and refused them."""
+        await self.promise(wanted, is_beyond=True)
+
+    async def _promise(self, letter: str, node: int, most: int, *, is_beyond: bool) -> None:
         job = self.jobs[letter]
-        more, before = min(most, job.left), job.totals.get(node, 0)
-        job.left -= more
+        more, before = most if is_beyond else min(most, job.left), job.totals.get(node, 0)
+        job.left = max(0, job.left - more)
         # What one node may be owed is no other's, whether it was heard or not.
         job.owed[node] = share = job.owed.get(node, 0) + more
         channel = ChannelId(PAYER, SIGNERS[job.signer], NODE, 2 * int(job.name[1:]) + node)
@@ -202,8 +208,10 @@ async def play(url: str, taken: list[tuple[Any, ...]]) -> None:
     taken=[("hold", "a", 0, 3), ("fail", 0, 0, "late"), ("promise", [("a", 0, 3)]), ("lose", 0), ("hold", "b", 0, 99)]
 )
 @example(taken=[("hold", "a", 0, 2), ("lose", 0), ("hold", "b", 0, 99), ("promise", [("a", 0, 1), ("a", 1, 1)])])
+@example(taken=[("hold", "a", 0, 60), ("beyond", [("a", 0, 60), ("a", 1, 60)])])
+@example(taken=[("hold", "a", 0, 3), ("beyond", [("a", 0, 3), ("a", 1, 3)]), ("hold", "b", 0, 94)])
 @example(taken=[("hold", "a", 0, 90), ("lose", 0), ("hold", "b", 0, 90), ("promise", [("b", 0, 90)])])
 def test_no_more_is_promised_than_there_is(redis_url: str, taken: list[tuple[Any, ...]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("retally_router.credit.AGAIN_SECONDS", 0.001)
+        patch.setattr("retally_router.asking.AGAIN_SECONDS", 0.001)
         asyncio.run(play(database_url(redis_url, DATABASE), taken))
