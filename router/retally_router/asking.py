@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from retally.errors import CapExceeded, InsufficientFunds, SignerExpired, Unavailable
+from retally.errors import CapExceeded, ChainUnreachable, InsufficientFunds, SignerExpired, Unavailable
 from retally.protocol.eip712 import Address
 from retally_router.credit_answer import Answer, Want
 from retally_router.credit_store import CreditStore
@@ -41,8 +41,14 @@ class Asking:
 
     async def once(self, want: Want, *, lease: Lease | None = None, block: int = 0, fresh: bool = False) -> Answer:
         """For the job alone, or for its lease: a block, or no more than the job wants."""
-        standing = await self.authorised(want.payer, want.signer, fresh=fresh)
-        return await self._store.hold(want, standing, lease, block)
+        for is_fresh in (fresh, True):
+            standing = await self.authorised(want.payer, want.signer, fresh=is_fresh)
+            answer = await self._store.hold(want, standing, lease, block)
+            if answer.reason != "stale":
+                return answer
+        raise ChainUnreachable(
+            "this router's chain is behind what another has seen of it", hint="retry in a few seconds"
+        )
 
     async def surely(self, want: Want, ask: Ask, *, waits: bool) -> Answer:
         """Asks, and where that is refused insists."""
@@ -87,7 +93,7 @@ class Asking:
         for name, _ in await self._store.fields(payer, "promised"):
             signer = Address(name)
             standing = await self._standing(payer, signer, True)
-            await self._store.note_used(payer, signer, standing.used)
+            await self._store.note_used(payer, signer, standing)
 
 
 def ended(want: Want) -> Unavailable:

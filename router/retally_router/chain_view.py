@@ -53,15 +53,19 @@ class OnChainView:
         self._calibrated: set[tuple[bytes, bytes]] = set()
 
     async def standing(self, payer: Address, signer: Address) -> Standing:
-        """Account and signer in one go; thawing funds cover no new promise."""
+        """Account and signer at one block; thawing funds cover no new promise."""
         escrow = self._chain.escrow
         try:
-            account, session = await asyncio.gather(escrow.account(payer), escrow.signer(payer, signer))
+            # Of two blocks, what was collected between them would be in the balance and spent as well.
+            block = await self._chain.block_number()
+            account, session = await asyncio.gather(
+                escrow.account(payer, block=hex(block)), escrow.signer(payer, signer, block=hex(block))
+            )
         except ChainUnreachable as error:
             error.hint = "the chain's RPC does not answer; retry later"
             raise
         free = max(0, account.balance - account.thawing)
-        return Standing(balance=free, used=session.used, cap=session.cap, expiry=session.expiry)
+        return Standing(balance=free, used=session.used, cap=session.cap, expiry=session.expiry, block=block)
 
     async def nodes(self) -> Sequence[RegisteredNode]:
         """All registered nodes, with their owners' stake and exposure."""

@@ -24,7 +24,7 @@ class Answer:
     """What the store says to a hold."""
 
     #: `ok`, or `lease` for a block; `funds` or `cap` for what is missing; `lost` where the lease is not what its
-    #: process counts; `ended` where the job has ended before.
+    #: process counts; `ended` where the job has ended before; `stale` where a later look at the chain is known.
     reason: str
     #: What is left where it refuses; the block where it grants one.
     left: int

@@ -1,9 +1,10 @@
 """The Redis side of a payer's credit: holds and promises, with running sums so that no script walks what is open.
 
 One hash for each payer: `promised:`, `used:` and `held:` by signer, `hold:` by job, and the sums `held` (of all holds)
-and `owed` (of what each signer promised beyond what the chain has seen of it). All is counted anew at the first hold,
-then once a minute, which drops holds that expired, and before a refusal, which must not stand on an expired one. A sum
-that falls below zero was written by somebody else: it is counted anew too.
+and `owed` (of what each signer promised beyond what the chain has seen of it). `seen` is the block by which one of the
+`used:` changed last: an older look at the chain is not counted with it, since its balance has that money still. All is
+counted anew at the first hold, then once a minute, which drops holds that expired, and before a refusal, which must not
+stand on an expired one. A sum that falls below zero was written by somebody else: it is counted anew too.
 
 A lease is a hold of a process, under a name of its own, that covers many jobs. Beside it a second hash names the leases
 of which something may be free, each with when it was last granted from by the store's clock. Keys that expire by the
@@ -28,11 +29,11 @@ local function add(key, field, amount)
   if amount ~= 0 and redis.call('HINCRBY', key, field, whole(amount)) < 0 then redis.call('HDEL', key, 'counted') end
 end
 local function owed(promised, used) return math.max(0, promised - used) end
-local function set_used(key, signer, used)
-  local found = redis.call('HMGET', key, 'used:' .. signer, 'promised:' .. signer)
+local function set_used(key, signer, used, block)
+  local found = redis.call('HMGET', key, 'used:' .. signer, 'promised:' .. signer, 'seen')
   local promised, before = tonumber(found[2] or '0'), tonumber(found[1] or '0')
-  if used == before then return end
-  redis.call('HSET', key, 'used:' .. signer, whole(used))
+  if used == before or block < tonumber(found[3] or '0') then return end
+  redis.call('HSET', key, 'used:' .. signer, whole(used), 'seen', whole(block))
   add(key, 'owed', owed(promised, used) - owed(promised, before))
 end
 """
@@ -42,6 +43,7 @@ HOLD = f"""{_SUMS}
 local key, job, amount, signer = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local balance, used, cap = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local now, expiry, lane, lease, most = tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
+local block = tonumber(ARGV[14])
 if redis.call('EXISTS', KEYS[5]) == 1 then return {{'ended', '0'}} end
 local had = 0
 if lease ~= '' then
@@ -66,15 +68,15 @@ local function count()
   redis.call('HSET', key, 'held', whole(total), 'owed', whole(outstanding), 'counted', whole(now))
 end
 local fields = {{'used:' .. signer, 'promised:' .. signer, 'held:' .. signer, 'held', 'owed', 'counted'}}
-fields[7] = 'hold:' .. job
-local spent, promised, mine, held, outstanding, counted, own, whose
+fields[7], fields[8] = 'hold:' .. job, 'seen'
+local spent, promised, mine, held, outstanding, counted, own, whose, seen
 local function look()
   local found = redis.call('HMGET', key, unpack(fields))
   for i = 1, 5 do found[i] = tonumber(found[i] or '0') end
   spent, promised, mine, held, outstanding = unpack(found, 1, 5)
   counted = tonumber(found[6] or '')
   own, whose = string.match(found[7] or '0|', '^(%d+)|(%w*)')
-  own = tonumber(own)
+  own, seen = tonumber(own), tonumber(found[8] or '0')
 end
 local capped, owing
 local function missing()
@@ -85,8 +87,10 @@ local function missing()
   if owing + amount > balance then return {{'funds', whole(math.max(0, balance - owing))}} end
 end
 look()
+-- A balance of before some collection, beside what that was collected of: the same money twice.
+if block < seen then return {{'stale', '0'}} end
 if used ~= spent then
-  redis.call('HSET', key, 'used:' .. signer, whole(used))
+  redis.call('HSET', key, 'used:' .. signer, whole(used), 'seen', whole(block))
   local change = owed(promised, used) - owed(promised, spent)
   add(key, 'owed', change)
   outstanding = outstanding + change
@@ -125,14 +129,14 @@ if lease ~= '' and ARGV[13] == '1' then
   return {{'ok', '0'}}
 end
 if lease ~= '' and whose == '' then
-  local block = math.min(most, math.floor(math.min(cap - capped, balance - owing) / {BLOCK_PART}))
-  if block >= amount and block > 0 and redis.call('EXISTS', KEYS[3], KEYS[4]) == 0 then
+  local granted = math.min(most, math.floor(math.min(cap - capped, balance - owing) / {BLOCK_PART}))
+  if granted >= amount and granted > 0 and redis.call('EXISTS', KEYS[3], KEYS[4]) == 0 then
     local time = redis.call('TIME')
-    add(key, 'held:' .. signer, block)
-    add(key, 'held', block)
-    redis.call('HSET', key, 'hold:' .. lease, table.concat({{whole(had + block), signer, expiry, lane}}, '|'))
+    add(key, 'held:' .. signer, granted)
+    add(key, 'held', granted)
+    redis.call('HSET', key, 'hold:' .. lease, table.concat({{whole(had + granted), signer, expiry, lane}}, '|'))
     redis.call('HSET', KEYS[2], lease, time[1] .. '.' .. time[2])
-    return {{'lease', whole(block)}}
+    return {{'lease', whole(granted)}}
   end
 end
 if whose ~= '' and whose ~= signer then
@@ -209,4 +213,4 @@ add(key, 'held:' .. signer, -share)
 return amount >= counted and 1 or 0
 """
 
-USED = f"{_SUMS} set_used(KEYS[1], ARGV[1], tonumber(ARGV[2])) return 1"
+USED = f"{_SUMS} set_used(KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])) return 1"

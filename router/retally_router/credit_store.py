@@ -50,7 +50,7 @@ class CreditStore:
         args = [want.job, min(want.amount, LARGEST), signer, *numbers, now, now + HOLD_SECONDS, want.lane]
         crash_point("before:hold")
         of_lease = name, min(block, LARGEST), needed, int(not block)
-        reason, left, *leases = await self._redis.eval(HOLD, 6, *keys, *ended, *args, *of_lease)
+        reason, left, *leases = await self._redis.eval(HOLD, 6, *keys, *ended, *args, *of_lease, standing.block)
         crash_point("after:hold")
         names = [each.decode() for each in leases]
         open_leases = frozenset(zip(names[::2], names[1::2], strict=True))
@@ -86,10 +86,10 @@ class CreditStore:
         crash_point("after:shrink")
         return bool(was_backed)
 
-    async def note_used(self, payer: Address, signer: Address, used: int) -> None:
+    async def note_used(self, payer: Address, signer: Address, standing: Standing) -> None:
         """What the chain has seen of the signer's promises."""
         crash_point("before:used")
-        await self._redis.eval(USED, 1, credit_key(payer), signer, min(used, LARGEST))
+        await self._redis.eval(USED, 1, credit_key(payer), signer, min(standing.used, LARGEST), standing.block)
         crash_point("after:used")
 
     async def fields(self, payer: Address, kind: str) -> list[tuple[str, str]]:
