@@ -73,12 +73,12 @@ class SettleJobs:
         self._start(record.field, self._settle(placed, account, record))
 
     async def release(self, payer: Address, job: str, account: ChannelAccount | None) -> None:
-        """Ends a job's hold once its node has a voucher for all of it: until then it is owed, and promised nowhere."""
+        """Ends a job's hold once all of it is promised on record: until then it is owed, and promised nowhere."""
         unsettled = [task for name, task in self._tasks.items() if f"0x{job}:" in name]
         if unsettled:
             self._start(f"hold:{job}", self._release_after(unsettled, payer, job, account))
         elif account is not None:
-            await self._sender.once_paid(account, partial(self._credit.release, payer, job))
+            await self._sender.once_promised(account, partial(self._credit.release, payer, job))
         else:
             await self._credit.release(payer, job)
 
@@ -87,7 +87,7 @@ class SettleJobs:
     ) -> None:
         await asyncio.wait(unsettled)
         release = partial(self._credit.release, payer, job)
-        await _persist(release if account is None else partial(self._sender.once_paid, account, release))
+        await _persist(release if account is None else partial(self._sender.once_promised, account, release))
 
     def release_later(self, payer: Address, job: str) -> None:
         """Ends a hold as soon as Redis answers again."""
