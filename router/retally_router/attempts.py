@@ -16,7 +16,7 @@ from retally_router.hedge import Race, late_after
 from retally_router.node_time import NodeTime
 from retally_router.observed import Expectation, Visit
 from retally_router.placement import Job, Placement
-from retally_router.refusals import CHEATS, is_final
+from retally_router.refusals import CHEATS, OWN, is_final
 
 if TYPE_CHECKING:
     from retally_router.serve_job import Means
@@ -120,9 +120,11 @@ class Attempts:
             raise
 
     def refused(self, node: str, error: RetallyError) -> None:
-        """The node refused the job, or left it."""
-        log.info("node_failed", node=node, job=self.job.job_id.hex(), code=error.code, error=error.message)
-        self.means.metrics.node_failures.labels(node=node, code=error.code).inc()
+        """The node refused the job, or left it; or its payer has too little for that node, or the chain is away."""
+        event = "job_not_placed" if isinstance(error, OWN) else "node_failed"
+        log.info(event, node=node, job=self.job.job_id.hex(), code=error.code, error=error.message)
+        if not isinstance(error, OWN):
+            self.means.metrics.node_failures.labels(node=node, code=error.code).inc()
         if isinstance(error, CHEATS):
             log.error("node_cheated", node=node, job=self.job.job_id.hex(), what=error.message)
         visit = self.visits.pop(node, None)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 
-from retally.errors import CapExceeded, InsufficientFunds, InvalidSignature, NodeUnavailable
+from retally.errors import InvalidSignature, NodeUnavailable
 from retally.protocol.eip712 import Domain, check_signed_by
 from retally.protocol.receipt import ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
 from retally.protocol.wire import ChannelState
+from retally_router.asking import Patience
 from retally_router.channel_state import ChannelAccount, ReceiptBatch, look_at
 from retally_router.check_frames import Placed
 from retally_router.credit import Credit
@@ -19,6 +20,7 @@ from retally_router.job_log import JobLog, JobRecord
 from retally_router.keys import Session
 from retally_router.open_segments import OpenSegment, SegmentKey
 from retally_router.ports import NodeApi
+from retally_router.refusals import OWN
 from retally_router.store_errors import StoreError
 
 KEPT_CHANNELS = 20_000
@@ -53,15 +55,17 @@ class Channels:
         self._opening.pop(channel.key, None)
         return account
 
-    async def cover(self, placed: Placed, segments: Mapping[SegmentKey, OpenSegment], remaining_fee: int) -> None:
-        """Sees that the job holds what this node may bill, whatever it was promised to others; raises if that is more.
+    async def cover(self, placed: Placed, most: int, *, is_begun: bool) -> None:
+        """Sees that the job holds the most that a node may bill, whatever was promised to others; raises if it can't.
 
-        A job that goes on after its first tokens goes on with what it has: it may well end before that is spent.
+        One whose answer has begun goes on with what it holds: it may well end before that is spent.
         """
-        most = min(remaining_fee, sum(segment.limit for segment in segments.values()))
-        is_going_on = any(number for _, _, number in segments)
-        with suppress(*((CapExceeded, InsufficientFunds) if is_going_on else ())):
-            await self._credit.cover(placed.job_id.hex(), most)
+        job = placed.job_id.hex()
+        if not is_begun:
+            await self._credit.cover(job, most)
+            return
+        with suppress(*OWN):
+            await self._credit.cover(job, most, Patience.NONE)
 
     def accounts(self) -> list[ChannelAccount]:
         """Every open account."""

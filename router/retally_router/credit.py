@@ -17,12 +17,13 @@ from typing import Any
 from retally.errors import CapExceeded, RetallyError
 from retally.protocol.eip712 import Address
 from retally.protocol.voucher import ChannelId
-from retally_router.asking import Asking, ReadStanding
-from retally_router.covers import Covers
+from retally_router.asking import Asking, Patience, ReadStanding
+from retally_router.covers import Covers, is_enough
 from retally_router.credit_answer import HELD, Answer, Want, covered_by
 from retally_router.credit_store import LARGEST, CreditStore, Promise
 from retally_router.lease_returns import LeaseReturns
 from retally_router.leases import PLAIN_SECONDS, Lease, Leases
+from retally_router.ports import Standing
 from retally_router.promises import Promises
 
 NO_JOBS: Mapping[str, int] = MappingProxyType({})
@@ -48,14 +49,14 @@ class Credit:
         self._promises = Promises(self.leases)
         self._returns = LeaseReturns(self._store, self.leases, ticks)
         self._asking = Asking(self._store, standing, self.leases, self._returns)
-        self._covers = Covers(self._asking, self.leases, self._returns)
+        self._covers = Covers(self._store, self._asking, self.leases, self._returns)
 
     async def hold(self, payer: Address, signer: Address, job: str, amount: int, *, lane: int = 0) -> None:
         """Sets the job's largest fee aside; raises with what is missing. The lane names the process that holds."""
         want = Want(payer, signer, job, amount, lane)
         try:
             if not (await self._ask(want)).is_held:
-                await self._asking.insist(want, partial(self._asking.once, want))
+                await self._asking.insist(want, partial(self._asking.alone, want))
             self.leases.note_own(want)
         except RetallyError:
             raise
@@ -83,11 +84,18 @@ class Credit:
         """
         if cumulative > LARGEST:
             raise CapExceeded(cumulative, LARGEST)
+        # One that ends meanwhile is no stranger: what covered it is gone.
+        parts = self._promises.parts(jobs)
         while True:
             # Nothing is awaited between the last look and the taking: no other promise comes in between.
-            while short := self._promises.short(jobs):
-                for job, amount in short.items():
-                    await self._covers.cover(job, amount, waits=False)
+            while short := [part for part in parts if part.is_over or not is_enough(part, jobs[part.want.job])]:
+                # Of what seems to be missing some may be on record.
+                promised = await self._store.promised(channel)
+                jobs = _without(jobs, self._promises.heard(channel, promised))
+                if promised >= cumulative:
+                    return promised
+                for part in short:
+                    await self._covers.extend(part, jobs[part.want.job], Patience.SOME)
             taken = self._promises.take(jobs)
             try:
                 promised, state, hold = await self._store.promise(channel, cumulative, taken)
@@ -101,17 +109,20 @@ class Credit:
             heard = self._promises.heard(channel, promised)
             if state == Promise.OLD:
                 return promised
-            jobs = {job: share - min(share, heard.get(job, 0)) for job, share in jobs.items()}
+            jobs = _without(jobs, heard)
             # What was heard may be all that is missing.
             for share in taken.uncovered(hold) if not heard else ():
                 await self._covers.renew(share)
 
-    async def cover(self, job: str, amount: int) -> None:
+    async def cover(self, job: str, amount: int, patience: Patience = Patience.ALL) -> None:
         """Sees that a job holds so much of which nothing was promised; raises with what is missing.
 
         A job's hold is for one node. What was promised to others, who refused it or broke off, stays promised.
         """
-        await self._covers.cover(job, amount, waits=True)
+        part = self.leases.part_of(job)
+        # What a dead router's job holds is not counted here.
+        if part is not None and not is_enough(part, amount):
+            await self._covers.extend(part, amount, patience)
 
     async def tidy(self) -> None:
         """Gives back what nobody needs here, or somebody needs elsewhere; to be called twice a second."""
@@ -123,7 +134,7 @@ class Credit:
 
     async def _ask(self, want: Want) -> Answer:
         if not self._lease_jobs:
-            return await self._asking.once(want)
+            return await self._asking.once(want, partial(self._asking.alone, want))
         standing, now = await self._asking.authorised(want.payer, want.signer), self._ticks()
         lease = self.leases.current(want, now)
         if lease.is_open and covered_by(standing) < lease.covered:
@@ -134,7 +145,7 @@ class Credit:
         if self.leases.take(lease, want, now):
             return HELD
         if now < lease.plain_until:
-            return await self._asking.once(want)
+            return await self._asking.once(want, partial(self._asking.alone, want))
         # A client that leaves ends its waiting; the block is for all.
         work = asyncio.create_task(self._grow(lease, want))
         try:
@@ -155,13 +166,12 @@ class Credit:
                 if answer is not None:
                     return answer
         # Not one after the other: a burst that stands here asks at once.
-        return await self._asking.once(want)
+        return await self._asking.once(want, partial(self._asking.alone, want))
 
     async def _ask_block(self, lease: Lease, want: Want) -> Answer | None:
         """What the job has or hears by asking for a block; none where it has to ask for itself."""
         try:
-            block = want.amount * self._lease_jobs
-            answer = await self._asking.once(want, lease=None if lease.is_retired else lease, block=block)
+            answer = await self._asking.once(want, partial(self._ask_store, lease, want))
         except RetallyError:
             # The chain's: nothing was asked.
             raise
@@ -178,8 +188,17 @@ class Credit:
         # It may have been retired in the meantime.
         return HELD if self.leases.take(lease, want, self._ticks()) else None
 
+    async def _ask_store(self, lease: Lease, want: Want, standing: Standing) -> Answer:
+        of = None if lease.is_retired else lease
+        return await self._store.hold(want, standing, lease=of, block=want.amount * self._lease_jobs)
+
     def _leave(self, work: asyncio.Task[Answer], want: Want) -> None:
         """What a job got after its client had left goes back."""
         if not work.cancelled():
             work.exception()
         self._returns.doubt(want.payer, want.job)
+
+
+def _without(jobs: Mapping[str, int], heard: Mapping[str, int]) -> Mapping[str, int]:
+    """What is still to be promised for each job."""
+    return {job: share - min(share, heard.get(job, 0)) for job, share in jobs.items()}

@@ -29,12 +29,14 @@ local function add(key, field, amount)
   if amount ~= 0 and redis.call('HINCRBY', key, field, whole(amount)) < 0 then redis.call('HDEL', key, 'counted') end
 end
 local function owed(promised, used) return math.max(0, promised - used) end
-local function set_used(key, signer, used, block)
+local function set_used(key, signer, used, looked_at)
   local found = redis.call('HMGET', key, 'used:' .. signer, 'promised:' .. signer, 'seen')
   local promised, before = tonumber(found[2] or '0'), tonumber(found[1] or '0')
-  if used == before or block < tonumber(found[3] or '0') then return end
-  redis.call('HSET', key, 'used:' .. signer, whole(used), 'seen', whole(block))
+  if used == before then return 1 end
+  if looked_at < tonumber(found[3] or '0') then return 0 end
+  redis.call('HSET', key, 'used:' .. signer, whole(used), 'seen', whole(looked_at))
   add(key, 'owed', owed(promised, used) - owed(promised, before))
+  return 1
 end
 """
 
@@ -43,7 +45,7 @@ HOLD = f"""{_SUMS}
 local key, job, amount, signer = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local balance, used, cap = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local now, expiry, lane, lease, most = tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
-local block = tonumber(ARGV[14])
+local looked_at, source = tonumber(ARGV[13]), ARGV[14]
 if redis.call('EXISTS', KEYS[5]) == 1 then return {{'ended', '0'}} end
 local had = 0
 if lease ~= '' then
@@ -69,28 +71,32 @@ local function count()
 end
 local fields = {{'used:' .. signer, 'promised:' .. signer, 'held:' .. signer, 'held', 'owed', 'counted'}}
 fields[7], fields[8] = 'hold:' .. job, 'seen'
-local spent, promised, mine, held, outstanding, counted, own, whose, seen
+local spent, promised, mine, held, outstanding, counted, own, whose, seen, moved
 local function look()
   local found = redis.call('HMGET', key, unpack(fields))
   for i = 1, 5 do found[i] = tonumber(found[i] or '0') end
   spent, promised, mine, held, outstanding = unpack(found, 1, 5)
   counted = tonumber(found[6] or '')
   own, whose = string.match(found[7] or '0|', '^(%d+)|(%w*)')
-  own, seen = tonumber(own), tonumber(found[8] or '0')
+  own, seen, moved = tonumber(own), tonumber(found[8] or '0'), 0
+  if source ~= '' then
+    moved = tonumber(string.match(redis.call('HGET', key, 'hold:' .. source) or '0|', '^(%d+)|'))
+    moved = math.min(moved, tonumber(ARGV[15]))
+  end
 end
 local capped, owing
 local function missing()
-  -- Asked for again, a job is held once.
-  capped = math.max(used, promised) + mine - (whose == signer and own or 0)
-  owing = outstanding + held - own
+  -- Asked for again, a job is held once, and so is what it takes with it out of its lease.
+  capped = math.max(used, promised) + mine - (whose == signer and own or 0) - moved
+  owing = outstanding + held - own - moved
   if capped + amount > cap then return {{'cap', whole(math.max(0, cap - capped))}} end
   if owing + amount > balance then return {{'funds', whole(math.max(0, balance - owing))}} end
 end
 look()
 -- A balance of before some collection, beside what that was collected of: the same money twice.
-if block < seen then return {{'stale', '0'}} end
+if looked_at < seen then return {{'stale', '0'}} end
 if used ~= spent then
-  redis.call('HSET', key, 'used:' .. signer, whole(used), 'seen', whole(block))
+  redis.call('HSET', key, 'used:' .. signer, whole(used), 'seen', whole(looked_at))
   local change = owed(promised, used) - owed(promised, spent)
   add(key, 'owed', change)
   outstanding = outstanding + change
@@ -121,13 +127,6 @@ if refused then
   end
   return refused
 end
-if lease ~= '' and ARGV[13] == '1' then
-  -- Not free to anybody: it is for a job that the lease covers, and neither grows with what is left nor waits.
-  add(key, 'held:' .. signer, amount)
-  add(key, 'held', amount)
-  redis.call('HSET', key, 'hold:' .. lease, table.concat({{whole(had + amount), signer, expiry, lane}}, '|'))
-  return {{'ok', '0'}}
-end
 if lease ~= '' and whose == '' then
   local granted = math.min(most, math.floor(math.min(cap - capped, balance - owing) / {BLOCK_PART}))
   if granted >= amount and granted > 0 and redis.call('EXISTS', KEYS[3], KEYS[4]) == 0 then
@@ -139,13 +138,21 @@ if lease ~= '' and whose == '' then
     return {{'lease', whole(granted)}}
   end
 end
+if moved > 0 then
+  local rest, holder = string.match(redis.call('HGET', key, 'hold:' .. source), '^(%d+)(|.+)$')
+  redis.call('HSET', key, 'hold:' .. source, whole(tonumber(rest) - moved) .. holder)
+  add(key, 'held:' .. signer, -moved)
+  add(key, 'held', -moved)
+end
+-- One that is heard only after a larger one takes nothing away from the job.
+if whose == signer then amount = math.max(amount, own) end
 if whose ~= '' and whose ~= signer then
   add(key, 'held:' .. whose, -own)
   add(key, 'held:' .. signer, amount)
 else add(key, 'held:' .. signer, amount - own) end
 add(key, 'held', amount - own)
-redis.call('HSET', key, 'hold:' .. job, table.concat({{ARGV[2], signer, expiry, lane}}, '|'))
-return {{'ok', '0'}}
+redis.call('HSET', key, 'hold:' .. job, table.concat({{whole(amount), signer, expiry, lane}}, '|'))
+return {{'ok', whole(moved)}}
 """
 
 # The promise is on record before the voucher that makes it leaves. What is promised for a job is held for it no more:
@@ -213,4 +220,5 @@ add(key, 'held:' .. signer, -share)
 return amount >= counted and 1 or 0
 """
 
-USED = f"{_SUMS} set_used(KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])) return 1"
+# Whether the look was late enough to be counted.
+USED = f"{_SUMS} return set_used(KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]))"

@@ -52,7 +52,7 @@ class Part:
     is_in_doubt: bool = False
     #: Whether its job has ended.
     is_over: bool = False
-    #: One new hold at a time.
+    #: While the store is asked to move what it holds: no promise may be made of it then.
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -158,19 +158,9 @@ class Leases:
         if lease is None or lease.is_retired or lease.free < amount or not lease.is_open:
             return False
         lease.free -= amount
-        self.note_more(part, lease, amount)
+        lease.taken += amount
+        part.left += amount
         return True
-
-    def note_more(self, part: Part, lease: Lease | None, amount: int) -> bool:
-        """What a job holds grew, or its lease for it; false where the job has ended or left the lease meanwhile."""
-        if not part.is_over and part.lease is lease:
-            part.left += amount
-            if lease is not None:
-                lease.taken += amount
-            return True
-        if lease is not None:
-            self.give(lease, amount)
-        return False
 
     def note_own(self, want: Want) -> None:
         """The job holds for itself, unless it took of a lease."""
@@ -195,11 +185,14 @@ class Leases:
                 self._leave(part)
         return part
 
-    def note_renewed(self, part: Part) -> None:
-        """The job holds for itself now."""
+    def note_alone(self, part: Part, more: int, moved: int) -> None:
+        """The job holds for itself now, so much more than it did, and has taken so much with it out of its lease."""
         part.renewals += 1
+        if part.lease is not None and moved < part.left:
+            self.lose(part.lease)
         self._leave(part)
         part.lease = None
+        part.left += more
 
     def abandon(self, lease: Lease) -> None:
         """It covers its jobs no more: before the next promise each has to hold for itself."""

@@ -130,8 +130,9 @@ class Placer:
             return await self._submit(order, None, (caller.voucher, caller.voucher_signature))
         account = await self._channels.open(caller, placed, limit.stopped)
         paid = segments_of(placed, segments)
+        most = min(remaining_fee, sum(segment.limit for segment in paid.values()))
         with limit.stopped():
-            await self._channels.cover(placed, paid, remaining_fee)
+            await self._channels.cover(placed, most, is_begun=any(choice.segment for choice in choices))
         return await self._place_paid(order, account, paid, limit)
 
     async def show(self, job: Job, placed: Placed, record: JobRecord, choices: Sequence[ChoiceState]) -> Placement:

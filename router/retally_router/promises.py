@@ -53,10 +53,9 @@ class Promises:
         self._leases = leases
         self._unheard: dict[bytes, list[tuple[int, Taken]]] = {}
 
-    def short(self, jobs: Mapping[str, int]) -> dict[str, int]:
-        """Of these the jobs that hold less than so much: a promise takes no more than they hold."""
-        parts = {job: self._leases.part_of(job) for job in jobs}
-        return {job: jobs[job] for job, part in parts.items() if part is not None and part.left < jobs[job]}
+    def parts(self, jobs: Mapping[str, int]) -> list[Part]:
+        """What these jobs hold, of those that are counted here."""
+        return [part for part in map(self._leases.part_of, jobs) if part is not None]
 
     def take(self, jobs: Mapping[str, int]) -> Taken:
         """What a promise for these jobs takes; what they hold shrinks by as much, at once."""
@@ -90,7 +89,8 @@ class Promises:
                 part.left += share.amount
                 if part.lease is not None:
                     part.lease.taken += share.amount
-            elif share.lease is not None:
+            if share.lease is not None and (part.is_over or part.lease is None):
+                # Its job holds for itself what it needs, or nothing more.
                 self._leases.give(share.lease, share.amount)
 
     def doubt(self, channel: ChannelId, total: int, taken: Taken) -> None:

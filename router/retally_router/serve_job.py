@@ -96,19 +96,13 @@ class ServeJob:
                 continue
             self.candidates.remove(node)
             try:
-                begun = await self.attempts.begin(
-                    ends,
-                    node,
-                    self.choices,
-                    self.job.request.max_fee,
-                    is_last=number == len(tries),
-                    spare=self._spare,
-                )
+                is_last, fee = number == len(tries), self.job.request.max_fee
+                begun = await self.attempts.begin(ends, node, self.choices, fee, is_last=is_last, spare=self._spare)
                 self._take_up(begun)
                 return
             except RetallyError as refusal:
-                error = refusal
-                if is_final(refusal):
+                error, self.candidates = refusal, failover.others(refusal, node, self.candidates)
+                if is_final(refusal) and not self.candidates:
                     raise
                 await asyncio.sleep(pause_seconds(number, self.means.watch.random.random()))
         raise failover.told(error, len(tries))

@@ -85,7 +85,7 @@ class TestCover:
         before = await world.scripts()
         await credit.cover("a", 80)
         assert (await world.scripts(), await world.held()) == (before, 80)
-        # More than it has is granted to it, by so much and no block.
+        # For more the job holds alone, and takes with it what the lease had for it.
         await credit.cover("a", 100)
         assert (await world.scripts(), await world.held()) == (before + 1, 100)
 
@@ -233,3 +233,32 @@ class TestNodesInTurn:
             assert answer.status_code == 200, answer.text
             assert (len(dying.jobs), len(other.jobs)) == (2, 2)
             assert total <= most
+
+    async def test_an_answer_goes_on_though_the_chain_is_away(self, redis_url: str, lease_jobs: int) -> None:
+        dying, other = FakeNode("a", die_after=40, seconds_per_token=0.02), FakeNode("d")
+        busy = [FakeNode(name, refuse=BUSY) for name in "bc"]
+        async with router_world(
+            redis_url, [dying, other, *busy], credit_lease_jobs=lease_jobs, max_attempts=5
+        ) as world:
+            asking = asyncio.create_task(ask(world, 10**6, [*busy, dying, other]))
+            await asyncio.sleep(0.6)
+            assert dying.jobs
+            world.chain.dead = True
+            answer, _ = await asking
+            assert answer.status_code == 200, answer.text
+            assert len(other.jobs) == 1
+
+    async def test_where_one_is_too_dear_a_cheaper_one_is_tried(self, redis_url: str, lease_jobs: int) -> None:
+        dear, cheap = FakeNode("d", price_out=30_000_000), FakeNode("z")
+        busy = [FakeNode(name, price_out=30_000_000, refuse=BUSY) for name in "bc"]
+        async with router_world(redis_url, [dear, cheap, *busy], credit_lease_jobs=lease_jobs, max_attempts=5) as world:
+            assert (await ask(world, 10**6, [dear]))[0].status_code == 200
+            most = dear.jobs[-1].request.max_fee
+            answer, total = await ask(world, most, [*busy, dear, cheap])
+            assert answer.status_code == 200, answer.text
+            assert (len(dear.jobs), len(cheap.jobs)) == (1, 1)
+            assert total <= most
+            # Nobody says of the dear one that it failed.
+            failures = (await world.http.get("/metrics")).text
+            assert all(f'node="{node.address}"' in failures for node in busy)
+            assert f'node_failures_total{{code="insufficient_funds",node="{dear.address}"}}' not in failures

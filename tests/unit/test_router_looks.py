@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 import pytest
 from redis.asyncio import Redis
 from tests.lease_world import NODE, PAYER, SIGNER
 
+from retally.chain.rpc import RpcFailed
 from retally.errors import ChainUnreachable, InsufficientFunds
 from retally.protocol.eip712 import Address, SigningKey, keccak
 from retally.protocol.voucher import ChannelId
@@ -107,3 +109,68 @@ async def test_a_chain_that_is_behind_sells_nothing(redis: Redis, chain: Chain) 
         await credit.hold(PAYER, SIGNER, "b", 1)
     behind.block, behind.balance = chain.block, chain.balance
     await credit.hold(PAYER, SIGNER, "b", 1)
+
+
+async def test_who_was_seen_late_is_seen_again(redis: Redis, chain: Chain) -> None:
+    third = SigningKey(keccak(b"a third signer")).address
+    credit, other = router(redis, chain), router(redis, chain)
+    await spend(credit, 40)
+    await credit.hold(PAYER, third, "t", 20)
+    await credit.promise(channel(third), 20, {"t": 20})
+    await credit.release(PAYER, "t")
+    chain.collect(OTHER, 40)
+    read = chain.standing
+
+    async def overtaken(payer: Address, signer: Address) -> Standing:
+        found = await read(payer, signer)
+        if signer == OTHER and chain.used.get(third) is None:
+            # Between this look and its note another router sees what was collected of the third.
+            chain.collect(third, 20)
+            await other.hold(PAYER, third, "x", 0)
+            await other.release(PAYER, "x")
+        return found
+
+    chain.standing = overtaken  # type: ignore[method-assign]
+    await credit.hold(PAYER, SIGNER, "k", 40)
+
+
+class TestReading:
+    """Many who ask at once read the chain once; who asks for a fresh look gets none that began before."""
+
+    @pytest.mark.parametrize("fresh", [False, True])
+    async def test_many_share_a_look(self, chain: Chain, fresh: bool) -> None:
+        read, gate = chain.standing, asyncio.Event()
+
+        async def slow(payer: Address, signer: Address) -> Standing:
+            found = await read(payer, signer)
+            await gate.wait()
+            return found
+
+        chain.standing = slow  # type: ignore[method-assign]
+        standings = Standings(chain, 86_400.0, 5.0)
+        first = asyncio.create_task(standings.standing(PAYER, SIGNER, False))
+        await asyncio.sleep(0.01)
+        chain.collect(OTHER, 60)
+        asking = [asyncio.create_task(standings.standing(PAYER, SIGNER, fresh)) for _ in range(50)]
+        await asyncio.sleep(0.01)
+        gate.set()
+        found = await asyncio.gather(*asking)
+        assert (await first).balance == 100
+        assert {each.balance for each in found} == ({40} if fresh else {100})
+        assert chain.looks == (2 if fresh else 1)
+
+    async def test_one_that_leaves_breaks_off_no_others(self, chain: Chain) -> None:
+        standings = Standings(chain, 86_400.0, 5.0)
+        leaving = asyncio.create_task(standings.standing(PAYER, SIGNER, False))
+        staying = asyncio.create_task(standings.standing(PAYER, SIGNER, False))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        assert (await staying).balance == 100
+
+    async def test_an_rpc_that_does_not_know_its_own_block_is_unreachable(self, chain: Chain) -> None:
+        async def behind(payer: Address, signer: Address) -> Standing:
+            raise RpcFailed("eth_call", -32602, "BlockOutOfRangeError", b"")
+
+        chain.standing = behind  # type: ignore[method-assign]
+        with pytest.raises(ChainUnreachable, match="BlockOutOfRange"):
+            await Standings(chain, 1.0, 5.0).standing(PAYER, SIGNER, True)
