@@ -34,6 +34,8 @@ steps = st.one_of(
     st.tuples(st.just("promise"), some),
     st.tuples(st.just("promise"), some),
     st.tuples(st.just("beyond"), some),
+    st.tuples(st.just("cover"), jobs, large),
+    st.tuples(st.just("meanwhile"), some, jobs, st.integers(0, 3)),
     st.tuples(st.just("lose"), st.integers(0, 5)),
     st.tuples(st.just("shrink"), st.integers(0, 5), st.integers(1, 9)),
     st.tuples(st.just("tidy"), st.sampled_from([0, 1])),
@@ -129,7 +131,27 @@ class Two:
         """The same, of more than the jobs hold: say where other nodes were promised that, and refused them."""
         await self.promise(wanted, is_beyond=True)
 
+    async def cover(self, job: str, amount: int) -> None:
+        """A job shall hold so much; where that is refused it keeps what it has."""
+        if job in self.jobs:
+            with contextlib.suppress(PaymentRequired, Unavailable, StoreUnreachable):
+                await self.processes[process_of(job)].cover(self.jobs[job].name, amount)
+
+    async def meanwhile(self, wanted: list[tuple[str, int, int]], job: str, turns: int) -> None:
+        """While promises and holds are on their way a job ends."""
+
+        async def end() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            with contextlib.suppress(StoreUnreachable):
+                await self.release(job)
+
+        covers = [self.cover(each, most) for each, _, most in wanted]
+        await asyncio.gather(self.beyond(wanted), *covers, end())
+
     async def _promise(self, letter: str, node: int, most: int, *, is_beyond: bool) -> None:
+        if letter not in self.jobs:
+            return
         job = self.jobs[letter]
         more, before = most if is_beyond else min(most, job.left), job.totals.get(node, 0)
         job.left = max(0, job.left - more)
@@ -208,6 +230,7 @@ async def play(url: str, taken: list[tuple[Any, ...]]) -> None:
     taken=[("hold", "a", 0, 3), ("fail", 0, 0, "late"), ("promise", [("a", 0, 3)]), ("lose", 0), ("hold", "b", 0, 99)]
 )
 @example(taken=[("hold", "a", 0, 2), ("lose", 0), ("hold", "b", 0, 99), ("promise", [("a", 0, 1), ("a", 1, 1)])])
+@example(taken=[("hold", "a", 0, 3), ("meanwhile", [("a", 0, 100)], "a", 1), ("hold", "b", 0, 97)])
 @example(taken=[("hold", "a", 0, 60), ("beyond", [("a", 0, 60), ("a", 1, 60)])])
 @example(taken=[("hold", "a", 0, 3), ("beyond", [("a", 0, 3), ("a", 1, 3)]), ("hold", "b", 0, 94)])
 @example(taken=[("hold", "a", 0, 90), ("lose", 0), ("hold", "b", 0, 90), ("promise", [("b", 0, 90)])])
