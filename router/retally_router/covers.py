@@ -13,20 +13,23 @@ from retally_router.credit_store import CreditStore
 from retally_router.lease_returns import LeaseReturns
 from retally_router.leases import Leases, Part
 from retally_router.ports import Standing
-from retally_router.promises import Share
+from retally_router.promises import Promises, Share
 
 
 class Covers:
     """What the jobs of a process hold, made to last."""
 
-    def __init__(self, store: CreditStore, asking: Asking, leases: Leases, returns: LeaseReturns) -> None:
+    def __init__(
+        self, store: CreditStore, asking: Asking, leases: Leases, promises: Promises, returns: LeaseReturns
+    ) -> None:
         self._store = store
         self._asking = asking
         self._leases = leases
+        self._promises = promises
         self._returns = returns
 
     async def extend(self, part: Part, amount: int, patience: Patience) -> None:
-        """Sees that a job holds so much of which nothing was promised; raises with what is missing."""
+        """Sees that a job holds so much of which nothing was promised; raises with what is missing, or if it ended."""
         # Who leaves ends its waiting; what was asked for is heard.
         work = asyncio.create_task(self._extend(part, amount, patience))
         work.add_done_callback(_look_at)
@@ -37,56 +40,68 @@ class Covers:
         part = share.part
         if share.lease is not None:
             self._leases.lose(share.lease)
+        await self._hear(part)
+        want = replace(part.want, amount=part.left)
         if part.renewals == share.renewals and not part.is_over:
-            await self._hold_alone(part, None, share.renewals, Patience.SOME)
+            await self._asking.surely(want, partial(self._anew, part, share.renewals), Patience.SOME)
         if part.is_over:
             self._returns.doubt(part.want.payer, part.want.job)
             raise ended(part.want)
 
     async def _extend(self, part: Part, amount: int, patience: Patience) -> None:
-        while not part.is_over:
+        while True:
+            # What another asked of the store, or promised, is known first.
             async with part.lock:
-                # What another has asked of the store is known then.
-                pass
-            if part.left >= amount or self._leases.extend(part, amount - part.left):
+                await self._hear(part)
+            if part.is_over:
+                raise ended(part.want)
+            if part.has(amount):
                 return
-            await self._hold_alone(part, amount, part.renewals, patience)
-        raise ended(part.want)
+            if part.left < amount and self._leases.add(part, amount - part.left):
+                return
+            want = replace(part.want, amount=max(part.left, amount))
+            await self._asking.surely(want, partial(self._more, part, amount), patience)
 
-    async def _hold_alone(self, part: Part, least: int | None, renewals: int, patience: Patience) -> None:
-        want = replace(part.want, amount=max(part.left, least or 0) + part.flying)
-        await self._asking.surely(want, partial(self._move, part, least, renewals), patience)
+    async def _hear(self, part: Part) -> None:
+        """Whether promises took of it whose answers were lost."""
+        for channel in self._promises.unheard_of(part):
+            self._promises.heard(channel, await self._store.promised(channel))
 
-    async def _move(self, part: Part, least: int | None, renewals: int, standing: Standing) -> Answer:
-        """A hold of the job's own over all that it needs, with what its lease has for it; unless another made it."""
-        async with part.lock, nullcontext() if part.lease is None else part.lease.lock:
-            if _is_needless(part, least, renewals):
+    async def _anew(self, part: Part, renewals: int, standing: Standing) -> Answer:
+        async with part.lock:
+            return HELD if part.renewals != renewals else await self._hold_alone(part, part.left, standing)
+
+    async def _more(self, part: Part, amount: int, standing: Standing) -> Answer:
+        async with part.lock:
+            is_there = part.left >= amount and not part.is_in_doubt
+            return HELD if is_there else await self._hold_alone(part, max(part.left, amount), standing)
+
+    async def _hold_alone(self, part: Part, amount: int, standing: Standing) -> Answer:
+        """A hold of the job's own over all that it needs, with what its lease has for it."""
+        await part.landing()
+        amount = max(part.left, amount)
+        lease = part.lease
+        # A lease in doubt is looked at again in any case; the jobs of one that is lost come all at once.
+        async with nullcontext() if lease is None or lease.is_in_doubt else lease.lock:
+            if part.is_over:
                 return HELD
-            more, lease = max(0, (least or 0) - part.left), part.lease
-            want = replace(part.want, amount=part.left + part.flying + more)
-            was_in_doubt, part.is_in_doubt = part.is_in_doubt, True
+            more, was_in_doubt, part.is_in_doubt = amount - part.left, part.is_in_doubt, True
+            want = replace(part.want, amount=amount)
             try:
                 answer = await self._store.hold(want, standing, source=lease, moved=part.left)
             except BaseException:
                 if lease is not None:
                     self._leases.lose(lease)
                 raise
-            part.is_in_doubt = was_in_doubt
-            if part.is_over:
-                self._returns.doubt(part.want.payer, part.want.job)
-            elif answer.is_held:
-                self._leases.note_alone(part, more, answer.left)
+            part.is_in_doubt = was_in_doubt and not answer.is_held
+            self._note(part, more, answer)
             return answer
 
-
-def is_enough(part: Part, amount: int) -> bool:
-    """Whether so much may be promised of what a job holds, now."""
-    return part.left >= amount and not part.lock.locked()
-
-
-def _is_needless(part: Part, least: int | None, renewals: int) -> bool:
-    """Whether the job has ended, or got in the meantime what it shall get."""
-    return part.is_over or part.renewals != renewals or (least is not None and part.left >= least)
+    def _note(self, part: Part, more: int, answer: Answer) -> None:
+        if part.is_over:
+            self._returns.doubt(part.want.payer, part.want.job)
+        elif answer.is_held:
+            self._leases.note_alone(part, more, answer.took)
 
 
 def _look_at(work: asyncio.Task[None]) -> None:

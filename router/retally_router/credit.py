@@ -18,7 +18,7 @@ from retally.errors import CapExceeded, RetallyError
 from retally.protocol.eip712 import Address
 from retally.protocol.voucher import ChannelId
 from retally_router.asking import Asking, Patience, ReadStanding
-from retally_router.covers import Covers, is_enough
+from retally_router.covers import Covers
 from retally_router.credit_answer import HELD, Answer, Want, covered_by
 from retally_router.credit_store import LARGEST, CreditStore, Promise
 from retally_router.lease_returns import LeaseReturns
@@ -49,7 +49,7 @@ class Credit:
         self._promises = Promises(self.leases)
         self._returns = LeaseReturns(self._store, self.leases, ticks)
         self._asking = Asking(self._store, standing, self.leases, self._returns)
-        self._covers = Covers(self._store, self._asking, self.leases, self._returns)
+        self._covers = Covers(self._store, self._asking, self.leases, self._promises, self._returns)
 
     async def hold(self, payer: Address, signer: Address, job: str, amount: int, *, lane: int = 0) -> None:
         """Sets the job's largest fee aside; raises with what is missing. The lane names the process that holds."""
@@ -88,7 +88,7 @@ class Credit:
         parts = self._promises.parts(jobs)
         while True:
             # Nothing is awaited between the last look and the taking: no other promise comes in between.
-            while short := [part for part in parts if part.is_over or not is_enough(part, jobs[part.want.job])]:
+            while short := [part for part in parts if part.is_over or not part.has(jobs[part.want.job])]:
                 # Of what seems to be missing some may be on record.
                 promised = await self._store.promised(channel)
                 jobs = _without(jobs, self._promises.heard(channel, promised))
@@ -121,7 +121,7 @@ class Credit:
         """
         part = self.leases.part_of(job)
         # What a dead router's job holds is not counted here.
-        if part is not None and not is_enough(part, amount):
+        if part is not None and not part.has(amount):
             await self._covers.extend(part, amount, patience)
 
     async def tidy(self) -> None:

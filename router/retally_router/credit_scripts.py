@@ -23,18 +23,26 @@ ENDED_SECONDS = 300
 #: A block is at most this part of what is left, so that leases shrink as it goes to its end.
 BLOCK_PART = 8
 
-_SUMS = """
+#: Much longer than a look at the chain is kept; a chain that began anew is behind for no longer.
+SEEN_SECONDS = 600
+
+_SUMS = f"""
 local function whole(number) return string.format('%.0f', number) end
 local function add(key, field, amount)
   if amount ~= 0 and redis.call('HINCRBY', key, field, whole(amount)) < 0 then redis.call('HDEL', key, 'counted') end
 end
 local function owed(promised, used) return math.max(0, promised - used) end
-local function set_used(key, signer, used, looked_at)
+-- The block by which a collection was seen last. No look is so old that it would count for longer than that.
+local function last_seen(found, now)
+  local block, at = string.match(found or '0|0', '^(%d+)|(%d+)$')
+  return math.abs(now - tonumber(at)) > {SEEN_SECONDS} and 0 or tonumber(block)
+end
+local function set_used(key, signer, used, looked_at, now)
   local found = redis.call('HMGET', key, 'used:' .. signer, 'promised:' .. signer, 'seen')
   local promised, before = tonumber(found[2] or '0'), tonumber(found[1] or '0')
   if used == before then return 1 end
-  if looked_at < tonumber(found[3] or '0') then return 0 end
-  redis.call('HSET', key, 'used:' .. signer, whole(used), 'seen', whole(looked_at))
+  if looked_at < last_seen(found[3], now) then return 0 end
+  redis.call('HSET', key, 'used:' .. signer, whole(used), 'seen', whole(looked_at) .. '|' .. whole(now))
   add(key, 'owed', owed(promised, used) - owed(promised, before))
   return 1
 end
@@ -45,7 +53,7 @@ HOLD = f"""{_SUMS}
 local key, job, amount, signer = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local balance, used, cap = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local now, expiry, lane, lease, most = tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
-local looked_at, source = tonumber(ARGV[13]), ARGV[14]
+local looked_at, source, most_moved = tonumber(ARGV[13]), ARGV[14], tonumber(ARGV[15])
 if redis.call('EXISTS', KEYS[5]) == 1 then return {{'ended', '0'}} end
 local had = 0
 if lease ~= '' then
@@ -78,10 +86,11 @@ local function look()
   spent, promised, mine, held, outstanding = unpack(found, 1, 5)
   counted = tonumber(found[6] or '')
   own, whose = string.match(found[7] or '0|', '^(%d+)|(%w*)')
-  own, seen, moved = tonumber(own), tonumber(found[8] or '0'), 0
-  if source ~= '' then
+  own, seen, moved = tonumber(own), last_seen(found[8], now), 0
+  if source ~= '' and whose == '' then
+    -- A job that holds alone has left its lease: what is there is others'.
     moved = tonumber(string.match(redis.call('HGET', key, 'hold:' .. source) or '0|', '^(%d+)|'))
-    moved = math.min(moved, tonumber(ARGV[15]))
+    moved = math.min(moved, most_moved)
   end
 end
 local capped, owing
@@ -96,7 +105,7 @@ look()
 -- A balance of before some collection, beside what that was collected of: the same money twice.
 if looked_at < seen then return {{'stale', '0'}} end
 if used ~= spent then
-  redis.call('HSET', key, 'used:' .. signer, whole(used), 'seen', whole(looked_at))
+  redis.call('HSET', key, 'used:' .. signer, whole(used), 'seen', whole(looked_at) .. '|' .. whole(now))
   local change = owed(promised, used) - owed(promised, spent)
   add(key, 'owed', change)
   outstanding = outstanding + change
@@ -221,4 +230,4 @@ return amount >= counted and 1 or 0
 """
 
 # Whether the look was late enough to be counted.
-USED = f"{_SUMS} return set_used(KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]))"
+USED = f"{_SUMS} return set_used(KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]))"

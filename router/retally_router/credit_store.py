@@ -63,7 +63,9 @@ class CreditStore:
         crash_point("after:hold")
         names = [each.decode() for each in leases]
         open_leases = frozenset(zip(names[::2], names[1::2], strict=True))
-        return Answer(reason.decode(), int(left), open_leases, covered_by(standing))
+        is_held = reason == b"ok"
+        left, took = (0, int(left)) if is_held else (int(left), 0)
+        return Answer(reason.decode(), left, open_leases, covered_by(standing), took)
 
     async def promise(self, channel: ChannelId, cumulative: int, taken: Taken) -> tuple[int, Promise, str]:
         """The highest total promised so far, what became of this one, and the hold that has too little."""
@@ -98,9 +100,8 @@ class CreditStore:
     async def note_used(self, payer: Address, signer: Address, standing: Standing) -> bool:
         """What the chain has seen of the signer's promises; whether it was not seen too early to be counted."""
         crash_point("before:used")
-        is_counted = await self._redis.eval(
-            USED, 1, credit_key(payer), signer, min(standing.used, LARGEST), standing.block
-        )
+        look = min(standing.used, LARGEST), standing.block, int(self._clock())
+        is_counted = await self._redis.eval(USED, 1, credit_key(payer), signer, *look)
         crash_point("after:used")
         return bool(is_counted)
 
