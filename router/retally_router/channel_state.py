@@ -72,6 +72,12 @@ class ChannelAccount:
         return self.open.slack
 
     @property
+    def has_to_act(self) -> bool:
+        """Whether something waits no more: what is promised or delivered has grown by another job's voucher."""
+        promised, paid = self.once_promised, self.once_paid
+        return bool(promised and promised[0][0] <= self.promised) or bool(paid and paid[0][0] <= self.delivered)
+
+    @property
     def is_idle(self) -> bool:
         """Whether nothing is open, missing, undelivered or on its way to the record."""
         if self.batch is not None or self.lock.locked() or self.once_promised:

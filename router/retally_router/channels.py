@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 
 from retally.errors import InvalidSignature, NodeUnavailable
 from retally.protocol.eip712 import Domain, check_signed_by
@@ -55,17 +55,18 @@ class Channels:
         self._opening.pop(channel.key, None)
         return account
 
-    async def cover(self, placed: Placed, most: int, *, is_begun: bool) -> None:
+    async def cover(self, placed: Placed, most: int, *, is_begun: bool, is_spare: bool) -> None:
         """Sees that the job holds the most that a node may bill, whatever was promised to others; raises if it can't.
 
-        One whose answer has begun goes on with what it holds: it may well end before that is spent.
+        One whose answer has begun goes on with what it holds: it may well end before that is spent. Neither it nor a
+        spare node has others wait.
         """
-        job = placed.job_id.hex()
-        if not is_begun:
-            await self._credit.cover(job, most)
-            return
-        with suppress(*OWN):
-            await self._credit.cover(job, most, Patience.NONE)
+        job, is_patient = placed.job_id.hex(), not is_begun and not is_spare
+        try:
+            await self._credit.cover(job, most, Patience.ALL if is_patient else Patience.NONE)
+        except OWN:
+            if not is_begun:
+                raise
 
     def accounts(self) -> list[ChannelAccount]:
         """Every open account."""

@@ -7,26 +7,12 @@ from typing import Any
 
 from retally.errors import NodeUnavailable, RetallyError, UpstreamTimeout
 from retally_router.check_frames import ChoiceState
-from retally_router.directory import Listed
 from retally_router.frames import Frame, WholeView, made_frame
-from retally_router.refusals import SHORT, is_final
 
 
 def unfinished(choices: Iterable[ChoiceState]) -> list[ChoiceState]:
     """The choices that still need a node."""
     return [choice for choice in choices if not choice.ended]
-
-
-def others(refusal: RetallyError, node: Listed, candidates: list[Listed]) -> list[Listed]:
-    """Who may take a job that one node did not: where money was short, those that are cheaper."""
-    if not isinstance(refusal, SHORT):
-        return [] if is_final(refusal) else candidates
-    prices = node.offer.price_in, node.offer.price_out
-    return [each for each in candidates if _is_less((each.offer.price_in, each.offer.price_out), prices)]
-
-
-def _is_less(prices: tuple[int, int], than: tuple[int, int]) -> bool:
-    return prices != than and prices[0] <= than[0] and prices[1] <= than[1]
 
 
 def cut_over(choices: Iterable[ChoiceState]) -> None:

@@ -117,7 +117,14 @@ class Placer:
         self._first_seconds = first_seconds
 
     async def place(
-        self, job: Job, node: Listed, choices: Sequence[ChoiceState], remaining_fee: int, limit: NodeTime
+        self,
+        job: Job,
+        node: Listed,
+        choices: Sequence[ChoiceState],
+        remaining_fee: int,
+        limit: NodeTime,
+        *,
+        is_spare: bool = False,
     ) -> Placement:
         """The job on that node, its first frame in hand; raises a StoreError if it is the store that is late."""
         caller = job.caller
@@ -132,7 +139,8 @@ class Placer:
         paid = segments_of(placed, segments)
         most = min(remaining_fee, sum(segment.limit for segment in paid.values()))
         with limit.stopped():
-            await self._channels.cover(placed, most, is_begun=any(choice.segment for choice in choices))
+            is_begun = any(choice.segment for choice in choices)
+            await self._channels.cover(placed, most, is_begun=is_begun, is_spare=is_spare)
         return await self._place_paid(order, account, paid, limit)
 
     async def show(self, job: Job, placed: Placed, record: JobRecord, choices: Sequence[ChoiceState]) -> Placement:

@@ -40,7 +40,7 @@ class VoucherSender:
 
     def pay(self, account: ChannelAccount) -> None:
         """Has the account's wanted total delivered, if it is more than the node has."""
-        if account.wanted <= account.delivered or account.channel.key in self._aside:
+        if account.channel.key in self._aside or not (account.wanted > account.delivered or account.has_to_act):
             return
         queue = self._queues.setdefault(account.channel.node, _Queue())
         queue.due[account.channel.key] = account
@@ -91,8 +91,11 @@ class VoucherSender:
                 refused += 1
                 log.warning("voucher_refused", node=node, code=error.code, error=error.message)
                 if refused >= REFUSALS:
-                    queue.due.clear()
-                    return
+                    # Who came meanwhile was not asked for its voucher yet.
+                    for account in batch:
+                        queue.due.pop(account.channel.key, None)
+                    refused = 0
+                    continue
             except (RetallyError, StoreError) as error:
                 log.info("voucher_undelivered", node=node, error=str(error), retry_seconds=delay)
             else:
@@ -123,7 +126,7 @@ class VoucherSender:
         for account, total in zip(covered, totals, strict=True):
             account.delivered = max(account.delivered, total)
         for account in covered:
-            await _act(account.once_paid, account.delivered)
+            await act_on(account.once_paid, account.delivered)
 
     async def _voucher(self, account: ChannelAccount) -> SignedVoucher | None:
         """None where this account's money, signer or chain is in the way; the store is all accounts'."""
@@ -132,7 +135,7 @@ class VoucherSender:
         except RetallyError as error:
             self._set_aside(account, error)
             return None
-        await _act(account.once_promised, account.promised)
+        await act_on(account.once_promised, account.promised)
         return made
 
     def _set_aside(self, account: ChannelAccount, error: RetallyError) -> None:
@@ -149,11 +152,15 @@ class VoucherSender:
         self._aside[key] = loop.call_later(LAST_DELAY_SECONDS, again)
 
 
-async def _act(acts: deque[tuple[int, Act]], total: int) -> None:
-    """Does what waited for that total; what fails is done again the next time."""
+async def act_on(acts: deque[tuple[int, Act]], total: int) -> None:
+    """Does what waited for that total; what fails is done again the next time. Two may be at it at once."""
     while acts and acts[0][0] <= total:
-        await acts[0][1]()
-        acts.popleft()
+        waiting = acts.popleft()
+        try:
+            await waiting[1]()
+        except BaseException:
+            acts.appendleft(waiting)
+            raise
 
 
 def log_failure(task: asyncio.Task[None]) -> None:

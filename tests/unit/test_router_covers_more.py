@@ -262,3 +262,16 @@ class TestNodesInTurn:
             failures = (await world.http.get("/metrics")).text
             assert all(f'node="{node.address}"' in failures for node in busy)
             assert f'node_failures_total{{code="insufficient_funds",node="{dear.address}"}}' not in failures
+
+    async def test_a_cheap_one_far_behind_is_tried(self, redis_url: str, lease_jobs: int) -> None:
+        busy = FakeNode("b", price_out=30_000_000, refuse=BUSY)
+        dear = [FakeNode(name, price_out=30_000_000) for name in "cde"]
+        # Dearer by what it asks for input, which is next to nothing of what it may bill.
+        cheap = FakeNode("z", price_in=2_000_001)
+        nodes = [busy, *dear, cheap]
+        async with router_world(redis_url, nodes, credit_lease_jobs=lease_jobs, max_attempts=3) as world:
+            assert (await ask(world, 10**6, [dear[0]]))[0].status_code == 200
+            most = dear[0].jobs[-1].request.max_fee
+            answer, total = await ask(world, most, [busy, *dear, cheap])
+            assert answer.status_code == 200, answer.text
+            assert total <= most

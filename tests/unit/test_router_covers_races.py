@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from tests.lease_world import PAYER, Breaking, LeaseWorld, hold, line, promised, sell
+from tests.lease_world import PAYER, Breaking, LeaseWorld, Stopping, hold, line, promised, sell, tidied
 
 from retally.errors import InsufficientFunds, Unavailable
 from retally_router.asking import Patience
 from retally_router.credit_keys import ended_key
-from retally_router.leases import IDLE_SECONDS
 from retally_router.store_errors import StoreUnreachable
 
 LEASES = pytest.mark.parametrize("lease_jobs", [0, 8])
@@ -21,34 +19,6 @@ LEASES = pytest.mark.parametrize("lease_jobs", [0, 8])
 @pytest.fixture
 def world(redis: Redis) -> LeaseWorld:
     return LeaseWorld(redis, balance=1000)
-
-
-class Stopping:
-    """A store that keeps back the next hold until it is let go."""
-
-    def __init__(self, redis: Any) -> None:
-        self._redis = redis
-        self.is_closed = False
-        self.is_there, self.gate = asyncio.Event(), asyncio.Event()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._redis, name)
-
-    async def eval(self, script: str, *args: Any) -> Any:
-        if self.is_closed and "local balance, used, cap" in script:
-            self.is_closed = False
-            self.is_there.set()
-            await self.gate.wait()
-        return await self._redis.eval(script, *args)
-
-
-async def tidied(world: LeaseWorld, *processes: Any) -> int:
-    """What is held once nobody uses a lease."""
-    for _ in range(3):
-        world.now += IDLE_SECONDS + 0.1
-        for each in processes:
-            await each.tidy()
-    return await world.held()
 
 
 class TestJobThatEnds:

@@ -1,10 +1,12 @@
-"""When a job's hold ends: not before all is settled and paid that its nodes may be owed, at several nodes too."""
+"""When a job's hold ends: not before all is settled and promised that its nodes may be owed, at several nodes too."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -20,7 +22,7 @@ from retally_router.credit import Credit
 from retally_router.keys import Session
 from retally_router.open_segments import OpenSegment
 from retally_router.settle_jobs import SettleJobs
-from retally_router.vouchers import VoucherSender
+from retally_router.vouchers import VoucherSender, act_on
 
 KEY = SigningKey(keccak(b"session"))
 JOB = "0a" * 32
@@ -190,7 +192,13 @@ async def test_a_node_that_takes_no_voucher_keeps_nothing_beyond_what_is_promise
 class Refusing:
     """Takes no vouchers at all."""
 
+    count: int = 0
+    on_third: Callable[[], Awaitable[None]] | None = None
+
     async def send_vouchers(self, endpoint: str, vouchers: list[Any]) -> None:
+        self.count += 1
+        if self.count == 3 and self.on_third is not None:
+            await self.on_third()
         raise RemoteError(400, "bad_request", "no")
 
 
@@ -226,3 +234,56 @@ async def test_a_past_that_was_not_read_is_read_again_by_the_next_job(world: Lea
         await settle.recover(cast(Session, Asking()))
     lanes.is_lapsed = False
     assert await settle.recover(cast(Session, Asking())) == 5
+
+
+async def test_what_fails_of_many_that_wait_is_done_once_and_in_full() -> None:
+    done: list[str] = []
+    gate = asyncio.Event()
+
+    async def slow() -> None:
+        await gate.wait()
+        done.append("slow")
+
+    async def quick() -> None:
+        done.append("quick")
+
+    acts = deque([(1, slow), (2, quick)])
+    works = [asyncio.create_task(act_on(acts, 2)) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    gate.set()
+    await asyncio.gather(*works)
+    assert sorted(done) == ["quick", "slow"]
+    assert not acts
+
+
+@pytest.mark.parametrize("lease_jobs", [0, 8])
+async def test_who_is_owed_while_a_node_refuses_others_is_asked_for_a_voucher(
+    world: LeaseWorld, lease_jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retally_router.vouchers.FIRST_DELAY_SECONDS", 0.01)
+    credit, node = world.process(lease_jobs), Refusing()
+    sender = VoucherSender(cast(Any, node))
+    other = ChannelAccount(line(1), KEY, DOMAIN, "http://n", credit.promise, wanted=1)
+    account = await begun(credit)
+
+    async def later() -> None:
+        sender.pay(account)
+        await settling(credit, sender).release(PAYER, JOB, account)
+
+    node.on_third = later
+    sender.pay(other)
+    await asyncio.sleep(0.3)
+    assert (node.count, await promised(world), await rest(world, credit)) == (6, 81, 0)
+
+
+async def test_a_hold_ends_with_a_voucher_that_the_next_job_brought(world: LeaseWorld) -> None:
+    credit = world.process(0)
+    sender = VoucherSender(cast(Any, Refusing()))
+    account = await begun(credit)
+    account.once_promised.append((80, partial(credit.release, PAYER, JOB)))
+    # The node has all that it is owed, by the submission of another job.
+    await account.voucher(80)
+    account.delivered = 80
+    sender.pay(account)
+    await asyncio.sleep(0.05)
+    assert (await promised(world), await world.held()) == (80, 0)
