@@ -107,7 +107,8 @@ class CreditStore:
 
     async def promised(self, channel: ChannelId) -> int:
         """The highest total promised on a channel."""
-        return int(await self._redis.hget(channel_key_of(channel), "promised") or 0)
+        (promised,) = await self._redis.hmget(channel_key_of(channel), "promised")
+        return int(promised or 0)
 
     async def fields(self, payer: Address, kind: str) -> list[tuple[str, str]]:
         """Names and values of one kind among the payer's numbers."""

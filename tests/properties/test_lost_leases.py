@@ -19,6 +19,7 @@ from retally.protocol.eip712 import Address
 from retally.protocol.voucher import ChannelId
 from retally_router.credit import Credit
 from retally_router.credit_keys import credit_key
+from retally_router.joined_redis import open_store
 from retally_router.ports import Standing
 from retally_router.store_errors import StoreUnreachable
 
@@ -201,16 +202,20 @@ async def sold(redis: Any) -> int:
 
 async def play(url: str, taken: list[tuple[Any, ...]]) -> None:
     """All steps, then all that the jobs hold is promised, then they end."""
-    async with Redis.from_url(url) as redis:
+    # The client that routers have, and one to look with.
+    async with contextlib.AsyncExitStack() as stack:
+        store = open_store(url, 5.0)
+        stack.push_async_callback(store.aclose)
+        redis = await stack.enter_async_context(Redis.from_url(url))
         await redis.delete(*[key async for key in redis.scan_iter(f"retally:{{{PAYER}}}:*")] or ["-"])
-        stores = [Failing(redis) for _ in range(2)]
-        two = Two(redis, stores, [Credit(store, standing, lease_jobs=3) for store in stores])
+        stores = [Failing(store) for _ in range(2)]
+        two = Two(redis, stores, [Credit(each, standing, lease_jobs=3) for each in stores])
         rest = [(job, node, BALANCE) for job in "abcdef" for node in (0, 1)]
         for each in [*taken, ("promise", rest), ("hear", 0), ("hear", 1), ("promise", rest)]:
             await two.step(*each)
             assert await sold(redis) <= BALANCE
-        for store in stores:
-            store.faults = {}
+        for failing in stores:
+            failing.faults = {}
         for job in list(two.jobs):
             await two.release(job)
         for process in two.processes:

@@ -17,7 +17,7 @@ from tests.lease_world import PAYER, SIGNER, LeaseWorld, hold, line, promised, s
 from retally.errors import RemoteError, Unavailable
 from retally.protocol.eip712 import SigningKey, keccak
 from retally.protocol.voucher import ChannelId
-from retally_router.channel_state import ChannelAccount
+from retally_router.channel_state import Act, ChannelAccount
 from retally_router.credit import Credit
 from retally_router.keys import Session
 from retally_router.open_segments import OpenSegment
@@ -247,7 +247,7 @@ async def test_what_fails_of_many_that_wait_is_done_once_and_in_full() -> None:
     async def quick() -> None:
         done.append("quick")
 
-    acts = deque([(1, slow), (2, quick)])
+    acts: deque[tuple[int, Act]] = deque([(1, slow), (2, quick)])
     works = [asyncio.create_task(act_on(acts, 2)) for _ in range(2)]
     await asyncio.sleep(0.01)
     gate.set()
