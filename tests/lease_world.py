@@ -12,6 +12,7 @@ from retally.protocol.eip712 import Address, SigningKey, keccak
 from retally.protocol.voucher import ChannelId
 from retally_router.credit import Credit
 from retally_router.credit_keys import credit_key, leases_key
+from retally_router.leases import IDLE_SECONDS
 from retally_router.ports import Standing
 from retally_router.store_errors import StoreUnreachable
 from tests.fakes_world import NOW
@@ -188,3 +189,31 @@ async def open_later(store: Breaking) -> None:
     """The answers that were kept back come."""
     await asyncio.sleep(0.05)
     store.gate.set()
+
+
+class Stopping:
+    """A store that keeps back the next hold until it is let go."""
+
+    def __init__(self, redis: Any) -> None:
+        self._redis = redis
+        self.is_closed = False
+        self.is_there, self.gate = asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._redis, name)
+
+    async def eval(self, script: str, *args: Any) -> Any:
+        if self.is_closed and "local balance, used, cap" in script:
+            self.is_closed = False
+            self.is_there.set()
+            await self.gate.wait()
+        return await self._redis.eval(script, *args)
+
+
+async def tidied(world: LeaseWorld, *processes: Credit) -> int:
+    """What is held once nobody uses a lease."""
+    for _ in range(3):
+        world.now += IDLE_SECONDS + 0.1
+        for each in processes:
+            await each.tidy()
+    return await world.held()

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from retally.errors import RetallyError, UpstreamTimeout
+from retally.errors import CapExceeded, RetallyError, UpstreamTimeout
+from retally.protocol.pricing import PER
 from retally_router.check_frames import ChoiceState
 from retally_router.directory import Listed
 from retally_router.hedge import Race, late_after
 from retally_router.node_time import NodeTime
 from retally_router.observed import Expectation, Visit
 from retally_router.placement import Job, Placement
-from retally_router.refusals import CHEATS, is_final
+from retally_router.refusals import CHEATS, OWN, SHORT, is_final
 
 if TYPE_CHECKING:
     from retally_router.serve_job import Means
@@ -104,25 +105,36 @@ class Attempts:
                 return None
             self.hedges += 1
             log.info("job_hedged", late=node.node, spare=other.node, job=self.job.job_id.hex())
-            return self._begin(other, choices, remaining_fee, limit)
+            return self._begin(other, choices, remaining_fee, limit, is_spare=True)
 
         race = Race[Begun](lambda begun: self.abandon(begun.placement))
         return await race.run(first, second, late_after(expected.prediction.ttft_seconds))
 
-    async def _begin(self, node: Listed, choices: Sequence[ChoiceState], remaining_fee: int, limit: NodeTime) -> Begun:
+    async def _begin(
+        self,
+        node: Listed,
+        choices: Sequence[ChoiceState],
+        remaining_fee: int,
+        limit: NodeTime,
+        *,
+        is_spare: bool = False,
+    ) -> Begun:
         at, expected = time.monotonic(), self.expected.get(node.node)
         self.tried.add(node.node.lower())
         self.visits[node.node] = self.means.watch.visit(node.node, expected, streams=len(choices))
         try:
-            return Begun(await self.means.placer.place(self.job, node, choices, remaining_fee, limit), at)
+            place = self.means.placer.place
+            return Begun(await place(self.job, node, choices, remaining_fee, limit, is_spare=is_spare), at)
         except RetallyError as error:
             self.refused(node.node, error)
             raise
 
     def refused(self, node: str, error: RetallyError) -> None:
-        """The node refused the job, or left it."""
-        log.info("node_failed", node=node, job=self.job.job_id.hex(), code=error.code, error=error.message)
-        self.means.metrics.node_failures.labels(node=node, code=error.code).inc()
+        """The node refused the job, or left it; or its payer has too little for that node, or the chain is away."""
+        event = "job_not_placed" if isinstance(error, OWN) else "node_failed"
+        log.info(event, node=node, job=self.job.job_id.hex(), code=error.code, error=error.message)
+        if not isinstance(error, OWN):
+            self.means.metrics.node_failures.labels(node=node, code=error.code).inc()
         if isinstance(error, CHEATS):
             log.error("node_cheated", node=node, job=self.job.job_id.hex(), what=error.message)
         visit = self.visits.pop(node, None)
@@ -152,6 +164,20 @@ class Attempts:
 def is_failure(error: RetallyError) -> bool:
     """Whether the error speaks against the node."""
     return not is_final(error) and error.status not in (402, 409)
+
+
+def affordable(job: Job, refusal: RetallyError, candidates: list[Listed]) -> list[Listed]:
+    """Who may take a job that one node did not: where money was short, those that can't bill more than is left."""
+    if isinstance(refusal, SHORT):
+        left = refusal.left if isinstance(refusal, CapExceeded) else refusal.available
+        return [node for node in candidates if most_bill(job, node) <= left]
+    return [] if is_final(refusal) else candidates
+
+
+def most_bill(job: Job, node: Listed) -> int:
+    """The most that a node may bill for a job that begins there."""
+    offer, output = node.offer, job.ask.n * job.request.max_output
+    return (job.prompt_tokens_at_most * offer.price_in + output * offer.price_out) // PER
 
 
 def pause_seconds(tries: int, draw: float) -> float:

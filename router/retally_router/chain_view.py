@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from retally.chain.connection import Chain
+from retally.chain.escrow import Account, Signer
 from retally.chain.events import EventReader
+from retally.chain.rpc import RpcFailed
 from retally.chain.staking import Role
 from retally.errors import ChainUnreachable
 from retally.protocol.eip712 import Address
 from retally_router.ports import ChainView, RegisteredNode, Standing
 
 KEPT_STANDINGS = 50_000
+#: After an RPC could not show the block that it had named.
+AGAIN_SECONDS = 0.2
 
 
 class Standings:
@@ -24,22 +29,42 @@ class Standings:
         self._fresh_seconds = fresh_seconds
         self._patience_seconds = patience_seconds
         self._known: dict[tuple[Address, Address], tuple[float, Standing]] = {}
+        self._reading: dict[tuple[Address, Address], asyncio.Task[Standing]] = {}
 
     async def standing(self, payer: Address, signer: Address, fresh: bool) -> Standing:
         """What the chain says; `fresh` reads it in any case."""
         known = self._known.get((payer, signer))
         if known is not None and not fresh and time.monotonic() < known[0] + self._fresh_seconds:
             return known[1]
+        reading = self._reading.get((payer, signer))
+        if reading is not None and fresh:
+            # It may have been asked too early; whoever waits with us for the next one shares that.
+            await asyncio.wait([reading])
+            reading = self._reading.get((payer, signer))
+        if reading is None:
+            reading = asyncio.create_task(self._read(payer, signer))
+            self._reading[payer, signer] = reading
+            reading.add_done_callback(partial(self._forget, (payer, signer)))
+        return await asyncio.shield(reading)
+
+    async def _read(self, payer: Address, signer: Address) -> Standing:
         asked = time.monotonic()
         try:
             async with asyncio.timeout(self._patience_seconds):
                 standing = await self._chain.standing(payer, signer)
         except TimeoutError as error:
             raise ChainUnreachable(f"the chain's RPC did not answer within {self._patience_seconds:g} s") from error
+        except RpcFailed as error:
+            raise ChainUnreachable(f"the chain's RPC does not show the payer's account: {error.message}") from error
         if len(self._known) >= KEPT_STANDINGS:
             self._known.clear()
         self._known[payer, signer] = (asked, standing)
         return standing
+
+    def _forget(self, key: tuple[Address, Address], reading: asyncio.Task[Standing]) -> None:
+        del self._reading[key]
+        if not reading.cancelled():
+            reading.exception()
 
 
 class OnChainView:
@@ -53,15 +78,32 @@ class OnChainView:
         self._calibrated: set[tuple[bytes, bytes]] = set()
 
     async def standing(self, payer: Address, signer: Address) -> Standing:
-        """Account and signer in one go; thawing funds cover no new promise."""
-        escrow = self._chain.escrow
+        """Account and signer at one block; thawing funds cover no new promise."""
         try:
-            account, session = await asyncio.gather(escrow.account(payer), escrow.signer(payer, signer))
+            block, account, session = await self._read_account(payer, signer)
         except ChainUnreachable as error:
             error.hint = "the chain's RPC does not answer; retry later"
             raise
         free = max(0, account.balance - account.thawing)
-        return Standing(balance=free, used=session.used, cap=session.cap, expiry=session.expiry)
+        return Standing(balance=free, used=session.used, cap=session.cap, expiry=session.expiry, block=block)
+
+    async def _read_account(self, payer: Address, signer: Address) -> tuple[int, Account, Signer]:
+        # Of two blocks, what was collected between them would be in the balance and spent as well.
+        for is_last in (False, True):
+            block = await self._chain.block_number()
+            try:
+                account, session = await asyncio.gather(
+                    self._chain.escrow.account(payer, block=hex(block)),
+                    self._chain.escrow.signer(payer, signer, block=hex(block)),
+                )
+            except RpcFailed:
+                # Several servers behind one address, one of which has not heard of the block yet.
+                if is_last:
+                    raise
+                await asyncio.sleep(AGAIN_SECONDS)
+                continue
+            return block, account, session
+        raise AssertionError("the last try returns or raises")
 
     async def nodes(self) -> Sequence[RegisteredNode]:
         """All registered nodes, with their owners' stake and exposure."""

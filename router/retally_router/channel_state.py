@@ -45,6 +45,7 @@ class ChannelAccount:
     reopened: set[SegmentKey] = field(default_factory=set)
     #: By job: what closed segments cost beyond what was promised for them.
     owing: dict[bytes, int] = field(default_factory=dict)
+    once_promised: deque[tuple[int, Act]] = field(default_factory=deque)
     once_paid: deque[tuple[int, Act]] = field(default_factory=deque)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     #: The receipts that the next write puts on record.
@@ -71,9 +72,15 @@ class ChannelAccount:
         return self.open.slack
 
     @property
+    def has_to_act(self) -> bool:
+        """Whether something waits no more: what is promised or delivered has grown by another job's voucher."""
+        promised, paid = self.once_promised, self.once_paid
+        return bool(promised and promised[0][0] <= self.promised) or bool(paid and paid[0][0] <= self.delivered)
+
+    @property
     def is_idle(self) -> bool:
         """Whether nothing is open, missing, undelivered or on its way to the record."""
-        if self.batch is not None or self.lock.locked():
+        if self.batch is not None or self.lock.locked() or self.once_promised:
             return False
         return not self.open and not self.pending and not self.once_paid and self.delivered >= self.wanted
 

@@ -12,6 +12,7 @@ from retally.protocol.eip712 import Domain, check_signed_by
 from retally.protocol.receipt import ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
 from retally.protocol.wire import ChannelState
+from retally_router.asking import Patience
 from retally_router.channel_state import ChannelAccount, ReceiptBatch, look_at
 from retally_router.check_frames import Placed
 from retally_router.credit import Credit
@@ -19,6 +20,7 @@ from retally_router.job_log import JobLog, JobRecord
 from retally_router.keys import Session
 from retally_router.open_segments import OpenSegment, SegmentKey
 from retally_router.ports import NodeApi
+from retally_router.refusals import OWN
 from retally_router.store_errors import StoreError
 
 KEPT_CHANNELS = 20_000
@@ -52,6 +54,19 @@ class Channels:
             account.endpoint = placed.node.endpoint
         self._opening.pop(channel.key, None)
         return account
+
+    async def cover(self, placed: Placed, most: int, *, is_begun: bool, is_spare: bool) -> None:
+        """Sees that the job holds the most that a node may bill, whatever was promised to others; raises if it can't.
+
+        One whose answer has begun goes on with what it holds: it may well end before that is spent. Neither it nor a
+        spare node has others wait.
+        """
+        job, is_patient = placed.job_id.hex(), not is_begun and not is_spare
+        try:
+            await self._credit.cover(job, most, Patience.ALL if is_patient else Patience.NONE)
+        except OWN:
+            if not is_begun:
+                raise
 
     def accounts(self) -> list[ChannelAccount]:
         """Every open account."""

@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from retally.errors import CapExceeded, InsufficientFunds, RetallyError, SignerExpired, Unavailable
+from retally.errors import CapExceeded, RetallyError
 from retally.protocol.eip712 import Address
 from retally.protocol.voucher import ChannelId
+from retally_router.asking import Asking, Patience, ReadStanding
+from retally_router.covers import Covers
 from retally_router.credit_answer import HELD, Answer, Want, covered_by
 from retally_router.credit_store import LARGEST, CreditStore, Promise
 from retally_router.lease_returns import LeaseReturns
 from retally_router.leases import PLAIN_SECONDS, Lease, Leases
 from retally_router.ports import Standing
-from retally_router.promises import Promises, Share
+from retally_router.promises import Promises
 
-#: A refusal waits for two seconds until others gave back what is free of their leases, and asks so often meanwhile.
-AGAIN_SECONDS, AGAIN_TRIES = 0.1, 20
-KEPT_IN_VAIN = 10_000
 NO_JOBS: Mapping[str, int] = MappingProxyType({})
 
 
@@ -36,28 +35,28 @@ class Credit:
     def __init__(
         self,
         redis: Any,
-        standing: Callable[[Address, Address, bool], Awaitable[Standing]],
+        standing: ReadStanding,
         clock: Callable[[], float] = time.time,
         *,
         lease_jobs: int = 0,
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = CreditStore(redis, clock)
-        self._standing = standing
         self._lease_jobs = lease_jobs
         self._ticks = ticks
-        self._in_vain: set[tuple[str, str]] = set()
         #: What this process leased, and what its jobs hold.
         self.leases = Leases()
         self._promises = Promises(self.leases)
         self._returns = LeaseReturns(self._store, self.leases, ticks)
+        self._asking = Asking(self._store, standing, self.leases, self._returns)
+        self._covers = Covers(self._store, self._asking, self.leases, self._promises, self._returns)
 
     async def hold(self, payer: Address, signer: Address, job: str, amount: int, *, lane: int = 0) -> None:
         """Sets the job's largest fee aside; raises with what is missing. The lane names the process that holds."""
         want = Want(payer, signer, job, amount, lane)
         try:
             if not (await self._ask(want)).is_held:
-                await self._insist(want)
+                await self._asking.insist(want, partial(self._asking.alone, want))
             self.leases.note_own(want)
         except RetallyError:
             raise
@@ -85,7 +84,18 @@ class Credit:
         """
         if cumulative > LARGEST:
             raise CapExceeded(cumulative, LARGEST)
+        # One that ends meanwhile is no stranger: what covered it is gone.
+        parts = self._promises.parts(jobs)
         while True:
+            # Nothing is awaited between the last look and the taking: no other promise comes in between.
+            while short := [part for part in parts if part.is_over or not part.has(jobs[part.want.job])]:
+                # Of what seems to be missing some may be on record.
+                promised = await self._store.promised(channel)
+                jobs = _without(jobs, self._promises.heard(channel, promised))
+                if promised >= cumulative:
+                    return promised
+                for part in short:
+                    await self._covers.extend(part, jobs[part.want.job], Patience.SOME)
             taken = self._promises.take(jobs)
             try:
                 promised, state, hold = await self._store.promise(channel, cumulative, taken)
@@ -99,10 +109,20 @@ class Credit:
             heard = self._promises.heard(channel, promised)
             if state == Promise.OLD:
                 return promised
-            jobs = {job: share - min(share, heard.get(job, 0)) for job, share in jobs.items()}
+            jobs = _without(jobs, heard)
             # What was heard may be all that is missing.
             for share in taken.uncovered(hold) if not heard else ():
-                await self._renew(share)
+                await self._covers.renew(share)
+
+    async def cover(self, job: str, amount: int, patience: Patience = Patience.ALL) -> None:
+        """Sees that a job holds so much of which nothing was promised; raises with what is missing.
+
+        A job's hold is for one node. What was promised to others, who refused it or broke off, stays promised.
+        """
+        part = self.leases.part_of(job)
+        # What a dead router's job holds is not counted here.
+        if part is not None and not part.has(amount):
+            await self._covers.extend(part, amount, patience)
 
     async def tidy(self) -> None:
         """Gives back what nobody needs here, or somebody needs elsewhere; to be called twice a second."""
@@ -114,8 +134,8 @@ class Credit:
 
     async def _ask(self, want: Want) -> Answer:
         if not self._lease_jobs:
-            return await self._try(want)
-        standing, now = await self._authorised(want.payer, want.signer), self._ticks()
+            return await self._asking.once(want, partial(self._asking.alone, want))
+        standing, now = await self._asking.authorised(want.payer, want.signer), self._ticks()
         lease = self.leases.current(want, now)
         if lease.is_open and covered_by(standing) < lease.covered:
             # The payer took money out, or another signer's was collected: what was leased may be covered no more.
@@ -125,7 +145,7 @@ class Credit:
         if self.leases.take(lease, want, now):
             return HELD
         if now < lease.plain_until:
-            return await self._try(want)
+            return await self._asking.once(want, partial(self._asking.alone, want))
         # A client that leaves ends its waiting; the block is for all.
         work = asyncio.create_task(self._grow(lease, want))
         try:
@@ -146,12 +166,12 @@ class Credit:
                 if answer is not None:
                     return answer
         # Not one after the other: a burst that stands here asks at once.
-        return await self._try(want)
+        return await self._asking.once(want, partial(self._asking.alone, want))
 
     async def _ask_block(self, lease: Lease, want: Want) -> Answer | None:
         """What the job has or hears by asking for a block; none where it has to ask for itself."""
         try:
-            answer = await self._try(want, lease=None if lease.is_retired else lease)
+            answer = await self._asking.once(want, partial(self._ask_store, lease, want))
         except RetallyError:
             # The chain's: nothing was asked.
             raise
@@ -168,78 +188,17 @@ class Credit:
         # It may have been retired in the meantime.
         return HELD if self.leases.take(lease, want, self._ticks()) else None
 
+    async def _ask_store(self, lease: Lease, want: Want, standing: Standing) -> Answer:
+        of = None if lease.is_retired else lease
+        return await self._store.hold(want, standing, lease=of, block=want.amount * self._lease_jobs)
+
     def _leave(self, work: asyncio.Task[Answer], want: Want) -> None:
         """What a job got after its client had left goes back."""
         if not work.cancelled():
             work.exception()
         self._returns.doubt(want.payer, want.job)
 
-    async def _renew(self, share: Share) -> None:
-        """The store has too little of what covered a job: it holds for itself what it needs, or the promise ends."""
-        part = share.part
-        async with part.lock:
-            if share.lease is not None:
-                self.leases.lose(share.lease)
-            if part.renewals == share.renewals and not part.is_over:
-                want = replace(part.want, amount=part.left + part.flying)
-                part.is_in_doubt = True
-                if not (await self._try(want)).is_held:
-                    await self._insist(want, waits=False)
-                if not part.is_over:
-                    self.leases.note_renewed(part)
-            if part.is_over:
-                self._returns.doubt(part.want.payer, part.want.job)
-                raise _ended(part.want)
 
-    async def _insist(self, want: Want, *, waits: bool = True) -> None:
-        """Asks again where it was refused; raises with what is missing if that is true."""
-        # Collections of the payer's other signers may only look outstanding: read the chain again, once.
-        await self._refresh(want.payer)
-        # What clients who left may hold is no reason to refuse.
-        await self._returns.settle_doubts(want.payer)
-        answer = await self._try(want, fresh=True)
-        if answer.leases:
-            answer = await self._when_given_back(answer, want, tries=AGAIN_TRIES if waits else 0)
-        if answer.reason == "cap":
-            raise CapExceeded(want.amount, answer.left)
-        if answer.reason == "funds":
-            raise InsufficientFunds(want.amount, answer.left)
-        if not answer.is_held:
-            raise _ended(want)
-
-    async def _when_given_back(self, answer: Answer, want: Want, *, tries: int) -> Answer:
-        """The same once nothing is free of any lease; who does not give back in time is not waited for again."""
-        own = [lease for lease in self.leases if lease.payer == want.payer and lease.is_open]
-        await self._returns.give_back_all(
-            lease for lease in own if answer.reason == "funds" or lease.signer == want.signer
-        )
-        answer = await self._try(want)
-        for _ in range(tries):
-            if not answer.leases - self._in_vain:
-                return answer
-            await asyncio.sleep(AGAIN_SECONDS)
-            answer = await self._try(want)
-        if len(self._in_vain) > KEPT_IN_VAIN:
-            self._in_vain.clear()
-        self._in_vain |= answer.leases if tries else frozenset()
-        return answer
-
-    async def _authorised(self, payer: Address, signer: Address, *, fresh: bool = False) -> Standing:
-        standing = await self._standing(payer, signer, fresh)
-        if not standing.authorised:
-            raise SignerExpired(signer, standing.expiry)
-        return standing
-
-    async def _try(self, want: Want, *, fresh: bool = False, lease: Lease | None = None) -> Answer:
-        standing = await self._authorised(want.payer, want.signer, fresh=fresh)
-        return await self._store.hold(want, standing, lease, want.amount * self._lease_jobs)
-
-    async def _refresh(self, payer: Address) -> None:
-        for name, _ in await self._store.fields(payer, "promised"):
-            signer = Address(name)
-            standing = await self._standing(payer, signer, True)
-            await self._store.note_used(payer, signer, standing.used)
-
-
-def _ended(want: Want) -> Unavailable:
-    return Unavailable(f"job {want.job} ended before its fee was set aside", hint="send the request again")
+def _without(jobs: Mapping[str, int], heard: Mapping[str, int]) -> Mapping[str, int]:
+    """What is still to be promised for each job."""
+    return {job: share - min(share, heard.get(job, 0)) for job, share in jobs.items()}

@@ -24,7 +24,7 @@ class Answer:
     """What the store says to a hold."""
 
     #: `ok`, or `lease` for a block; `funds` or `cap` for what is missing; `lost` where the lease is not what its
-    #: process counts; `ended` where the job has ended before.
+    #: process counts; `ended` where the job has ended before; `stale` where a later look at the chain is known.
     reason: str
     #: What is left where it refuses; the block where it grants one.
     left: int
@@ -32,6 +32,8 @@ class Answer:
     leases: frozenset[tuple[str, str]] = frozenset()
     #: What the chain had by the look that it was asked with.
     covered: int = 0
+    #: What a job that holds alone now took out of its lease.
+    took: int = 0
 
     @property
     def is_held(self) -> bool:

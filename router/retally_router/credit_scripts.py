@@ -1,9 +1,10 @@
 """The Redis side of a payer's credit: holds and promises, with running sums so that no script walks what is open.
 
 One hash for each payer: `promised:`, `used:` and `held:` by signer, `hold:` by job, and the sums `held` (of all holds)
-and `owed` (of what each signer promised beyond what the chain has seen of it). All is counted anew at the first hold,
-then once a minute, which drops holds that expired, and before a refusal, which must not stand on an expired one. A sum
-that falls below zero was written by somebody else: it is counted anew too.
+and `owed` (of what each signer promised beyond what the chain has seen of it). `seen` is the block by which one of the
+`used:` changed last: an older look at the chain is not counted with it, since its balance has that money still. All is
+counted anew at the first hold, then once a minute, which drops holds that expired, and before a refusal, which must not
+stand on an expired one. A sum that falls below zero was written by somebody else: it is counted anew too.
 
 A lease is a hold of a process, under a name of its own, that covers many jobs. Beside it a second hash names the leases
 of which something may be free, each with when it was last granted from by the store's clock. Keys that expire by the
@@ -22,18 +23,28 @@ ENDED_SECONDS = 300
 #: A block is at most this part of what is left, so that leases shrink as it goes to its end.
 BLOCK_PART = 8
 
-_SUMS = """
+#: Much longer than a look at the chain is kept; a chain that began anew is behind for no longer.
+SEEN_SECONDS = 600
+
+_SUMS = f"""
 local function whole(number) return string.format('%.0f', number) end
 local function add(key, field, amount)
   if amount ~= 0 and redis.call('HINCRBY', key, field, whole(amount)) < 0 then redis.call('HDEL', key, 'counted') end
 end
 local function owed(promised, used) return math.max(0, promised - used) end
-local function set_used(key, signer, used)
-  local found = redis.call('HMGET', key, 'used:' .. signer, 'promised:' .. signer)
+-- The block by which a collection was seen last. No look is so old that it would count for longer than that.
+local function last_seen(found, now)
+  local block, at = string.match(found or '0|0', '^(%d+)|(%d+)$')
+  return math.abs(now - tonumber(at)) > {SEEN_SECONDS} and 0 or tonumber(block)
+end
+local function set_used(key, signer, used, looked_at, now)
+  local found = redis.call('HMGET', key, 'used:' .. signer, 'promised:' .. signer, 'seen')
   local promised, before = tonumber(found[2] or '0'), tonumber(found[1] or '0')
-  if used == before then return end
-  redis.call('HSET', key, 'used:' .. signer, whole(used))
+  if used == before then return 1 end
+  if looked_at < last_seen(found[3], now) then return 0 end
+  redis.call('HSET', key, 'used:' .. signer, whole(used), 'seen', whole(looked_at) .. '|' .. whole(now))
   add(key, 'owed', owed(promised, used) - owed(promised, before))
+  return 1
 end
 """
 
@@ -42,6 +53,7 @@ HOLD = f"""{_SUMS}
 local key, job, amount, signer = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local balance, used, cap = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local now, expiry, lane, lease, most = tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
+local looked_at, source, most_moved = tonumber(ARGV[13]), ARGV[14], tonumber(ARGV[15])
 if redis.call('EXISTS', KEYS[5]) == 1 then return {{'ended', '0'}} end
 local had = 0
 if lease ~= '' then
@@ -66,27 +78,34 @@ local function count()
   redis.call('HSET', key, 'held', whole(total), 'owed', whole(outstanding), 'counted', whole(now))
 end
 local fields = {{'used:' .. signer, 'promised:' .. signer, 'held:' .. signer, 'held', 'owed', 'counted'}}
-fields[7] = 'hold:' .. job
-local spent, promised, mine, held, outstanding, counted, own, whose
+fields[7], fields[8] = 'hold:' .. job, 'seen'
+local spent, promised, mine, held, outstanding, counted, own, whose, seen, moved
 local function look()
   local found = redis.call('HMGET', key, unpack(fields))
   for i = 1, 5 do found[i] = tonumber(found[i] or '0') end
   spent, promised, mine, held, outstanding = unpack(found, 1, 5)
   counted = tonumber(found[6] or '')
   own, whose = string.match(found[7] or '0|', '^(%d+)|(%w*)')
-  own = tonumber(own)
+  own, seen, moved = tonumber(own), last_seen(found[8], now), 0
+  if source ~= '' and whose == '' then
+    -- A job that holds alone has left its lease: what is there is others'.
+    moved = tonumber(string.match(redis.call('HGET', key, 'hold:' .. source) or '0|', '^(%d+)|'))
+    moved = math.min(moved, most_moved)
+  end
 end
 local capped, owing
 local function missing()
-  -- Asked for again, a job is held once.
-  capped = math.max(used, promised) + mine - (whose == signer and own or 0)
-  owing = outstanding + held - own
+  -- Asked for again, a job is held once, and so is what it takes with it out of its lease.
+  capped = math.max(used, promised) + mine - (whose == signer and own or 0) - moved
+  owing = outstanding + held - own - moved
   if capped + amount > cap then return {{'cap', whole(math.max(0, cap - capped))}} end
   if owing + amount > balance then return {{'funds', whole(math.max(0, balance - owing))}} end
 end
 look()
+-- A balance of before some collection, beside what that was collected of: the same money twice.
+if looked_at < seen then return {{'stale', '0'}} end
 if used ~= spent then
-  redis.call('HSET', key, 'used:' .. signer, whole(used))
+  redis.call('HSET', key, 'used:' .. signer, whole(used), 'seen', whole(looked_at) .. '|' .. whole(now))
   local change = owed(promised, used) - owed(promised, spent)
   add(key, 'owed', change)
   outstanding = outstanding + change
@@ -118,23 +137,31 @@ if refused then
   return refused
 end
 if lease ~= '' and whose == '' then
-  local block = math.min(most, math.floor(math.min(cap - capped, balance - owing) / {BLOCK_PART}))
-  if block >= amount and block > 0 and redis.call('EXISTS', KEYS[3], KEYS[4]) == 0 then
+  local granted = math.min(most, math.floor(math.min(cap - capped, balance - owing) / {BLOCK_PART}))
+  if granted >= amount and granted > 0 and redis.call('EXISTS', KEYS[3], KEYS[4]) == 0 then
     local time = redis.call('TIME')
-    add(key, 'held:' .. signer, block)
-    add(key, 'held', block)
-    redis.call('HSET', key, 'hold:' .. lease, table.concat({{whole(had + block), signer, expiry, lane}}, '|'))
+    add(key, 'held:' .. signer, granted)
+    add(key, 'held', granted)
+    redis.call('HSET', key, 'hold:' .. lease, table.concat({{whole(had + granted), signer, expiry, lane}}, '|'))
     redis.call('HSET', KEYS[2], lease, time[1] .. '.' .. time[2])
-    return {{'lease', whole(block)}}
+    return {{'lease', whole(granted)}}
   end
 end
+if moved > 0 then
+  local rest, holder = string.match(redis.call('HGET', key, 'hold:' .. source), '^(%d+)(|.+)$')
+  redis.call('HSET', key, 'hold:' .. source, whole(tonumber(rest) - moved) .. holder)
+  add(key, 'held:' .. signer, -moved)
+  add(key, 'held', -moved)
+end
+-- One that is heard only after a larger one takes nothing away from the job.
+if whose == signer then amount = math.max(amount, own) end
 if whose ~= '' and whose ~= signer then
   add(key, 'held:' .. whose, -own)
   add(key, 'held:' .. signer, amount)
 else add(key, 'held:' .. signer, amount - own) end
 add(key, 'held', amount - own)
-redis.call('HSET', key, 'hold:' .. job, table.concat({{ARGV[2], signer, expiry, lane}}, '|'))
-return {{'ok', '0'}}
+redis.call('HSET', key, 'hold:' .. job, table.concat({{whole(amount), signer, expiry, lane}}, '|'))
+return {{'ok', whole(moved)}}
 """
 
 # The promise is on record before the voucher that makes it leaves. What is promised for a job is held for it no more:
@@ -202,4 +229,5 @@ add(key, 'held:' .. signer, -share)
 return amount >= counted and 1 or 0
 """
 
-USED = f"{_SUMS} set_used(KEYS[1], ARGV[1], tonumber(ARGV[2])) return 1"
+# Whether the look was late enough to be counted.
+USED = f"{_SUMS} return set_used(KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]))"

@@ -40,8 +40,17 @@ class CreditStore:
         self._redis = redis
         self._clock = clock
 
-    async def hold(self, want: Want, standing: Standing, lease: Lease | None, block: int) -> Answer:
-        """Holds for the job alone, or grants its lease a block."""
+    async def hold(
+        self,
+        want: Want,
+        standing: Standing,
+        *,
+        lease: Lease | None = None,
+        block: int = 0,
+        source: Lease | None = None,
+        moved: int = 0,
+    ) -> Answer:
+        """Holds for the job alone, or grants its lease a block; alone, it takes so much with it out of its source."""
         name, needed = ("", 0) if lease is None else (lease.name, lease.counted)
         payer, signer, now = want.payer, want.signer, int(self._clock())
         keys = credit_key(payer), leases_key(payer), wanted_key(payer), wanted_key(payer, signer)
@@ -49,11 +58,14 @@ class CreditStore:
         numbers = [min(each, LARGEST) for each in (standing.balance, standing.used, standing.cap)]
         args = [want.job, min(want.amount, LARGEST), signer, *numbers, now, now + HOLD_SECONDS, want.lane]
         crash_point("before:hold")
-        reason, left, *leases = await self._redis.eval(HOLD, 6, *keys, *ended, *args, name, min(block, LARGEST), needed)
+        args += [name, min(block, LARGEST), needed, standing.block, "" if source is None else source.name, moved]
+        reason, left, *leases = await self._redis.eval(HOLD, 6, *keys, *ended, *args)
         crash_point("after:hold")
         names = [each.decode() for each in leases]
         open_leases = frozenset(zip(names[::2], names[1::2], strict=True))
-        return Answer(reason.decode(), int(left), open_leases, covered_by(standing))
+        is_held = reason == b"ok"
+        left, took = (0, int(left)) if is_held else (int(left), 0)
+        return Answer(reason.decode(), left, open_leases, covered_by(standing), took)
 
     async def promise(self, channel: ChannelId, cumulative: int, taken: Taken) -> tuple[int, Promise, str]:
         """The highest total promised so far, what became of this one, and the hold that has too little."""
@@ -85,11 +97,18 @@ class CreditStore:
         crash_point("after:shrink")
         return bool(was_backed)
 
-    async def note_used(self, payer: Address, signer: Address, used: int) -> None:
-        """What the chain has seen of the signer's promises."""
+    async def note_used(self, payer: Address, signer: Address, standing: Standing) -> bool:
+        """What the chain has seen of the signer's promises; whether it was not seen too early to be counted."""
         crash_point("before:used")
-        await self._redis.eval(USED, 1, credit_key(payer), signer, min(used, LARGEST))
+        look = min(standing.used, LARGEST), standing.block, int(self._clock())
+        is_counted = await self._redis.eval(USED, 1, credit_key(payer), signer, *look)
         crash_point("after:used")
+        return bool(is_counted)
+
+    async def promised(self, channel: ChannelId) -> int:
+        """The highest total promised on a channel."""
+        (promised,) = await self._redis.hmget(channel_key_of(channel), "promised")
+        return int(promised or 0)
 
     async def fields(self, payer: Address, kind: str) -> list[tuple[str, str]]:
         """Names and values of one kind among the payer's numbers."""

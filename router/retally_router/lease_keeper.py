@@ -10,7 +10,7 @@ from retally_router.end_tasks import end_tasks
 from retally_router.store_errors import StoreError
 from retally_router.vouchers import log_failure
 
-#: Much less than others wait for it before they refuse (`credit.AGAIN_TRIES`).
+#: Much less than others wait for it before they refuse (`asking.AGAIN_TRIES`).
 LOOK_SECONDS = 0.5
 
 

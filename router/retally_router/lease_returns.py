@@ -81,7 +81,8 @@ class LeaseReturns:
                 # For those who wait for it they go first.
                 due.insert(0, lease) if is_wanted else due.append(lease)
         await self.give_back_all(due)
-        await in_batches([partial(self._end, lease) for lease in self._leases if lease.has_to_go])
+        gone = [lease for lease in self._leases if lease.has_to_go and not lease.lock.locked()]
+        await in_batches([partial(self._end, lease) for lease in gone])
         await in_batches([partial(self._settle_doubt, *each) for each in self._doubts])
 
     async def close(self) -> None:

@@ -52,8 +52,20 @@ class Part:
     is_in_doubt: bool = False
     #: Whether its job has ended.
     is_over: bool = False
-    #: One new hold at a time.
+    #: While the store is asked to move what it holds: no promise may be made of it then.
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    #: Set once nothing flies, where somebody waits for that.
+    landed: asyncio.Event | None = None
+
+    def has(self, amount: int) -> bool:
+        """Whether so much may be promised of it now: it is there, and where it is held is known."""
+        return self.left >= amount and not self.is_in_doubt and not self.lock.locked()
+
+    async def landing(self) -> None:
+        """Waits until no promise on its way takes of it."""
+        while self.flying:
+            self.landed = asyncio.Event()
+            await self.landed.wait()
 
 
 @dataclass(slots=True, eq=False)
@@ -152,6 +164,16 @@ class Leases:
         lease.used_at = now
         return True
 
+    def add(self, part: Part, amount: int) -> bool:
+        """So much more for a job out of what is free of its lease, if that is enough."""
+        lease = part.lease
+        if part.is_in_doubt or lease is None or lease.is_retired or lease.free < amount or not lease.is_open:
+            return False
+        lease.free -= amount
+        lease.taken += amount
+        part.left += amount
+        return True
+
     def note_own(self, want: Want) -> None:
         """The job holds for itself, unless it took of a lease."""
         part = self._parts.get(want.job)
@@ -171,15 +193,23 @@ class Leases:
         if part is not None:
             part.is_over = True
             if part.lease is not None:
-                self.give(part.lease, part.left)
+                if part.is_in_doubt:
+                    # It may have taken with it what the lease had for it.
+                    self.lose(part.lease)
+                else:
+                    self.give(part.lease, part.left)
                 self._leave(part)
         return part
 
-    def note_renewed(self, part: Part) -> None:
-        """The job holds for itself now."""
+    def note_alone(self, part: Part, more: int, took: int) -> None:
+        """The job holds for itself now, so much more than it did, and took so much with it out of its lease."""
         part.renewals += 1
+        if part.lease is not None and (part.lease.is_retired or took < part.left):
+            # What the store has beyond its other jobs' parts goes back.
+            self.lose(part.lease)
         self._leave(part)
         part.lease = None
+        part.left += more
 
     def abandon(self, lease: Lease) -> None:
         """It covers its jobs no more: before the next promise each has to hold for itself."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ from retally_router.job_log import JobLog, JobRecord, record_of
 from retally_router.keys import Session
 from retally_router.lanes import Lanes
 from retally_router.node_time import NodeTime
+from retally_router.open_segments import OpenSegment, SegmentKey
 from retally_router.placement import Job, Placement, most_bytes_of
 from retally_router.ports import NodeApi, NodeStream
 
@@ -116,7 +117,14 @@ class Placer:
         self._first_seconds = first_seconds
 
     async def place(
-        self, job: Job, node: Listed, choices: Sequence[ChoiceState], remaining_fee: int, limit: NodeTime
+        self,
+        job: Job,
+        node: Listed,
+        choices: Sequence[ChoiceState],
+        remaining_fee: int,
+        limit: NodeTime,
+        *,
+        is_spare: bool = False,
     ) -> Placement:
         """The job on that node, its first frame in hand; raises a StoreError if it is the store that is late."""
         caller = job.caller
@@ -128,7 +136,12 @@ class Placer:
         if isinstance(caller, SignedJob):
             return await self._submit(order, None, (caller.voucher, caller.voucher_signature))
         account = await self._channels.open(caller, placed, limit.stopped)
-        return await self._place_paid(order, account, limit)
+        paid = segments_of(placed, segments)
+        most = min(remaining_fee, sum(segment.limit for segment in paid.values()))
+        with limit.stopped():
+            is_begun = any(choice.segment for choice in choices)
+            await self._channels.cover(placed, most, is_begun=is_begun, is_spare=is_spare)
+        return await self._place_paid(order, account, paid, limit)
 
     async def show(self, job: Job, placed: Placed, record: JobRecord, choices: Sequence[ChoiceState]) -> Placement:
         """The answer that the node has made for this job already: nothing more is promised for it."""
@@ -142,8 +155,9 @@ class Placer:
         assignments = tuple(self._assigner.assign(job, placed.node, choice, remaining_fee) for choice in choices)
         return _Order(job, placed, record, choices, assignments)
 
-    async def _place_paid(self, order: _Order, account: ChannelAccount, limit: NodeTime) -> Placement:
-        segments = segments_of(order.placed, order.record.segments)
+    async def _place_paid(
+        self, order: _Order, account: ChannelAccount, segments: Mapping[SegmentKey, OpenSegment], limit: NodeTime
+    ) -> Placement:
         try:
             total = account.admit(segments)
             # All are on record before the voucher leaves; they need not wait for one another.

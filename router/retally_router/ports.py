@@ -26,6 +26,8 @@ class Standing:
     cap: int
     expiry: int
     thawing: bool = False
+    #: The block that all of it is of.
+    block: int = 0
 
     @property
     def authorised(self) -> bool:

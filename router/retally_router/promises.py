@@ -51,7 +51,19 @@ class Promises:
 
     def __init__(self, leases: Leases) -> None:
         self._leases = leases
-        self._unheard: dict[bytes, list[tuple[int, Taken]]] = {}
+        self._unheard: dict[ChannelId, list[tuple[int, Taken]]] = {}
+
+    def parts(self, jobs: Mapping[str, int]) -> list[Part]:
+        """What these jobs hold, of those that are counted here."""
+        return [part for part in map(self._leases.part_of, jobs) if part is not None]
+
+    def unheard_of(self, part: Part) -> list[ChannelId]:
+        """The channels on which it is not known whether a promise took of it."""
+        return [
+            channel
+            for channel, each in self._unheard.items()
+            if any(share.part is part for _, taken in each for share in taken.shares)
+        ]
 
     def take(self, jobs: Mapping[str, int]) -> Taken:
         """What a promise for these jobs takes; what they hold shrinks by as much, at once."""
@@ -72,7 +84,7 @@ class Promises:
 
     def record(self, channel: ChannelId, taken: Taken) -> None:
         """The promise is on record; so is, in its total, whatever was not heard of before."""
-        self._unheard.pop(channel.key, None)
+        self._unheard.pop(channel, None)
         for share in taken.shares:
             _land(share)
 
@@ -94,18 +106,18 @@ class Promises:
         for share in taken.shares:
             if share.lease is not None:
                 self._leases.retire(share.lease)
-        self._unheard.setdefault(channel.key, []).append((total, taken))
+        self._unheard.setdefault(channel, []).append((total, taken))
 
     def heard(self, channel: ChannelId, total: int) -> dict[str, int]:
         """What by a channel's total in the store was taken without an answer, by job: that is not held any more.
 
         Of several the highest says it all; where a lower one took other shares, too much counts as held.
         """
-        unheard = self._unheard.get(channel.key, [])
+        unheard = self._unheard.get(channel, [])
         found = [each for each in unheard if each[0] <= total]
         if not found:
             return {}
-        del self._unheard[channel.key]
+        del self._unheard[channel]
         shares = max(found, key=lambda each: each[0])[1].shares
         for share in shares:
             part = share.part
@@ -121,3 +133,5 @@ def _land(share: Share) -> None:
     share.part.flying -= share.amount
     if share.lease is not None:
         share.lease.flying -= share.amount
+    if not share.part.flying and share.part.landed is not None:
+        share.part.landed.set()

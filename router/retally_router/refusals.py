@@ -15,8 +15,10 @@ from retally.errors import (
 )
 
 CHEATS = (InvalidReceipt, InvalidSignature, BadRequest)
+# Said by this router of a payer that has too little for one node.
+SHORT = (CapExceeded, InsufficientFunds)
 # Said by this router, by what it knows of the payer and by what it stands on; a node's word is a RemoteError.
-OWN = (CapExceeded, InsufficientFunds, SignerExpired, ChainUnreachable)
+OWN = (*SHORT, SignerExpired, ChainUnreachable)
 # Said by a node about the request itself: another node would say the same.
 FINAL = frozenset({400, 401, 404, 413, 422})
 NOT_FINAL_CODES = frozenset({"offer_expired", "price_above_max", "remote_error"})

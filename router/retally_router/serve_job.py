@@ -14,7 +14,7 @@ from retally.errors import NodeUnavailable, RetallyError
 from retally.protocol.receipt import ReceiptLeaf
 from retally_router import failover
 from retally_router.allowance import Held
-from retally_router.attempts import Attempts, Begun, pause_seconds
+from retally_router.attempts import Attempts, Begun, affordable, pause_seconds
 from retally_router.channels import Channels
 from retally_router.check_frames import ChoiceState, Taken
 from retally_router.credit import Credit
@@ -85,33 +85,24 @@ class ServeJob:
     async def start(self) -> None:
         """Finds a node that begins to answer; raises what the last one said."""
         self.offered, self.choices = list(self.candidates), [ChoiceState(index) for index in range(self.job.ask.n)]
-        tries = self.candidates[: self.means.max_attempts]
         error: RetallyError = NodeUnavailable("no node could take the job")
-        ends = time.monotonic() + self.means.first_seconds
+        ends, number = time.monotonic() + self.means.first_seconds, 0
         self.means.hedges.earn()
-        for number, node in enumerate(tries, 1):
-            if time.monotonic() >= ends:
-                break
-            if node not in self.candidates:
-                continue
-            self.candidates.remove(node)
+        fee, most_tries = self.job.request.max_fee, self.means.max_attempts
+        # A node that a late one is raced with is one of those that may be tried.
+        while self.candidates and number + self.attempts.hedges < most_tries and time.monotonic() < ends:
+            node, number = self.candidates.pop(0), number + 1
+            is_last = not self.candidates or number + self.attempts.hedges == most_tries
             try:
-                begun = await self.attempts.begin(
-                    ends,
-                    node,
-                    self.choices,
-                    self.job.request.max_fee,
-                    is_last=number == len(tries),
-                    spare=self._spare,
-                )
+                begun = await self.attempts.begin(ends, node, self.choices, fee, is_last=is_last, spare=self._spare)
                 self._take_up(begun)
                 return
             except RetallyError as refusal:
-                error = refusal
-                if is_final(refusal):
+                error, self.candidates = refusal, affordable(self.job, refusal, self.candidates)
+                if is_final(refusal) and not self.candidates:
                     raise
                 await asyncio.sleep(pause_seconds(number, self.means.watch.random.random()))
-        raise failover.told(error, len(tries))
+        raise failover.told(error, number + self.attempts.hedges)
 
     async def next(self) -> list[Frame]:
         """More checked frames, ready to be forwarded; none when the answer is whole. Raises when it can't be."""

@@ -12,7 +12,7 @@ import structlog
 
 from retally.errors import RetallyError
 from retally.protocol.eip712 import Address, Domain
-from retally_router.channel_state import ChannelAccount
+from retally_router.channel_state import Act, ChannelAccount
 from retally_router.channels import Channels
 from retally_router.check_frames import Placed, read_receipt
 from retally_router.credit import Credit
@@ -28,6 +28,10 @@ from retally_router.vouchers import VoucherSender, log_failure
 
 log = structlog.get_logger(__name__)
 
+Once = Callable[[ChannelAccount, Act], Awaitable[None]]
+
+#: Of the task that waits until a node has what a settled job is owed: the job's hold need not.
+PAID = "paid:"
 FIRST_DELAY_SECONDS = 0.2
 LAST_DELAY_SECONDS = 15.0
 # A node that does not know the job this long after it broke off never admitted it.
@@ -73,12 +77,12 @@ class SettleJobs:
         self._start(record.field, self._settle(placed, account, record))
 
     async def release(self, payer: Address, job: str, account: ChannelAccount | None) -> None:
-        """Ends a job's hold once its node has a voucher for all of it: until then it is owed, and promised nowhere."""
-        unsettled = [task for name, task in self._tasks.items() if f"0x{job}:" in name]
+        """Ends a job's hold once all of it is promised on record: until then it is owed, and promised nowhere."""
+        unsettled = [task for name, task in self._tasks.items() if f"0x{job}:" in name and not name.startswith(PAID)]
         if unsettled:
             self._start(f"hold:{job}", self._release_after(unsettled, payer, job, account))
         elif account is not None:
-            await self._sender.once_paid(account, partial(self._credit.release, payer, job))
+            await self._sender.once_promised(account, partial(self._credit.release, payer, job))
         else:
             await self._credit.release(payer, job)
 
@@ -87,7 +91,7 @@ class SettleJobs:
     ) -> None:
         await asyncio.wait(unsettled)
         release = partial(self._credit.release, payer, job)
-        await _persist(release if account is None else partial(self._sender.once_paid, account, release))
+        await _persist(release if account is None else partial(self._sender.once_promised, account, release))
 
     def release_later(self, payer: Address, job: str) -> None:
         """Ends a hold as soon as Redis answers again."""
@@ -120,7 +124,7 @@ class SettleJobs:
     async def _take_over(self, session: Session, *, first: bool) -> None:
         records = await self._log.open_jobs(session.payer, session.signer)
         for record in records:
-            if await self._may_take(record.lane, first=first):
+            if f"{PAID}{record.field}" not in self._tasks and await self._may_take(record.lane, first=first):
                 self._start(f"open:{record.field}", self._take_up(session, record.placed(self._domain), record))
         opened = {record.job_id[2:] for record in records}
         for job, lane in await self._credit.holds(session.payer, session.signer):
@@ -185,7 +189,9 @@ class SettleJobs:
             delay = min(delay * 1.7, LAST_DELAY_SECONDS)
             try:
                 if await self._fetch(placed, account, record):
-                    await self._until_paid(account, record, end)
+                    self._start(f"{PAID}{record.field}", self._forget_once_paid(account, record, end))
+                    # Until then the job's hold stands for what is owed: another router could promise it away.
+                    await self._until(self._sender.once_promised, account, end)
                     return
             except (RetallyError, StoreError) as error:
                 if isinstance(error, RetallyError) and error.status == 404:
@@ -195,22 +201,23 @@ class SettleJobs:
                 log.info("job_unsettled", job=record.job_id, node=record.node, error=str(error))
         await self._end(account, record)
 
-    async def _until_paid(self, account: ChannelAccount, record: JobRecord, end: int) -> None:
-        """Until then the job's hold stands for what is owed: another router could promise it away.
+    async def _until(self, once: Once, account: ChannelAccount, end: int, act: Act | None = None) -> bool:
+        """Waits for what `once` waits for, and has acted; no longer than a receipt can be committed."""
+        done = asyncio.Event()
 
-        A payer that never pays is waited for no longer than a receipt can be committed.
-        """
-        paid = asyncio.Event()
+        async def acted() -> None:
+            if act is not None:
+                await act()
+            done.set()
 
-        async def forget() -> None:
-            await self._log.forget(record)
-            paid.set()
-
-        await self._sender.once_paid(account, forget)
-        while not paid.is_set() and self._clock.now() < end:
+        await once(account, acted)
+        while not done.is_set() and self._clock.now() < end:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(paid.wait(), LAST_DELAY_SECONDS)
-        if not paid.is_set():
+                await asyncio.wait_for(done.wait(), LAST_DELAY_SECONDS)
+        return done.is_set()
+
+    async def _forget_once_paid(self, account: ChannelAccount, record: JobRecord, end: int) -> None:
+        if not await self._until(self._sender.once_paid, account, end, partial(self._log.forget, record)):
             await self._end(account, record)
 
     async def _fetch(self, placed: Placed, account: ChannelAccount, record: JobRecord) -> bool:

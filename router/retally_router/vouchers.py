@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +40,7 @@ class VoucherSender:
 
     def pay(self, account: ChannelAccount) -> None:
         """Has the account's wanted total delivered, if it is more than the node has."""
-        if account.wanted <= account.delivered or account.channel.key in self._aside:
+        if account.channel.key in self._aside or not (account.wanted > account.delivered or account.has_to_act):
             return
         queue = self._queues.setdefault(account.channel.node, _Queue())
         queue.due[account.channel.key] = account
@@ -47,6 +48,13 @@ class VoucherSender:
         if queue.task is None or queue.task.done():
             queue.task = asyncio.create_task(self._run(account.channel.node, queue))
             queue.task.add_done_callback(log_failure)
+
+    async def once_promised(self, account: ChannelAccount, act: Act) -> None:
+        """Acts as soon as all that is owed to the node now is promised on record, whether it takes vouchers or not."""
+        if account.promised >= account.wanted:
+            await act()
+        else:
+            account.once_promised.append((account.wanted, act))
 
     async def once_paid(self, account: ChannelAccount, act: Act) -> None:
         """Acts as soon as the node has the voucher for all that is owed to it now."""
@@ -83,8 +91,11 @@ class VoucherSender:
                 refused += 1
                 log.warning("voucher_refused", node=node, code=error.code, error=error.message)
                 if refused >= REFUSALS:
-                    queue.due.clear()
-                    return
+                    # Who came meanwhile was not asked for its voucher yet.
+                    for account in batch:
+                        queue.due.pop(account.channel.key, None)
+                    refused = 0
+                    continue
             except (RetallyError, StoreError) as error:
                 log.info("voucher_undelivered", node=node, error=str(error), retry_seconds=delay)
             else:
@@ -115,17 +126,17 @@ class VoucherSender:
         for account, total in zip(covered, totals, strict=True):
             account.delivered = max(account.delivered, total)
         for account in covered:
-            while account.once_paid and account.once_paid[0][0] <= account.delivered:
-                await account.once_paid[0][1]()
-                account.once_paid.popleft()
+            await act_on(account.once_paid, account.delivered)
 
     async def _voucher(self, account: ChannelAccount) -> SignedVoucher | None:
         """None where this account's money, signer or chain is in the way; the store is all accounts'."""
         try:
-            return await account.voucher(max(account.wanted, account.promised))
+            made = await account.voucher(max(account.wanted, account.promised))
         except RetallyError as error:
             self._set_aside(account, error)
             return None
+        await act_on(account.once_promised, account.promised)
+        return made
 
     def _set_aside(self, account: ChannelAccount, error: RetallyError) -> None:
         """What nothing covers any more holds up no other payer's vouchers; it is asked for again later."""
@@ -139,6 +150,17 @@ class VoucherSender:
             self.pay(account)
 
         self._aside[key] = loop.call_later(LAST_DELAY_SECONDS, again)
+
+
+async def act_on(acts: deque[tuple[int, Act]], total: int) -> None:
+    """Does what waited for that total; what fails is done again the next time. Two may be at it at once."""
+    while acts and acts[0][0] <= total:
+        waiting = acts.popleft()
+        try:
+            await waiting[1]()
+        except BaseException:
+            acts.appendleft(waiting)
+            raise
 
 
 def log_failure(task: asyncio.Task[None]) -> None:

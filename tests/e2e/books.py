@@ -155,10 +155,6 @@ async def read_router(redis_url: str, payer: Address) -> RouterBooks:
         await store.aclose()
 
 
-async def count_open(redis_url: str, payer: Address) -> Counter[str]:
-    """How many segments the router has on record as open at each node."""
-    store: Any = redis.asyncio.Redis.from_url(redis_url, decode_responses=True)
-    try:
-        return Counter(name.split(":")[1] for name in await store.hkeys(f"retally:{{{payer}}}:open"))
-    finally:
-        await store.aclose()
+async def count_open(store: Any, payer: Address) -> Counter[str]:
+    """How many segments the router has on record as open at each node; the store decodes its responses."""
+    return Counter(name.split(":")[1] for name in await store.hkeys(f"retally:{{{payer}}}:open"))

@@ -15,6 +15,7 @@ import httpx
 import openai
 import pytest
 import pytest_asyncio
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from tests.e2e.books import (
     billed_tokens,
@@ -95,12 +96,14 @@ class Acknowledged:
 
     async def follow(self) -> None:
         """Look again and again until cancelled."""
-        async with httpx.AsyncClient(timeout=5, trust_env=False) as http:
+        assert self._network.redis is not None
+        store = Redis.from_url(self._network.redis.url, decode_responses=True)
+        async with httpx.AsyncClient(timeout=5, trust_env=False) as http, store:
             while True:
                 with suppress(httpx.TransportError):
                     await self.look(http)
                 with suppress(RedisError):
-                    await self.count()
+                    self._most_open |= await count_open(store, self._network.payer.address)
                 await asyncio.sleep(0.05)
 
     async def look(self, http: httpx.AsyncClient) -> None:
@@ -110,11 +113,6 @@ class Acknowledged:
                 shown = await shown_best(http, node, channel.id)
                 assert shown >= self.best.get(channel.id, 0), f"{node.spec.name} lost a voucher of {channel.id}"
                 self.best[channel.id] = shown
-
-    async def count(self) -> None:
-        """What is open now."""
-        assert self._network.redis is not None
-        self._most_open |= await count_open(self._network.redis.url, self._network.payer.address)
 
 
 async def ask(client: openai.AsyncOpenAI, model: str, number: int, answers: Answers) -> None:

@@ -69,7 +69,10 @@ class Counted:
             self.seen = {each: self.collected[each] if self.promised[each] else self.seen[each] for each in (0, 1)}
             refused = self.missing(job, signer, amount)
         if refused is None:
-            self.holds[job] = (amount, signer, self.now + HOLD_SECONDS)
+            had, whose, _ = self.holds.get(job, (0, signer, 0))
+            # Asked for again, a job keeps the larger of the two.
+            most = max(amount, had) if whose == signer else amount
+            self.holds[job] = (most, signer, self.now + HOLD_SECONDS)
         return refused
 
     def promise(self, signer: int, more: int, shares: dict[str, int]) -> None:
@@ -232,7 +235,7 @@ leased_steps = st.one_of(
 @given(taken=st.lists(leased_steps, max_size=30))
 def test_leases_grant_and_refuse_as_a_full_count_does(redis_url: str, taken: list[tuple[Any, ...]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("retally_router.credit.AGAIN_SECONDS", 0.005)
+        patch.setattr("retally_router.asking.AGAIN_SECONDS", 0.005)
         asyncio.run(play_leased(database_url(redis_url, DATABASE), taken))
 
 

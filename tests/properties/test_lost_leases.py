@@ -19,6 +19,7 @@ from retally.protocol.eip712 import Address
 from retally.protocol.voucher import ChannelId
 from retally_router.credit import Credit
 from retally_router.credit_keys import credit_key
+from retally_router.joined_redis import open_store
 from retally_router.ports import Standing
 from retally_router.store_errors import StoreUnreachable
 
@@ -33,6 +34,9 @@ steps = st.one_of(
     st.tuples(st.just("release"), jobs),
     st.tuples(st.just("promise"), some),
     st.tuples(st.just("promise"), some),
+    st.tuples(st.just("beyond"), some),
+    st.tuples(st.just("cover"), jobs, large),
+    st.tuples(st.just("meanwhile"), some, jobs, st.integers(0, 3)),
     st.tuples(st.just("lose"), st.integers(0, 5)),
     st.tuples(st.just("shrink"), st.integers(0, 5), st.integers(1, 9)),
     st.tuples(st.just("tidy"), st.sampled_from([0, 1])),
@@ -118,15 +122,40 @@ class Two:
         if job in self.jobs:
             await self.processes[process_of(job)].release(PAYER, self.jobs.pop(job).name)
 
-    async def promise(self, wanted: list[tuple[str, int, int]]) -> None:
+    async def promise(self, wanted: list[tuple[str, int, int]], *, is_beyond: bool = False) -> None:
         """Several at once, one for each channel; a job is promised at up to two nodes."""
         lines = {(job, node): most for job, node, most in wanted if job in self.jobs}
-        await asyncio.gather(*(self._promise(job, node, most) for (job, node), most in lines.items()))
+        works = (self._promise(job, node, most, is_beyond=is_beyond) for (job, node), most in lines.items())
+        await asyncio.gather(*works)
 
-    async def _promise(self, letter: str, node: int, most: int) -> None:
+    async def beyond(self, wanted: list[tuple[str, int, int]]) -> None:
+        """The same, of more than the jobs hold: say where other nodes were promised that, and refused them."""
+        await self.promise(wanted, is_beyond=True)
+
+    async def cover(self, job: str, amount: int) -> None:
+        """A job shall hold so much; where that is refused it keeps what it has."""
+        if job in self.jobs:
+            with contextlib.suppress(PaymentRequired, Unavailable, StoreUnreachable):
+                await self.processes[process_of(job)].cover(self.jobs[job].name, amount)
+
+    async def meanwhile(self, wanted: list[tuple[str, int, int]], job: str, turns: int) -> None:
+        """While promises and holds are on their way a job ends."""
+
+        async def end() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            with contextlib.suppress(StoreUnreachable):
+                await self.release(job)
+
+        covers = [self.cover(each, most) for each, _, most in wanted]
+        await asyncio.gather(self.beyond(wanted), *covers, end())
+
+    async def _promise(self, letter: str, node: int, most: int, *, is_beyond: bool) -> None:
+        if letter not in self.jobs:
+            return
         job = self.jobs[letter]
-        more, before = min(most, job.left), job.totals.get(node, 0)
-        job.left -= more
+        more, before = most if is_beyond else min(most, job.left), job.totals.get(node, 0)
+        job.left = max(0, job.left - more)
         # What one node may be owed is no other's, whether it was heard or not.
         job.owed[node] = share = job.owed.get(node, 0) + more
         channel = ChannelId(PAYER, SIGNERS[job.signer], NODE, 2 * int(job.name[1:]) + node)
@@ -173,16 +202,20 @@ async def sold(redis: Any) -> int:
 
 async def play(url: str, taken: list[tuple[Any, ...]]) -> None:
     """All steps, then all that the jobs hold is promised, then they end."""
-    async with Redis.from_url(url) as redis:
+    # The client that routers have, and one to look with.
+    async with contextlib.AsyncExitStack() as stack:
+        store = open_store(url, 5.0)
+        stack.push_async_callback(store.aclose)
+        redis = await stack.enter_async_context(Redis.from_url(url))
         await redis.delete(*[key async for key in redis.scan_iter(f"retally:{{{PAYER}}}:*")] or ["-"])
-        stores = [Failing(redis) for _ in range(2)]
-        two = Two(redis, stores, [Credit(store, standing, lease_jobs=3) for store in stores])
+        stores = [Failing(store) for _ in range(2)]
+        two = Two(redis, stores, [Credit(each, standing, lease_jobs=3) for each in stores])
         rest = [(job, node, BALANCE) for job in "abcdef" for node in (0, 1)]
         for each in [*taken, ("promise", rest), ("hear", 0), ("hear", 1), ("promise", rest)]:
             await two.step(*each)
             assert await sold(redis) <= BALANCE
-        for store in stores:
-            store.faults = {}
+        for failing in stores:
+            failing.faults = {}
         for job in list(two.jobs):
             await two.release(job)
         for process in two.processes:
@@ -202,8 +235,11 @@ async def play(url: str, taken: list[tuple[Any, ...]]) -> None:
     taken=[("hold", "a", 0, 3), ("fail", 0, 0, "late"), ("promise", [("a", 0, 3)]), ("lose", 0), ("hold", "b", 0, 99)]
 )
 @example(taken=[("hold", "a", 0, 2), ("lose", 0), ("hold", "b", 0, 99), ("promise", [("a", 0, 1), ("a", 1, 1)])])
+@example(taken=[("hold", "a", 0, 3), ("meanwhile", [("a", 0, 100)], "a", 1), ("hold", "b", 0, 97)])
+@example(taken=[("hold", "a", 0, 60), ("beyond", [("a", 0, 60), ("a", 1, 60)])])
+@example(taken=[("hold", "a", 0, 3), ("beyond", [("a", 0, 3), ("a", 1, 3)]), ("hold", "b", 0, 94)])
 @example(taken=[("hold", "a", 0, 90), ("lose", 0), ("hold", "b", 0, 90), ("promise", [("b", 0, 90)])])
 def test_no_more_is_promised_than_there_is(redis_url: str, taken: list[tuple[Any, ...]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("retally_router.credit.AGAIN_SECONDS", 0.001)
+        patch.setattr("retally_router.asking.AGAIN_SECONDS", 0.001)
         asyncio.run(play(database_url(redis_url, DATABASE), taken))

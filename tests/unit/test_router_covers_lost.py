@@ -81,7 +81,7 @@ class TestLostLease:
         async def sleep(seconds: float) -> None:
             pytest.fail("it waits")
 
-        monkeypatch.setattr("retally_router.credit.asyncio.sleep", sleep)
+        monkeypatch.setattr("retally_router.asking.asyncio.sleep", sleep)
         with pytest.raises(InsufficientFunds):
             await credit.promise(line(0), 10, {"a": 10})
 

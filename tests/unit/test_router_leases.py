@@ -65,11 +65,11 @@ class TestBlock:
         assert await world.held() == 0
         assert await credit.holds(PAYER, SIGNER) == []
 
-    async def test_a_promise_takes_no_more_than_the_job_holds(self, world: LeaseWorld) -> None:
+    async def test_a_promise_of_more_than_the_job_holds_takes_what_is_free(self, world: LeaseWorld) -> None:
         credit = world.process()
         await hold(credit, "a")
         await credit.promise(ChannelId(PAYER, SIGNER, NODE, 0), 50, {"a": 50})
-        assert await world.held() == 70
+        assert await world.held() == 30
 
 
 class TestGivenBack:
@@ -150,7 +150,7 @@ class TestGivenBack:
         async def sleep(seconds: float) -> None:
             waits.append(seconds)
 
-        monkeypatch.setattr("retally_router.credit.asyncio.sleep", sleep)
+        monkeypatch.setattr("retally_router.asking.asyncio.sleep", sleep)
         for _ in range(2):
             with pytest.raises(InsufficientFunds, match="141 needed, 140 available"):
                 await hold(credit, "b", 141)
@@ -169,7 +169,7 @@ class TestGivenBack:
             if sum(waits) > 1.99:
                 await here.tidy()
 
-        monkeypatch.setattr("retally_router.credit.asyncio.sleep", sleep)
+        monkeypatch.setattr("retally_router.asking.asyncio.sleep", sleep)
         await hold(there, "b", 150)
         assert sum(waits) == pytest.approx(2.0)
 

@@ -59,7 +59,7 @@ class TestHolds:
         with pytest.raises(Exception, match="60 needed, 50 available"):
             await credit.hold(PAYER, SIGNER, "bb", 60)
 
-    async def test_hold_outlives_the_answer_until_the_node_has_its_voucher(self, redis_url: str) -> None:
+    async def test_hold_outlives_the_answer_until_all_of_it_is_promised(self, redis_url: str) -> None:
         # Low input, so that the first voucher prepays no output.
         node = FakeNode("a", price_in=20_000)
         async with router_world(redis_url, [node], credit_lease_jobs=0) as world:
@@ -69,9 +69,9 @@ class TestHolds:
             held = [name for name in await world.redis.hkeys(place) if name.startswith(b"hold:")]
             assert held == []
             (account,) = world.router.channels.accounts()
-            account.wanted = account.delivered + 1
+            account.wanted = account.promised + 1
             await world.router.settle.release(world.payer.address, "aa", account)
-            assert account.once_paid, "released before the voucher was out"
+            assert account.once_promised, "released before the promise was on record"
 
     def test_no_job_is_promised_more_than_it_can_cost(self) -> None:
         segment = OpenSegment(input_cost=0, price_out=6_000_000, max_output=3)

@@ -67,13 +67,13 @@ class Escrow(Contract):
 
     NAME = "Escrow"
 
-    async def account(self, payer: Address) -> Account:
+    async def account(self, payer: Address, *, block: str = "latest") -> Account:
         """A payer's deposit."""
-        return Account(*await self.view("account", payer))
+        return Account(*await self.view("account", payer, block=block))
 
-    async def signer(self, payer: Address, signer: Address) -> Signer:
+    async def signer(self, payer: Address, signer: Address, *, block: str = "latest") -> Signer:
         """A session signer of a payer; expiry 0 if it was never authorised."""
-        return Signer(*await self.view("signer", payer, signer))
+        return Signer(*await self.view("signer", payer, signer, block=block))
 
     async def channel(self, channel: ChannelId) -> int:
         """What was collected from a channel."""

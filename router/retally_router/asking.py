@@ -1,0 +1,123 @@
+"""Asking the store for credit: by what the chain has, and again where it refused, until a refusal is true."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Awaitable, Callable
+
+from retally.errors import CapExceeded, ChainUnreachable, InsufficientFunds, PaymentRequired, SignerExpired, Unavailable
+from retally.protocol.eip712 import Address
+from retally_router.credit_answer import Answer, Want
+from retally_router.credit_store import CreditStore
+from retally_router.lease_returns import LeaseReturns
+from retally_router.leases import Leases
+from retally_router.ports import Standing
+
+#: A refusal waits for two seconds until others gave back what is free of their leases, and asks so often meanwhile.
+AGAIN_SECONDS, AGAIN_TRIES = 0.1, 20
+KEPT_IN_VAIN = 10_000
+
+ReadStanding = Callable[[Address, Address, bool], Awaitable[Standing]]
+#: Asks once, with what the chain has.
+Ask = Callable[[Standing], Awaitable[Answer]]
+
+
+class Patience(enum.Enum):
+    """What a refusal has to stand."""
+
+    #: Nothing: who asks goes on without.
+    NONE = 0
+    #: A fresh look at the chain, and what is free here given back.
+    SOME = 1
+    #: Others' giving back as well.
+    ALL = 2
+
+
+class Asking:
+    """What a process asks for its jobs."""
+
+    def __init__(self, store: CreditStore, standing: ReadStanding, leases: Leases, returns: LeaseReturns) -> None:
+        self._store = store
+        self._standing = standing
+        self._leases = leases
+        self._returns = returns
+        self._in_vain: set[tuple[str, str]] = set()
+
+    async def authorised(self, payer: Address, signer: Address, *, fresh: bool = False) -> Standing:
+        """What the chain has for a signer that may spend."""
+        standing = await self._standing(payer, signer, fresh)
+        if not standing.authorised:
+            raise SignerExpired(signer, standing.expiry)
+        return standing
+
+    async def alone(self, want: Want, standing: Standing) -> Answer:
+        """A hold of the job's own."""
+        return await self._store.hold(want, standing)
+
+    async def once(self, want: Want, ask: Ask, *, fresh: bool = False) -> Answer:
+        """Asks by a look at the chain, and by a fresh one where somebody has a later one."""
+        for is_fresh in (fresh, True):
+            standing = await self.authorised(want.payer, want.signer, fresh=is_fresh)
+            answer = await ask(standing)
+            if answer.reason == "ended":
+                raise ended(want)
+            if answer.reason != "stale":
+                return answer
+        raise ChainUnreachable("this router's chain is behind what another has seen of it", hint="retry in seconds")
+
+    async def surely(self, want: Want, ask: Ask, patience: Patience) -> None:
+        """Asks, and where that is refused as patiently as is said; raises with what is missing."""
+        answer = await self.once(want, ask)
+        if not answer.is_held and patience is Patience.NONE:
+            raise refused(want, answer)
+        if not answer.is_held:
+            await self.insist(want, ask, patience)
+
+    async def insist(self, want: Want, ask: Ask, patience: Patience = Patience.ALL) -> None:
+        """Asks again where it was refused; raises with what is missing if that is true."""
+        # Collections of the payer's other signers may only look outstanding: read the chain again, once.
+        await self._refresh(want.payer)
+        # What clients who left may hold is no reason to refuse.
+        await self._returns.settle_doubts(want.payer)
+        answer = await self.once(want, ask, fresh=True)
+        if answer.leases:
+            tries = AGAIN_TRIES if patience is Patience.ALL else 0
+            answer = await self._when_given_back(answer, want, ask, tries=tries)
+        if not answer.is_held:
+            raise refused(want, answer)
+
+    async def _when_given_back(self, answer: Answer, want: Want, ask: Ask, *, tries: int) -> Answer:
+        """The same once nothing is free of any lease; who does not give back in time is not waited for again."""
+        own = [lease for lease in self._leases if lease.payer == want.payer and lease.is_open]
+        await self._returns.give_back_all(
+            lease for lease in own if answer.reason == "funds" or lease.signer == want.signer
+        )
+        answer = await self.once(want, ask)
+        for _ in range(tries):
+            if not answer.leases - self._in_vain:
+                return answer
+            await asyncio.sleep(AGAIN_SECONDS)
+            answer = await self.once(want, ask)
+        if len(self._in_vain) > KEPT_IN_VAIN:
+            self._in_vain.clear()
+        self._in_vain |= answer.leases if tries else frozenset()
+        return answer
+
+    async def _refresh(self, payer: Address) -> None:
+        for name, _ in await self._store.fields(payer, "promised"):
+            signer = Address(name)
+            # Twice where another signer was seen at a later block in the meantime.
+            for _ in range(2):
+                if await self._store.note_used(payer, signer, await self._standing(payer, signer, True)):
+                    break
+
+
+def refused(want: Want, answer: Answer) -> PaymentRequired:
+    """What is said of a job for which too little is left."""
+    return (CapExceeded if answer.reason == "cap" else InsufficientFunds)(want.amount, answer.left)
+
+
+def ended(want: Want) -> Unavailable:
+    """What is said of a job that ended before it held anything."""
+    return Unavailable(f"job {want.job} ended before its fee was set aside", hint="send the request again")

@@ -1,0 +1,140 @@
+"""Jobs that share a lease: whatever becomes of the answers to one, another has what it was admitted with."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from tests.lease_world import PAYER, Breaking, LeaseWorld, Stopping, hold, line, promised, sell, tidied
+
+from retally.errors import Unavailable
+from retally_router.credit import Credit
+from retally_router.store_errors import StoreUnreachable
+
+LEASES = pytest.mark.parametrize("lease_jobs", [0, 8])
+
+
+@pytest.fixture
+def world(redis: Redis) -> LeaseWorld:
+    return LeaseWorld(redis, balance=1600)
+
+
+@pytest.fixture
+def store(world: LeaseWorld) -> Breaking:
+    return Breaking(world.redis)
+
+
+async def sharing(world: LeaseWorld, store: Any) -> Credit:
+    """Two jobs that hold 100 each of one lease, which has nothing free."""
+    credit = world.process(2, store)
+    for job in "ab":
+        await hold(credit, job, 100)
+    (lease,) = credit.leases
+    assert (lease.free, lease.taken) == (0, 200)
+    return credit
+
+
+async def sell_rest(world: LeaseWorld) -> None:
+    """Another buys whatever is left."""
+    await sell(world, world.balance - await promised(world) - await world.held())
+
+
+class TestSibling:
+    """Whatever becomes of the answers to one job, another on its lease has what it was admitted with."""
+
+    @pytest.mark.parametrize("then", ["cover", "promise", "promise of more"])
+    @pytest.mark.parametrize("how", ["is_late", "is_gone", "is_deaf"])
+    async def test_after_a_hold_alone_that_nobody_heard_of(
+        self, world: LeaseWorld, store: Breaking, how: str, then: str
+    ) -> None:
+        credit = await sharing(world, store)
+        setattr(store, how, True)
+        with pytest.raises(StoreUnreachable):
+            await credit.cover("a", 150)
+        setattr(store, how, False)
+        if then == "cover":
+            await credit.cover("a", 150)
+        else:
+            total = 100 if then == "promise" else 150
+            assert await credit.promise(line(0), total, {"a": total}) == total
+        await store.hear()
+        await sell_rest(world)
+        assert await credit.promise(line(1), 100, {"b": 100}) == 100
+
+    @pytest.mark.parametrize("how", ["is_late", "is_gone"])
+    async def test_after_a_promise_that_nobody_heard_of(self, world: LeaseWorld, store: Breaking, how: str) -> None:
+        credit = await sharing(world, store)
+        setattr(store, how, True)
+        with pytest.raises(StoreUnreachable):
+            await credit.promise(line(0), 100, {"a": 100})
+        setattr(store, how, False)
+        await credit.cover("a", 101)
+        await sell_rest(world)
+        assert await credit.promise(line(1), 100, {"b": 100}) == 100
+
+    async def test_of_a_job_that_ended_with_its_cover_on_its_way(self, world: LeaseWorld) -> None:
+        class Answering(Stopping):
+            async def eval(self, script: str, *args: Any) -> Any:
+                found = await self._redis.eval(script, *args)
+                if self.is_closed and "local balance, used, cap" in script:
+                    self.is_closed = False
+                    self.is_there.set()
+                    await self.gate.wait()
+                return found
+
+        store = Answering(world.redis)
+        credit = world.process(2, store)
+        await hold(credit, "a", 100)
+        store.is_closed = True
+        covering = asyncio.create_task(credit.cover("a", 250))
+        await store.is_there.wait()
+        covering.cancel()
+        await credit.release(PAYER, "a")
+        store.gate.set()
+        await asyncio.sleep(0.05)
+        for job in "bc":
+            await hold(credit, job, 100)
+        await sell_rest(world)
+        for job in "bc":
+            assert await credit.promise(line(ord(job)), 100, {job: 100}) == 100
+
+    async def test_what_an_ended_job_was_to_get_of_its_lease_is_free(self, world: LeaseWorld) -> None:
+        world.balance, store = 100_000, Stopping(world.redis)
+        credit = world.process(8, store)
+        await hold(credit, "a", 100)
+        store.is_closed = True
+        works = [asyncio.create_task(credit.cover("a", amount)) for amount in (1000, 300)]
+        await store.is_there.wait()
+        await asyncio.sleep(0.01)
+        await credit.release(PAYER, "a")
+        store.gate.set()
+        found = await asyncio.gather(*works, return_exceptions=True)
+        assert [type(each) for each in found] == [Unavailable, Unavailable]
+        assert [lease.taken for lease in credit.leases] == [0]
+        assert await tidied(world, credit) == 0
+
+
+class TestFlying:
+    @LEASES
+    async def test_what_is_on_its_way_is_not_held_twice(self, world: LeaseWorld, lease_jobs: int) -> None:
+        world.balance = 100
+        credit = world.process(lease_jobs)
+        await hold(credit, "a", 20)
+        found = await asyncio.gather(
+            credit.promise(line(0), 20, {"a": 20}), credit.cover("a", 50), credit.promise(line(1), 10, {"a": 10})
+        )
+        assert (found[0], found[2]) == (20, 10)
+        assert await promised(world) == 30
+        part = credit.leases.part_of("a")
+        assert part is not None
+        assert await tidied(world, credit) == part.left
+
+    async def test_many_at_once_come_to_an_end(self, world: LeaseWorld) -> None:
+        world.balance = 10**6
+        credit = world.process(0)
+        await hold(credit, "a", 1)
+        found = await asyncio.gather(*(credit.promise(line(number), 10, {"a": 10}) for number in range(50)))
+        assert found == [10] * 50
+        assert (await promised(world), await world.held()) == (500, 0)
