@@ -23,6 +23,8 @@ from retally_router.joined_redis import open_store
 from retally_router.ports import Standing
 from retally_router.store_errors import StoreUnreachable
 
+REFUSED = (PaymentRequired, Unavailable)
+
 signers, jobs = st.sampled_from([0, 1]), st.sampled_from("abcdef")
 large = st.sampled_from([40, 60, 90, 97, 100])
 some = st.lists(st.tuples(jobs, st.sampled_from([0, 1]), st.sampled_from([1, 3, BALANCE])), min_size=1, max_size=4)
@@ -102,6 +104,8 @@ class Two:
     jobs: dict[str, Job] = field(default_factory=dict)
     #: How many jobs there were, each with channels of its own.
     count: int = 0
+    #: Whether the store keeps what it heard: then no job may be refused what it holds.
+    is_kept: bool = False
 
     async def step(self, name: str, *args: Any) -> None:
         """One step; what is refused or breaks off leaves its job as it was."""
@@ -159,7 +163,8 @@ class Two:
         # What one node may be owed is no other's, whether it was heard or not.
         job.owed[node] = share = job.owed.get(node, 0) + more
         channel = ChannelId(PAYER, SIGNERS[job.signer], NODE, 2 * int(job.name[1:]) + node)
-        with contextlib.suppress(PaymentRequired, Unavailable, StoreUnreachable):
+        refused = (Unavailable, StoreUnreachable) if self.is_kept and not is_beyond else (*REFUSED, StoreUnreachable)
+        with contextlib.suppress(*refused):
             total = await self.processes[process_of(letter)].promise(channel, before + share, {job.name: share})
             assert total == before + share
             job.totals[node], job.owed[node] = total, 0
@@ -200,7 +205,7 @@ async def sold(redis: Any) -> int:
     return sum(int(value) for name, value in rows.items() if name.startswith(b"promised:"))
 
 
-async def play(url: str, taken: list[tuple[Any, ...]]) -> None:
+async def play(url: str, taken: list[tuple[Any, ...]], *, is_kept: bool = False) -> None:
     """All steps, then all that the jobs hold is promised, then they end."""
     # The client that routers have, and one to look with.
     async with contextlib.AsyncExitStack() as stack:
@@ -209,7 +214,7 @@ async def play(url: str, taken: list[tuple[Any, ...]]) -> None:
         redis = await stack.enter_async_context(Redis.from_url(url))
         await redis.delete(*[key async for key in redis.scan_iter(f"retally:{{{PAYER}}}:*")] or ["-"])
         stores = [Failing(store) for _ in range(2)]
-        two = Two(redis, stores, [Credit(each, standing, lease_jobs=3) for each in stores])
+        two = Two(redis, stores, [Credit(each, standing, lease_jobs=3) for each in stores], is_kept=is_kept)
         rest = [(job, node, BALANCE) for job in "abcdef" for node in (0, 1)]
         for each in [*taken, ("promise", rest), ("hear", 0), ("hear", 1), ("promise", rest)]:
             await two.step(*each)
@@ -243,3 +248,35 @@ def test_no_more_is_promised_than_there_is(redis_url: str, taken: list[tuple[Any
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("retally_router.asking.AGAIN_SECONDS", 0.001)
         asyncio.run(play(database_url(redis_url, DATABASE), taken))
+
+
+kept = st.one_of(
+    st.tuples(st.just("hold"), jobs, st.just(0), st.just(3)),
+    st.tuples(st.just("hold"), jobs, st.just(0), st.just(3)),
+    st.tuples(st.just("hold"), jobs, signers, st.one_of(large, st.integers(40, 60))),
+    st.tuples(st.just("release"), jobs),
+    st.tuples(st.just("promise"), some),
+    st.tuples(st.just("promise"), some),
+    st.tuples(st.just("cover"), jobs, large),
+    st.tuples(st.just("tidy"), st.sampled_from([0, 1])),
+    st.tuples(st.just("fail"), st.sampled_from([0, 1]), st.integers(0, 2), st.sampled_from(["unheard", "unanswered"])),
+)
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(taken=st.lists(kept, min_size=5, max_size=25))
+@example(
+    taken=[
+        *(("hold", job, 0, 3) for job in "ace"),
+        ("fail", 0, 0, "unanswered"),
+        ("cover", "a", 40),
+        ("promise", [("a", 0, 3)]),
+        ("hold", "b", 0, 54),
+    ]
+)
+def test_no_job_is_refused_what_it_holds(redis_url: str, taken: list[tuple[Any, ...]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("retally_router.asking.AGAIN_SECONDS", 0.001)
+        asyncio.run(play(database_url(redis_url, DATABASE), taken, is_kept=True))
