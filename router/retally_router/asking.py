@@ -11,7 +11,7 @@ from retally.protocol.eip712 import Address
 from retally_router.credit_answer import Answer, Want
 from retally_router.credit_store import CreditStore
 from retally_router.lease_returns import LeaseReturns
-from retally_router.leases import Leases
+from retally_router.leases import Lease, Leases
 from retally_router.ports import Standing
 
 #: A refusal waits for two seconds until others gave back what is free of their leases, and asks so often meanwhile.
@@ -56,9 +56,12 @@ class Asking:
         return await self._store.hold(want, standing)
 
     async def once(self, want: Want, ask: Ask, *, fresh: bool = False) -> Answer:
-        """Asks by a look at the chain, and by a fresh one where somebody has a later one."""
-        for is_fresh in (fresh, True):
-            standing = await self.authorised(want.payer, want.signer, fresh=is_fresh)
+        """Asks by a look at the chain, and by fresh ones where somebody has a later one."""
+        for tries in range(3):
+            if tries == 2:
+                # Several servers behind one address need not have the same blocks.
+                await asyncio.sleep(AGAIN_SECONDS)
+            standing = await self.authorised(want.payer, want.signer, fresh=fresh or tries > 0)
             answer = await ask(standing)
             if answer.reason == "ended":
                 raise ended(want)
@@ -81,7 +84,7 @@ class Asking:
         # What clients who left may hold is no reason to refuse.
         await self._returns.settle_doubts(want.payer)
         answer = await self.once(want, ask, fresh=True)
-        if answer.leases:
+        if not answer.is_held and (answer.leases or self._surplus(want, answer)):
             tries = AGAIN_TRIES if patience is Patience.ALL else 0
             answer = await self._when_given_back(answer, want, ask, tries=tries)
         if not answer.is_held:
@@ -89,10 +92,7 @@ class Asking:
 
     async def _when_given_back(self, answer: Answer, want: Want, ask: Ask, *, tries: int) -> Answer:
         """The same once nothing is free of any lease; who does not give back in time is not waited for again."""
-        own = [lease for lease in self._leases if lease.payer == want.payer and lease.is_open]
-        await self._returns.give_back_all(
-            lease for lease in own if answer.reason == "funds" or lease.signer == want.signer
-        )
+        await self._returns.give_back_all(self._surplus(want, answer))
         answer = await self.once(want, ask)
         for _ in range(tries):
             if not answer.leases - self._in_vain:
@@ -103,6 +103,12 @@ class Asking:
             self._in_vain.clear()
         self._in_vain |= answer.leases if tries else frozenset()
         return answer
+
+    def _surplus(self, want: Want, answer: Answer) -> list[Lease]:
+        """The own leases of which the store may have more than their jobs need."""
+        own = [lease for lease in self._leases if lease.payer == want.payer]
+        some = [lease for lease in own if lease.is_open or lease.back or lease.is_in_doubt]
+        return [lease for lease in some if answer.reason == "funds" or lease.signer == want.signer]
 
     async def _refresh(self, payer: Address) -> None:
         for name, _ in await self._store.fields(payer, "promised"):

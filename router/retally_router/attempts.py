@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from retally.errors import CapExceeded, RetallyError, UpstreamTimeout
+from retally.errors import CapExceeded, NodeUnavailable, RetallyError, UpstreamTimeout
 from retally.protocol.pricing import PER
 from retally_router.check_frames import ChoiceState
 from retally_router.directory import Listed
@@ -52,6 +52,8 @@ class Attempts:
     hedges: int = 0
     #: What left nodes may still bill.
     unsettled: int = 0
+    #: Nodes that a late one should have been raced with, for which money was short at the first look.
+    unplaced: list[Listed] = field(default_factory=list)
 
     async def begin(
         self,
@@ -105,7 +107,7 @@ class Attempts:
                 return None
             self.hedges += 1
             log.info("job_hedged", late=node.node, spare=other.node, job=self.job.job_id.hex())
-            return self._begin(other, choices, remaining_fee, limit, is_spare=True)
+            return self._begin_spare(other, choices, remaining_fee, limit)
 
         race = Race[Begun](lambda begun: self.abandon(begun.placement))
         return await race.run(first, second, late_after(expected.prediction.ttft_seconds))
@@ -128,6 +130,18 @@ class Attempts:
         except RetallyError as error:
             self.refused(node.node, error)
             raise
+
+    async def _begin_spare(
+        self, node: Listed, choices: Sequence[ChoiceState], remaining_fee: int, limit: NodeTime
+    ) -> Begun:
+        try:
+            return await self._begin(node, choices, remaining_fee, limit, is_spare=True)
+        except OWN as error:
+            # Nobody was asked twice for the money: that is no word for a client. It may have its turn later.
+            self.hedges -= 1
+            self.tried.discard(node.node.lower())
+            self.unplaced.append(node)
+            raise NodeUnavailable(f"{node.node} was not raced with another: {error.message}") from error
 
     def refused(self, node: str, error: RetallyError) -> None:
         """The node refused the job, or left it; or its payer has too little for that node, or the chain is away."""

@@ -40,53 +40,48 @@ class Covers:
         part = share.part
         if share.lease is not None:
             self._leases.lose(share.lease)
-        await self._hear(part)
-        want = replace(part.want, amount=part.left)
         if part.renewals == share.renewals and not part.is_over:
-            await self._asking.surely(want, partial(self._anew, part, share.renewals), Patience.SOME)
+            await self._asking.surely(part.want, partial(self._anew, part, share.renewals), Patience.SOME)
         if part.is_over:
             self._returns.doubt(part.want.payer, part.want.job)
             raise ended(part.want)
 
     async def _extend(self, part: Part, amount: int, patience: Patience) -> None:
-        while True:
-            # What another asked of the store, or promised, is known first.
-            async with part.lock:
-                await self._hear(part)
+        while not part.has(amount):
             if part.is_over:
                 raise ended(part.want)
-            if part.has(amount):
+            if not part.lock.locked() and part.left < amount and self._leases.add(part, amount - part.left):
                 return
-            if part.left < amount and self._leases.add(part, amount - part.left):
-                return
+            # Of this it tells who is refused.
             want = replace(part.want, amount=max(part.left, amount))
             await self._asking.surely(want, partial(self._more, part, amount), patience)
 
-    async def _hear(self, part: Part) -> None:
-        """Whether promises took of it whose answers were lost."""
-        for channel in self._promises.unheard_of(part):
-            self._promises.heard(channel, await self._store.promised(channel))
-
     async def _anew(self, part: Part, renewals: int, standing: Standing) -> Answer:
         async with part.lock:
-            return HELD if part.renewals != renewals else await self._hold_alone(part, part.left, standing)
+            return HELD if part.renewals != renewals else await self._hold_alone(part, 0, standing)
 
     async def _more(self, part: Part, amount: int, standing: Standing) -> Answer:
         async with part.lock:
             is_there = part.left >= amount and not part.is_in_doubt
-            return HELD if is_there else await self._hold_alone(part, max(part.left, amount), standing)
+            return HELD if is_there else await self._hold_alone(part, amount, standing)
 
-    async def _hold_alone(self, part: Part, amount: int, standing: Standing) -> Answer:
-        """A hold of the job's own over all that it needs, with what its lease has for it."""
+    async def _hold_alone(self, part: Part, least: int, standing: Standing) -> Answer:
+        """A hold of the job's own over all that it needs, with what its lease has for it.
+
+        Its lock is held: nothing is promised of it, so that what it needs is known to the end.
+        """
         await part.landing()
-        amount = max(part.left, amount)
         lease = part.lease
         # A lease in doubt is looked at again in any case; the jobs of one that is lost come all at once.
         async with nullcontext() if lease is None or lease.is_in_doubt else lease.lock:
+            for channel in self._promises.unheard_of(part):
+                # A promise whose answer was lost may have taken of it.
+                self._promises.heard(channel, await self._store.promised(channel))
             if part.is_over:
                 return HELD
-            more, was_in_doubt, part.is_in_doubt = amount - part.left, part.is_in_doubt, True
-            want = replace(part.want, amount=amount)
+            more = max(0, least - part.left)
+            want = replace(part.want, amount=part.left + more)
+            was_in_doubt, part.is_in_doubt = part.is_in_doubt, True
             try:
                 answer = await self._store.hold(want, standing, source=lease, moved=part.left)
             except BaseException:
@@ -99,6 +94,7 @@ class Covers:
 
     def _note(self, part: Part, more: int, answer: Answer) -> None:
         if part.is_over:
+            # It ended while this was asked: what came of it goes.
             self._returns.doubt(part.want.payer, part.want.job)
         elif answer.is_held:
             self._leases.note_alone(part, more, answer.took)

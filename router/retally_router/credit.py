@@ -88,7 +88,7 @@ class Credit:
         parts = self._promises.parts(jobs)
         while True:
             # Nothing is awaited between the last look and the taking: no other promise comes in between.
-            while short := [part for part in parts if part.is_over or not part.has(jobs[part.want.job])]:
+            while short := [part for part in parts if (more := jobs[part.want.job]) and not part.has(more)]:
                 # Of what seems to be missing some may be on record.
                 promised = await self._store.promised(channel)
                 jobs = _without(jobs, self._promises.heard(channel, promised))

@@ -59,7 +59,7 @@ class Part:
 
     def has(self, amount: int) -> bool:
         """Whether so much may be promised of it now: it is there, and where it is held is known."""
-        return self.left >= amount and not self.is_in_doubt and not self.lock.locked()
+        return self.left >= amount and not (self.is_over or self.is_in_doubt or self.lock.locked())
 
     async def landing(self) -> None:
         """Waits until no promise on its way takes of it."""

@@ -98,6 +98,7 @@ class ServeJob:
                 self._take_up(begun)
                 return
             except RetallyError as refusal:
+                self.candidates, self.attempts.unplaced = self.attempts.unplaced + self.candidates, []
                 error, self.candidates = refusal, affordable(self.job, refusal, self.candidates)
                 if is_final(refusal) and not self.candidates:
                     raise

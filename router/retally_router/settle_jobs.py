@@ -210,7 +210,8 @@ class SettleJobs:
                 await act()
             done.set()
 
-        await once(account, acted)
+        # What need not wait is done at once, as soon as the store answers.
+        await _persist(lambda: once(account, acted))
         while not done.is_set() and self._clock.now() < end:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(done.wait(), LAST_DELAY_SECONDS)

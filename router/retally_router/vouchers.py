@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from retally.errors import RemoteError, RetallyError
+from retally.errors import RemoteError, RetallyError, Unavailable
 from retally.protocol.encoding import to_hex
 from retally_router.channel_state import Act, ChannelAccount, SignedVoucher
 from retally_router.end_tasks import end_tasks
@@ -91,9 +91,10 @@ class VoucherSender:
                 refused += 1
                 log.warning("voucher_refused", node=node, code=error.code, error=error.message)
                 if refused >= REFUSALS:
-                    # Who came meanwhile was not asked for its voucher yet.
+                    # Who came or is owed more meanwhile was not asked for its voucher yet.
                     for account in batch:
-                        queue.due.pop(account.channel.key, None)
+                        if account.promised >= account.wanted and not account.has_to_act:
+                            queue.due.pop(account.channel.key, None)
                     refused = 0
                     continue
             except (RetallyError, StoreError) as error:
@@ -133,6 +134,9 @@ class VoucherSender:
         try:
             made = await account.voucher(max(account.wanted, account.promised))
         except RetallyError as error:
+            if type(error) is Unavailable:
+                # A job ended while its share was asked for: the next time it has none.
+                raise
             self._set_aside(account, error)
             return None
         await act_on(account.once_promised, account.promised)

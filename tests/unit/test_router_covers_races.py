@@ -205,3 +205,12 @@ class TestPatience:
         assert await credit.promise(line(0), 21, {"a": 21}) == 21
         assert not covering.done()
         await asyncio.wait([covering])
+
+    async def test_what_a_lease_of_its_own_has_too_much_is_no_reason_to_refuse(self, world: LeaseWorld) -> None:
+        store = Breaking(world.redis)
+        credit = world.process(8, store)
+        await hold(credit, "a", 20)
+        # It is in doubt since nobody heard of a block: some of it is nobody's.
+        credit.leases.lose(next(iter(credit.leases)))
+        assert await world.held() > 100
+        assert await credit.promise(line(0), 900, {"a": 900}) == 900

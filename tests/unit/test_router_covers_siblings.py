@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from tests.lease_world import PAYER, Breaking, LeaseWorld, Stopping, hold, line, promised, sell, tidied
+from tests.lease_world import PAYER, Breaking, LeaseWorld, Slow, Stopping, hold, line, promised, sell, tidied
 
-from retally.errors import Unavailable
+from retally.errors import InsufficientFunds, Unavailable
 from retally_router.credit import Credit
 from retally_router.store_errors import StoreUnreachable
 
@@ -74,6 +74,25 @@ class TestSibling:
         await sell_rest(world)
         assert await credit.promise(line(1), 100, {"b": 100}) == 100
 
+    async def test_after_a_promise_that_was_lost_while_a_cover_waited_for_it(self, world: LeaseWorld) -> None:
+        store = Breaking(world.redis)
+        credit = await sharing(world, store)
+        await sell(world, 1600 - 200 - 50)
+        store.is_late = True
+        store.gate.clear()
+        promising = asyncio.create_task(credit.promise(line(0), 100, {"a": 100}))
+        await asyncio.sleep(0.01)
+        covering = asyncio.create_task(credit.cover("a", 100))
+        await asyncio.sleep(0.01)
+        store.gate.set()
+        found = await asyncio.gather(promising, return_exceptions=True)
+        store.is_late = False
+        assert [type(each) for each in found] == [StoreUnreachable]
+        # All of it is promised: it needs all of it once more, and 50 are left.
+        with pytest.raises(InsufficientFunds):
+            await covering
+        assert await credit.promise(line(1), 100, {"b": 100}) == 100
+
     async def test_of_a_job_that_ended_with_its_cover_on_its_way(self, world: LeaseWorld) -> None:
         class Answering(Stopping):
             async def eval(self, script: str, *args: Any) -> Any:
@@ -130,6 +149,23 @@ class TestFlying:
         part = credit.leases.part_of("a")
         assert part is not None
         assert await tidied(world, credit) == part.left
+
+    @pytest.mark.parametrize("count", [2, 3, 4])
+    @pytest.mark.parametrize("own", [True, False])
+    async def test_beside_one_that_nobody_heard_of_all_come_to_an_end(
+        self, world: LeaseWorld, count: int, own: bool
+    ) -> None:
+        store = Breaking(Slow(world.redis, 0.002))
+        credit = world.process(0, store)
+        await hold(credit, "a", 10)
+        store.is_gone = True
+        with pytest.raises(StoreUnreachable):
+            await credit.promise(line(0), 10, {"a": 10})
+        store.is_gone = False
+        lines = range(count) if own else range(1, count + 1)
+        works = [credit.promise(line(number), 10 + number, {"a": 10 + number}) for number in lines]
+        found = await asyncio.wait_for(asyncio.gather(*works), 5)
+        assert found == [10 + number for number in lines]
 
     async def test_many_at_once_come_to_an_end(self, world: LeaseWorld) -> None:
         world.balance = 10**6
