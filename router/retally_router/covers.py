@@ -41,7 +41,8 @@ class Covers:
         if share.lease is not None:
             self._leases.lose(share.lease)
         if part.renewals == share.renewals and not part.is_over:
-            await self._asking.surely(part.want, partial(self._anew, part, share.renewals), Patience.SOME)
+            want = replace(part.want, amount=part.left)
+            await self._asking.surely(want, partial(self._anew, part, share.renewals), Patience.SOME)
         if part.is_over:
             self._returns.doubt(part.want.payer, part.want.job)
             raise ended(part.want)
