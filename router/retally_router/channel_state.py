@@ -35,6 +35,8 @@ class ChannelAccount:
     domain: Domain
     endpoint: str
     promise: Callable[[ChannelId, int, Mapping[str, int]], Awaitable[int]]
+    #: The highest total on record, to be asked for where a promise failed: it may be there all the same.
+    total: Callable[[ChannelId], Awaitable[int]] | None = None
     closed: int = 0
     promised: int = 0
     delivered: int = 0
@@ -53,6 +55,8 @@ class ChannelAccount:
     asked: int = 0
     signed: SignedVoucher | None = None
     signing: asyncio.Task[None] | None = None
+    #: Whether what is on record may be more than is counted here.
+    is_unsure: bool = False
 
     @property
     def own_due(self) -> int:
@@ -143,6 +147,13 @@ class ChannelAccount:
         if self.promised >= self.closed:
             self.owing.clear()
 
+    def _note_promised(self, total: int) -> None:
+        """More is on record than is counted here, say by a promise whose answer was lost."""
+        if total > self.promised:
+            _, shares = self._shares(total - self.promised)
+            self.promised = total
+            self._share(shares)
+
     def _is_counted(self, receipt: JobReceipt) -> bool:
         return receipt.cum_to <= self.closed or self.pending.get(receipt.cum_from) == receipt.cum_to
 
@@ -169,20 +180,24 @@ class ChannelAccount:
     async def _sign(self) -> None:
         # The total is on record before it is signed; never less than promised before.
         try:
-            asked = self.asked
+            if self.is_unsure and self.total is not None:
+                # What is there already is held by no job: it is not to be held once more.
+                self._note_promised(await self.total(self.channel))
+            self.is_unsure = False
+            asked = max(self.asked, self.promised)
             jobs, shares = self._shares(asked - self.promised)
             promised = await self.promise(self.channel, asked, jobs)
             if promised > asked:
-                # More was on record, say by one whose answer was lost.
-                _, shares = self._shares(promised - self.promised)
-            self.promised = max(self.promised, promised)
-            self._share(shares)
+                self._note_promised(promised)
+            else:
+                self.promised = max(self.promised, promised)
+                self._share(shares)
             channel = self.channel
             voucher = Voucher(channel.payer, channel.signer, channel.node, channel.lane, self.promised)
             self.signed = voucher, self.key.sign(voucher.digest(self.domain))
         except BaseException:
             # Whoever asked hears of it: the next voucher is for what is wanted then, which somebody holds.
-            self.asked = self.promised
+            self.asked, self.is_unsure = self.promised, True
             raise
         finally:
             self.signing = None

@@ -125,7 +125,8 @@ class Channels:
         return voucher, session.signing_key.sign(voucher.digest(self._domain))
 
     async def _load(self, session: Session, channel: ChannelId, endpoint: str, at_store: AtStore) -> ChannelAccount:
-        account = ChannelAccount(channel, session.signing_key, self._domain, endpoint, self._credit.promise)
+        credit = self._credit
+        account = ChannelAccount(channel, session.signing_key, self._domain, endpoint, credit.promise, credit.promised)
         with at_store():
             account.promised, account.closed, account.pending = await self._log.totals(channel)
         shown = await self._api.channel(endpoint, channel.payer, channel.signer, channel.lane)

@@ -86,6 +86,7 @@ class Covers:
             try:
                 answer = await self._store.hold(want, standing, source=lease, moved=part.left)
             except BaseException:
+                part.is_expected = True
                 if lease is not None:
                     self._leases.lose(lease)
                 raise

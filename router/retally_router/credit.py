@@ -114,6 +114,12 @@ class Credit:
             for share in taken.uncovered(hold) if not heard else ():
                 await self._covers.renew(share)
 
+    async def promised(self, channel: ChannelId) -> int:
+        """The highest total on record; what it took without an answer is held no more."""
+        total = await self._store.promised(channel)
+        self._promises.heard(channel, total)
+        return total
+
     async def cover(self, job: str, amount: int, patience: Patience = Patience.ALL) -> None:
         """Sees that a job holds so much of which nothing was promised; raises with what is missing.
 

@@ -34,7 +34,7 @@ class LeaseReturns:
         """Ends the hold of a job, or of a dead process's lease."""
         part = self._leases.end(name)
         lease = None if part is None else part.lease
-        in_doubt = in_doubt or is_lease(name) or (part is not None and part.is_in_doubt)
+        in_doubt = in_doubt or is_lease(name) or (part is not None and (part.is_in_doubt or part.is_expected))
         if lease is None or in_doubt:
             # In doubt, a job of a lease may hold for itself as well, or be about to.
             try:

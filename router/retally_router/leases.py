@@ -50,6 +50,8 @@ class Part:
     renewals: int = 0
     #: Whether a hold may come of which nobody heard.
     is_in_doubt: bool = False
+    #: Whether one was asked for that nobody answered: it may be heard at any time, also after the job's end.
+    is_expected: bool = False
     #: Whether its job has ended.
     is_over: bool = False
     #: While the store is asked to move what it holds: no promise may be made of it then.

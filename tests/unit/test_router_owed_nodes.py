@@ -21,8 +21,9 @@ from tests.holds_world import (
     rest,
     settling,
 )
-from tests.lease_world import PAYER, LeaseWorld, Stopping, hold, line, promised, sell
+from tests.lease_world import PAYER, Breaking, LeaseWorld, Stopping, hold, line, promised, sell
 
+from retally.errors import InsufficientFunds
 from retally_router.channel_state import Act, ChannelAccount
 from retally_router.credit_keys import credit_key
 from retally_router.store_errors import StoreUnreachable
@@ -160,3 +161,43 @@ async def test_a_settled_job_is_forgotten_once_the_store_answers(world: LeaseWor
     account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise)
     await settle._forget_once_paid(account, cast(Any, Record("0x0a", "0xA")), 10**9)
     assert forgotten == ["0x0a"]
+
+
+@pytest.mark.parametrize("lease_jobs", [0, 8])
+@pytest.mark.parametrize("is_covered", [False, True])
+async def test_a_promise_that_was_lost_is_not_held_once_more(
+    world: LeaseWorld, lease_jobs: int, is_covered: bool
+) -> None:
+    store = Breaking(world.redis)
+    credit = world.process(lease_jobs, store)
+    await hold(credit, JOB, 60)
+    account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise, credit.promised)
+    account.owing, account.wanted = {bytes.fromhex(JOB): 30}, 30
+    store.is_late = True
+    with pytest.raises(StoreUnreachable):
+        await account.voucher(30)
+    store.is_late = False
+    await sell(world, 100 - await promised(world) - await world.held())
+    if is_covered:
+        # It is refused, and has heard what is on record.
+        with pytest.raises(InsufficientFunds):
+            await credit.cover(JOB, 90)
+    account.owing, account.wanted = {bytes.fromhex(JOB): 60}, 60
+    assert (await account.voucher(60))[0].cumulative == 60
+    assert await promised(world) == 60 + 40
+
+
+@pytest.mark.parametrize("lease_jobs", [0, 8])
+async def test_a_hold_that_is_heard_after_its_jobs_end_holds_nothing(world: LeaseWorld, lease_jobs: int) -> None:
+    store = Breaking(world.redis)
+    credit = world.process(lease_jobs, store)
+    world.balance = 1000
+    await hold(credit, JOB, 20)
+    store.is_deaf = True
+    with pytest.raises(StoreUnreachable):
+        await credit.cover(JOB, 200)
+    store.is_deaf = False
+    await credit.cover(JOB, 200)
+    await credit.release(PAYER, JOB)
+    await store.hear()
+    assert await rest(world, credit) == 0
