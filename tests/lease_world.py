@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from redis.asyncio import Redis
 
 from retally.protocol.eip712 import Address, SigningKey, keccak
@@ -17,6 +18,8 @@ from retally_router.ports import Standing
 from retally_router.store_errors import StoreUnreachable
 from tests.fakes_world import NOW
 
+#: Each job for itself, and in blocks of eight.
+LEASES = pytest.mark.parametrize("lease_jobs", [0, 8])
 PAYER, SIGNER, NODE = (SigningKey(keccak(name)).address for name in (b"payer", b"session", b"node"))
 
 

@@ -80,7 +80,12 @@ class OnChainView:
     async def standing(self, payer: Address, signer: Address) -> Standing:
         """Account and signer at one block; thawing funds cover no new promise."""
         try:
-            block, account, session = await self._read_account(payer, signer)
+            try:
+                block, account, session = await self._read_account(payer, signer)
+            except RpcFailed:
+                # Several servers behind one address, one of which has not heard of the block yet.
+                await asyncio.sleep(AGAIN_SECONDS)
+                block, account, session = await self._read_account(payer, signer)
         except ChainUnreachable as error:
             error.hint = "the chain's RPC does not answer; retry later"
             raise
@@ -89,21 +94,9 @@ class OnChainView:
 
     async def _read_account(self, payer: Address, signer: Address) -> tuple[int, Account, Signer]:
         # Of two blocks, what was collected between them would be in the balance and spent as well.
-        for is_last in (False, True):
-            block = await self._chain.block_number()
-            try:
-                account, session = await asyncio.gather(
-                    self._chain.escrow.account(payer, block=hex(block)),
-                    self._chain.escrow.signer(payer, signer, block=hex(block)),
-                )
-            except RpcFailed:
-                # Several servers behind one address, one of which has not heard of the block yet.
-                if is_last:
-                    raise
-                await asyncio.sleep(AGAIN_SECONDS)
-                continue
-            return block, account, session
-        raise AssertionError("the last try returns or raises")
+        block = await self._chain.block_number()
+        escrow, at = self._chain.escrow, hex(block)
+        return block, *await asyncio.gather(escrow.account(payer, block=at), escrow.signer(payer, signer, block=at))
 
     async def nodes(self) -> Sequence[RegisteredNode]:
         """All registered nodes, with their owners' stake and exposure."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from retally_router.asking import Asking, Patience, ended
+from retally_router.channel_state import look_at
 from retally_router.credit_answer import HELD, Answer
 from retally_router.credit_store import CreditStore
 from retally_router.lease_returns import LeaseReturns
@@ -32,7 +33,7 @@ class Covers:
         """Sees that a job holds so much of which nothing was promised; raises with what is missing, or if it ended."""
         # Who leaves ends its waiting; what was asked for is heard.
         work = asyncio.create_task(self._extend(part, amount, patience))
-        work.add_done_callback(_look_at)
+        work.add_done_callback(look_at)
         await asyncio.shield(work)
 
     async def renew(self, share: Share) -> None:
@@ -100,9 +101,3 @@ class Covers:
             self._returns.doubt(part.want.payer, part.want.job)
         elif answer.is_held:
             self._leases.note_alone(part, more, answer.took)
-
-
-def _look_at(work: asyncio.Task[None]) -> None:
-    """Whoever asked may have left."""
-    if not work.cancelled():
-        work.exception()

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 from tests.fakes_router import FakeNode
-from tests.lease_world import PAYER, Breaking, LeaseWorld, hold, line, lose, promised, sell
+from tests.lease_world import LEASES, PAYER, Breaking, LeaseWorld, hold, line, lose, promised, sell
 from tests.router_world import World, chat, check_error, router_world
 
 from retally.errors import CapExceeded, EngineUnavailable, InsufficientFunds
@@ -22,7 +22,6 @@ from retally_router.make_request import tokens_at_most
 from retally_router.store_errors import StoreUnreachable
 
 OTHER = SigningKey(keccak(b"another signer")).address
-LEASES = pytest.mark.parametrize("lease_jobs", [0, 8])
 
 
 @pytest.fixture

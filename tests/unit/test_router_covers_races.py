@@ -6,14 +6,12 @@ import asyncio
 
 import pytest
 from redis.asyncio import Redis
-from tests.lease_world import PAYER, Breaking, LeaseWorld, Stopping, hold, line, promised, sell, tidied
+from tests.lease_world import LEASES, PAYER, Breaking, LeaseWorld, Stopping, hold, line, promised, sell, tidied
 
 from retally.errors import InsufficientFunds, Unavailable
 from retally_router.asking import Patience
 from retally_router.credit_keys import ended_key
 from retally_router.store_errors import StoreUnreachable
-
-LEASES = pytest.mark.parametrize("lease_jobs", [0, 8])
 
 
 @pytest.fixture

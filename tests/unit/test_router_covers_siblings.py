@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from tests.lease_world import PAYER, Breaking, LeaseWorld, Slow, Stopping, hold, line, promised, sell, tidied
+from tests.lease_world import LEASES, PAYER, Breaking, LeaseWorld, Slow, Stopping, hold, line, promised, sell, tidied
 
 from retally.errors import InsufficientFunds, Unavailable
 from retally_router.credit import Credit
 from retally_router.store_errors import StoreUnreachable
-
-LEASES = pytest.mark.parametrize("lease_jobs", [0, 8])
 
 
 @pytest.fixture

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
 from tests.lease_world import NODE, PAYER, SIGNER
 
+from retally.chain.escrow import Account, Signer
 from retally.chain.rpc import RpcFailed
 from retally.errors import ChainUnreachable, InsufficientFunds
 from retally.protocol.eip712 import Address, SigningKey, keccak
 from retally.protocol.voucher import ChannelId
-from retally_router.chain_view import Standings
+from retally_router.chain_view import OnChainView, Standings
 from retally_router.credit import Credit
+from retally_router.credit_scripts import SEEN_SECONDS
 from retally_router.ports import RegisteredNode, Standing
 
 OTHER = SigningKey(keccak(b"another signer")).address
@@ -174,3 +178,63 @@ class TestReading:
         chain.standing = behind  # type: ignore[method-assign]
         with pytest.raises(ChainUnreachable, match="BlockOutOfRange"):
             await Standings(chain, 1.0, 5.0).standing(PAYER, SIGNER, True)
+
+
+async def test_a_chain_that_began_anew_is_believed_after_minutes(redis: Redis, chain: Chain) -> None:
+    now, forked = 1000.0, Chain()
+
+    def clock() -> float:
+        return now
+
+    await spend(router(redis, chain), 60)
+    chain.collect(OTHER, 60)
+    await Credit(redis, Standings(chain, 1.0, 1.0).standing, clock).hold(PAYER, OTHER, "a", 1)
+    credit = Credit(redis, Standings(forked, 1.0, 1.0).standing, clock)
+    with pytest.raises(ChainUnreachable):
+        await credit.hold(PAYER, SIGNER, "b", 1)
+    now += SEEN_SECONDS + 1
+    await credit.hold(PAYER, SIGNER, "b", 1)
+
+
+@dataclass
+class Servers:
+    """Several servers behind one address: so many first answers come from one that is behind."""
+
+    behind: int
+    head: int = 7
+    blocks: list[str] = field(default_factory=list)
+
+    async def block_number(self) -> int:
+        self.head += 1
+        return self.head
+
+    @property
+    def escrow(self) -> Servers:
+        return self
+
+    async def account(self, payer: Address, *, block: str) -> Account:
+        return Account(100, 30, 0, 0)
+
+    async def signer(self, payer: Address, signer: Address, *, block: str) -> Signer:
+        self.blocks.append(block)
+        if len(self.blocks) <= self.behind:
+            raise RpcFailed("eth_call", -32602, "BlockOutOfRangeError", b"")
+        return Signer(50, 20, YEAR)
+
+
+class TestOneBlock:
+    def view(self, servers: Servers) -> OnChainView:
+        deployment = SimpleNamespace(deployed_block=0, contracts={"Registry": NODE})
+        chain = SimpleNamespace(deployment=deployment, block_number=servers.block_number, escrow=servers, rpc=None)
+        return OnChainView(cast(Any, chain))
+
+    @pytest.mark.parametrize("behind", [0, 1])
+    async def test_all_of_a_look_is_of_it(self, behind: int) -> None:
+        servers = Servers(behind)
+        found = await self.view(servers).standing(PAYER, SIGNER)
+        assert (found.balance, found.used, found.cap) == (70, 20, 50)
+        assert (found.block, servers.blocks[-1]) == (8 + behind, hex(8 + behind))
+
+    async def test_servers_that_stay_behind_are_no_look(self) -> None:
+        with pytest.raises(RpcFailed):
+            await self.view(Servers(2)).standing(PAYER, SIGNER)
