@@ -105,10 +105,8 @@ look()
 -- A balance of before some collection, beside what that was collected of: the same money twice.
 if looked_at < seen then return {{'stale', '0'}} end
 if used ~= spent then
-  redis.call('HSET', key, 'used:' .. signer, whole(used), 'seen', whole(looked_at) .. '|' .. whole(now))
-  local change = owed(promised, used) - owed(promised, spent)
-  add(key, 'owed', change)
-  outstanding = outstanding + change
+  set_used(key, signer, used, looked_at, now)
+  look()
 end
 if not counted or math.abs(now - counted) > {COUNT_SECONDS} or math.min(mine, held, outstanding) < 0 then
   count()
