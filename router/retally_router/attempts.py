@@ -139,6 +139,7 @@ class Attempts:
         except OWN as error:
             # Nobody was asked twice for the money: that is no word for a client. It may have its turn later.
             self.hedges -= 1
+            self.means.hedges.give_back()
             self.tried.discard(node.node.lower())
             self.unplaced.append(node)
             raise NodeUnavailable(f"{node.node} was not raced with another: {error.message}") from error

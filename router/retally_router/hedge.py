@@ -36,6 +36,10 @@ class HedgeBudget:
         self.saved -= 1.0
         return True
 
+    def give_back(self) -> None:
+        """One came to nothing, and no node had any of it."""
+        self.saved = min(BURST, self.saved + 1.0)
+
 
 def late_after(predicted_seconds: float) -> float:
     """How long a first token is waited for before another node is asked too."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,7 +163,7 @@ class Placer:
             # All are on record before the voucher leaves; they need not wait for one another.
             with limit.stopped():
                 notes = self._log.begin(order.record), order.note()
-                _, _, voucher = await asyncio.gather(*notes, account.voucher(total))
+                voucher = await _last_of(*notes, account.voucher(total))
             return await self._submit_paid(order, account, voucher, account.most_before(segments), limit)
         except (NodeRefused, CapExceeded, InsufficientFunds, SignerExpired, ChainUnreachable):
             # It refused, or no voucher was made: either way the node has nothing of it.
@@ -210,6 +210,15 @@ class Placer:
             stream.close()
             raise
         return placement
+
+
+async def _last_of(*works: Awaitable[Any]) -> Any:
+    """What the last of them answers, once all have ended: what one begins, a failure of another may undo."""
+    found = await asyncio.gather(*works, return_exceptions=True)
+    for each in found:
+        if isinstance(each, BaseException):
+            raise each
+    return found[-1]
 
 
 def _submission(order: _Order, voucher: SignedVoucher) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from tests.fakes_router import FakeNode
 from retally.errors import EngineUnavailable, InsufficientFunds, NodeUnavailable, RetallyError
 from retally_router.attempts import Attempts
 from retally_router.directory import Listed
+from retally_router.hedge import HedgeBudget
 
 
 class Visit:
@@ -39,6 +40,7 @@ def listed(name: str) -> Listed:
 @pytest.mark.parametrize("is_short_last", [False, True])
 async def test_a_hedge_that_is_short_is_no_answer(is_short_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     first, spare, placer = listed("a"), listed("b"), Placer()
+    budget = HedgeBudget(1.0)
     if is_short_last:
 
         async def late(job: Any, node: Listed, *_: Any, is_spare: bool = False) -> Any:
@@ -51,6 +53,7 @@ async def test_a_hedge_that_is_short_is_no_answer(is_short_last: bool, monkeypat
         placer=placer,
         watch=SimpleNamespace(visit=lambda *_, **__: Visit()),
         metrics=SimpleNamespace(node_failures=labels),
+        hedges=budget,
     )
     expected = {first.node: SimpleNamespace(prediction=SimpleNamespace(ttft_seconds=0.01))}
     job = SimpleNamespace(job_id=b"job")
@@ -59,3 +62,4 @@ async def test_a_hedge_that_is_short_is_no_answer(is_short_last: bool, monkeypat
         await attempts.begin(time.monotonic() + 5, first, [cast(Any, None)], 1, is_last=False, spare=lambda: spare)
     assert isinstance(raised.value, NodeUnavailable | EngineUnavailable)
     assert (attempts.unplaced, attempts.hedges, spare.node.lower() in attempts.tried) == ([spare], 0, False)
+    assert budget.saved == 1.0
