@@ -49,16 +49,17 @@ end
 """
 
 # An outstanding promise is one that the chain has not seen collected or reserved yet: promised - used, per signer.
+# It is asked with one object of names; what is only written down again comes as text.
 HOLD = f"""{_SUMS}
-local key, job, amount, signer = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local balance, used, cap = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local now, expiry, lane, lease, most = tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
-local looked_at, source, most_moved = tonumber(ARGV[13]), ARGV[14], tonumber(ARGV[15])
+local ask = cjson.decode(ARGV[1])
+local key, job, signer, amount, now = KEYS[1], ask.job, ask.signer, ask.amount, ask.now
+local balance, used, cap = ask.balance, ask.used, ask.cap
+local lease, source = ask.lease, ask.source
 if redis.call('EXISTS', KEYS[5]) == 1 then return {{'ended', '0'}} end
 local had = 0
 if lease ~= '' then
   had = tonumber(string.match(redis.call('HGET', key, 'hold:' .. lease) or '0|', '^(%d+)|'))
-  if had < tonumber(ARGV[12]) or redis.call('EXISTS', KEYS[6]) == 1 then return {{'lost', '0'}} end
+  if had < ask.counted or redis.call('EXISTS', KEYS[6]) == 1 then return {{'lost', '0'}} end
 end
 local function count()
   local all, promised, spent, held, total, outstanding = redis.call('HGETALL', key), {{}}, {{}}, {{}}, 0, 0
@@ -90,7 +91,7 @@ local function look()
   if source ~= '' and whose == '' then
     -- A job that holds alone has left its lease: what is there is others'.
     moved = tonumber(string.match(redis.call('HGET', key, 'hold:' .. source) or '0|', '^(%d+)|'))
-    moved = math.min(moved, most_moved)
+    moved = math.min(moved, ask.moved)
   end
 end
 local capped, owing
@@ -103,9 +104,9 @@ local function missing()
 end
 look()
 -- A balance of before some collection, beside what that was collected of: the same money twice.
-if looked_at < seen then return {{'stale', '0'}} end
+if ask.block < seen then return {{'stale', '0'}} end
 if used ~= spent then
-  set_used(key, signer, used, looked_at, now)
+  set_used(key, signer, used, ask.block, now)
   look()
 end
 if not counted or math.abs(now - counted) > {COUNT_SECONDS} or math.min(mine, held, outstanding) < 0 then
@@ -135,12 +136,12 @@ if refused then
   return refused
 end
 if lease ~= '' and whose == '' then
-  local granted = math.min(most, math.floor(math.min(cap - capped, balance - owing) / {BLOCK_PART}))
+  local granted = math.min(ask.most, math.floor(math.min(cap - capped, balance - owing) / {BLOCK_PART}))
   if granted >= amount and granted > 0 and redis.call('EXISTS', KEYS[3], KEYS[4]) == 0 then
     local time = redis.call('TIME')
     add(key, 'held:' .. signer, granted)
     add(key, 'held', granted)
-    redis.call('HSET', key, 'hold:' .. lease, table.concat({{whole(had + granted), signer, expiry, lane}}, '|'))
+    redis.call('HSET', key, 'hold:' .. lease, table.concat({{whole(had + granted), signer, ask.expiry, ask.lane}}, '|'))
     redis.call('HSET', KEYS[2], lease, time[1] .. '.' .. time[2])
     return {{'lease', whole(granted)}}
   end
@@ -158,7 +159,7 @@ if whose ~= '' and whose ~= signer then
   add(key, 'held:' .. signer, amount)
 else add(key, 'held:' .. signer, amount - own) end
 add(key, 'held', amount - own)
-redis.call('HSET', key, 'hold:' .. job, table.concat({{whole(amount), signer, expiry, lane}}, '|'))
+redis.call('HSET', key, 'hold:' .. job, table.concat({{whole(amount), signer, ask.expiry, ask.lane}}, '|'))
 return {{'ok', whole(moved)}}
 """
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
+import msgspec
+
 from retally.crash_points import crash_point
 from retally.protocol.eip712 import Address
 from retally.protocol.voucher import ChannelId
@@ -51,15 +53,29 @@ class CreditStore:
         moved: int = 0,
     ) -> Answer:
         """Holds for the job alone, or grants its lease a block; alone, it takes so much with it out of its source."""
-        name, needed = ("", 0) if lease is None else (lease.name, lease.counted)
+        name = "" if lease is None else lease.name
         payer, signer, now = want.payer, want.signer, int(self._clock())
         keys = credit_key(payer), leases_key(payer), wanted_key(payer), wanted_key(payer, signer)
         ended = ended_key(payer, want.job), ended_key(payer, name)
-        numbers = [min(each, LARGEST) for each in (standing.balance, standing.used, standing.cap)]
-        args = [want.job, min(want.amount, LARGEST), signer, *numbers, now, now + HOLD_SECONDS, want.lane]
+        ask = {
+            "job": want.job,
+            "signer": signer,
+            "amount": min(want.amount, LARGEST),
+            "balance": min(standing.balance, LARGEST),
+            "used": min(standing.used, LARGEST),
+            "cap": min(standing.cap, LARGEST),
+            "block": standing.block,
+            "now": now,
+            "expiry": str(now + HOLD_SECONDS),
+            "lane": str(want.lane),
+            "lease": name,
+            "most": min(block, LARGEST),
+            "counted": 0 if lease is None else lease.counted,
+            "source": "" if source is None else source.name,
+            "moved": moved,
+        }
         crash_point("before:hold")
-        args += [name, min(block, LARGEST), needed, standing.block, "" if source is None else source.name, moved]
-        reason, left, *leases = await self._redis.eval(HOLD, 6, *keys, *ended, *args)
+        reason, left, *leases = await self._redis.eval(HOLD, 6, *keys, *ended, msgspec.json.encode(ask))
         crash_point("after:hold")
         names = [each.decode() for each in leases]
         open_leases = frozenset(zip(names[::2], names[1::2], strict=True))
