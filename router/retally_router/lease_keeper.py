@@ -7,8 +7,8 @@ import contextlib
 
 from retally_router.credit import Credit
 from retally_router.end_tasks import end_tasks
+from retally_router.grouped_tasks import log_failure
 from retally_router.store_errors import StoreError
-from retally_router.vouchers import log_failure
 
 #: Much less than others wait for it before they refuse (`asking.AGAIN_TRIES`).
 LOOK_SECONDS = 0.5

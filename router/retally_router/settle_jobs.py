@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 
@@ -18,20 +18,19 @@ from retally_router.check_frames import Placed, read_receipt
 from retally_router.credit import Credit
 from retally_router.directory import Listed
 from retally_router.end_tasks import end_tasks
+from retally_router.grouped_tasks import GroupedTasks
 from retally_router.job_log import JobLog, JobRecord
 from retally_router.keys import Session
 from retally_router.lanes import Lanes
 from retally_router.leases import is_lease
 from retally_router.ports import Clock, NodeApi
 from retally_router.store_errors import StoreError
-from retally_router.vouchers import VoucherSender, log_failure
+from retally_router.vouchers import VoucherSender
 
 log = structlog.get_logger(__name__)
 
 Once = Callable[[ChannelAccount, Act], Awaitable[None]]
 
-#: Of the task that waits until a node has what a settled job is owed: the job's hold need not.
-PAID = "paid:"
 FIRST_DELAY_SECONDS = 0.2
 LAST_DELAY_SECONDS = 15.0
 # A node that does not know the job this long after it broke off never admitted it.
@@ -67,20 +66,23 @@ class SettleJobs:
         self._domain = domain
         self._find = find
         self._recover_seconds = recover_seconds
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        #: By job and node: own jobs, dead routers' jobs, and settled ones whose node has not got what it is owed yet.
+        self._settling, self._taken_up, self._unpaid = GroupedTasks(), GroupedTasks(), GroupedTasks()
+        self._ending_holds = GroupedTasks()
         self._recovering: dict[str, asyncio.Task[None]] = {}
         self._recovered_at: dict[str, float] = {}
         self._recovered: set[str] = set()
 
     def later(self, placed: Placed, account: ChannelAccount, record: JobRecord) -> None:
         """Sees to one job in the background."""
-        self._start(record.field, self._settle(placed, account, record))
+        self._settling.start(record.job_id, record.node, self._settle(placed, account, record))
 
     async def release(self, payer: Address, job: str, account: ChannelAccount | None) -> None:
         """Ends a job's hold once all of it is promised on record: until then it is owed, and promised nowhere."""
-        unsettled = [task for name, task in self._tasks.items() if f"0x{job}:" in name and not name.startswith(PAID)]
+        # That a node has not got its voucher yet is no reason to hold anything.
+        unsettled = self._settling.of(f"0x{job}") + self._taken_up.of(f"0x{job}")
         if unsettled:
-            self._start(f"hold:{job}", self._release_after(unsettled, payer, job, account))
+            self._ending_holds.start(payer, job, self._release_after(unsettled, payer, job, account))
         elif account is not None:
             await self._sender.once_promised(account, partial(self._credit.release, payer, job))
         else:
@@ -95,7 +97,7 @@ class SettleJobs:
 
     def release_later(self, payer: Address, job: str) -> None:
         """Ends a hold as soon as Redis answers again."""
-        self._start(f"hold:{job}", _persist(lambda: self._credit.release(payer, job)))
+        self._ending_holds.start(payer, job, _persist(lambda: self._credit.release(payer, job)))
 
     async def recover(self, session: Session) -> int:
         """Takes up what earlier processes left open for this signer: all at first, then what dead replicas left.
@@ -124,8 +126,10 @@ class SettleJobs:
     async def _take_over(self, session: Session, *, first: bool) -> None:
         records = await self._log.open_jobs(session.payer, session.signer)
         for record in records:
-            if f"{PAID}{record.field}" not in self._tasks and await self._may_take(record.lane, first=first):
-                self._start(f"open:{record.field}", self._take_up(session, record.placed(self._domain), record))
+            is_settled = self._unpaid.has(record.job_id, record.node)
+            if not is_settled and await self._may_take(record.lane, first=first):
+                work = self._take_up(session, record.placed(self._domain), record)
+                self._taken_up.start(record.job_id, record.node, work)
         opened = {record.job_id[2:] for record in records}
         for job, lane in await self._credit.holds(session.payer, session.signer):
             if self._credit.leases.owns(job):
@@ -137,10 +141,10 @@ class SettleJobs:
             if job in opened or not await self._may_take(lane, first=first or is_lease(job)):
                 continue
             # A lease covers all jobs of its process: until the last one is settled all of it counts.
-            names = [f"open:{record.field}" for record in records if is_lease(job) and record.lane == lane]
-            unsettled = [self._tasks[name] for name in names if name in self._tasks]
+            of_lane = {record.job_id for record in records if is_lease(job) and record.lane == lane}
+            unsettled = [task for job_id in of_lane for task in self._taken_up.of(job_id)]
             if unsettled:
-                self._start(f"hold:{job}", self._release_after(unsettled, session.payer, job))
+                self._ending_holds.start(session.payer, job, self._release_after(unsettled, session.payer, job))
             else:
                 await self._credit.release(session.payer, job)
 
@@ -148,18 +152,10 @@ class SettleJobs:
         # Later than the first time, what is open on our own lane is running right now.
         return (first or lane != await self._lanes.held()) and await self._lanes.adopt(lane)
 
-    def _start(self, name: str, work: Coroutine[None, None, None]) -> None:
-        if name in self._tasks:
-            work.close()
-            return
-        task = asyncio.create_task(work)
-        self._tasks[name] = task
-        task.add_done_callback(lambda _: self._tasks.pop(name, None))
-        task.add_done_callback(log_failure)
-
     async def close(self) -> None:
         """Stops; what is not settled stays on record."""
-        await end_tasks([*self._tasks.values(), *self._recovering.values()])
+        grouped = (self._settling, self._taken_up, self._unpaid, self._ending_holds)
+        await end_tasks([*(task for each in grouped for task in each), *self._recovering.values()])
 
     async def _take_up(self, session: Session, placed: Placed, record: JobRecord) -> None:
         delay = FIRST_DELAY_SECONDS
@@ -178,7 +174,7 @@ class SettleJobs:
             return
 
     def _is_taken_up_elsewhere(self, record: JobRecord) -> bool:
-        others = [task for name, task in self._tasks.items() if name.startswith(f"open:{record.job_id}:")]
+        others = self._taken_up.of(record.job_id)
         return any(task is not asyncio.current_task() and not task.done() for task in others)
 
     async def _settle(self, placed: Placed, account: ChannelAccount, record: JobRecord) -> None:
@@ -189,7 +185,7 @@ class SettleJobs:
             delay = min(delay * 1.7, LAST_DELAY_SECONDS)
             try:
                 if await self._fetch(placed, account, record):
-                    self._start(f"{PAID}{record.field}", self._forget_once_paid(account, record, end))
+                    self._unpaid.start(record.job_id, record.node, self._forget_once_paid(account, record, end))
                     # Until then the job's hold stands for what is owed: another router could promise it away.
                     await self._until(self._sender.once_promised, account, end)
                     return

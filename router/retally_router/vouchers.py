@@ -13,6 +13,7 @@ from retally.errors import RemoteError, RetallyError, Unavailable
 from retally.protocol.encoding import to_hex
 from retally_router.channel_state import Act, ChannelAccount, SignedVoucher
 from retally_router.end_tasks import end_tasks
+from retally_router.grouped_tasks import log_failure
 from retally_router.ports import NodeApi
 from retally_router.store_errors import StoreError
 
@@ -165,9 +166,3 @@ async def act_on(acts: deque[tuple[int, Act]], total: int) -> None:
         except BaseException:
             acts.appendleft(waiting)
             raise
-
-
-def log_failure(task: asyncio.Task[None]) -> None:
-    """Says so when background work ends in a way nobody foresaw."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("background_work_failed", exc_info=error)
