@@ -68,7 +68,7 @@ async def test_a_hold_outlasts_the_winners_last_promise_where_the_loser_is_settl
     account.promise = late
     sender.pay(account)
     # The loser is settled while the winner's last promise is on its way.
-    settle._start(f"open:0x{JOB}:0xB", asyncio.sleep(0.05))
+    settle._settling.start(f"0x{JOB}", "0xB", asyncio.sleep(0.05))
     await settle.release(PAYER, JOB, account)
     await asyncio.sleep(0.2)
     assert (await promised(world), await world.held()) == (30, 70)
