@@ -37,11 +37,15 @@ class VoucherSender:
     def __init__(self, api: NodeApi) -> None:
         self._api = api
         self._queues: dict[str, _Queue] = {}
+        #: Accounts that wait for money, a signer or the chain, and those that are asked again at once.
         self._aside: dict[bytes, asyncio.TimerHandle] = {}
+        self._soon: dict[bytes, asyncio.TimerHandle] = {}
 
     def pay(self, account: ChannelAccount) -> None:
         """Has the account's wanted total delivered, if it is more than the node has."""
-        if account.channel.key in self._aside or not (account.wanted > account.delivered or account.has_to_act):
+        if account.channel.key in self._aside or account.channel.key in self._soon:
+            return
+        if account.wanted <= account.delivered and not account.has_to_act:
             return
         queue = self._queues.setdefault(account.channel.node, _Queue())
         queue.due[account.channel.key] = account
@@ -68,7 +72,7 @@ class VoucherSender:
         """Waits until every node has its vouchers, or gives up; whether none was set aside."""
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_seconds
-        while any(queue.due for queue in self._queues.values()):
+        while self._soon or any(queue.due for queue in self._queues.values()):
             if loop.time() > end:
                 return False
             await asyncio.sleep(0.02)
@@ -77,7 +81,7 @@ class VoucherSender:
     async def close(self) -> None:
         """Delivers what can be delivered quickly, then stops."""
         await self.drain(2.0)
-        for handle in self._aside.values():
+        for handle in (*self._aside.values(), *self._soon.values()):
             handle.cancel()
         await end_tasks(queue.task for queue in self._queues.values() if queue.task is not None)
 
@@ -137,24 +141,25 @@ class VoucherSender:
         except RetallyError as error:
             if type(error) is Unavailable:
                 # A job ended while its share was asked for: the next time it has none.
-                raise
-            self._set_aside(account, error)
+                self._set_aside(account, FIRST_DELAY_SECONDS, self._soon)
+                return None
+            channel = account.channel
+            log.warning("voucher_uncovered", node=channel.node, payer=channel.payer, error=error.message)
+            self._set_aside(account, LAST_DELAY_SECONDS, self._aside)
             return None
         await act_on(account.once_promised, account.promised)
         return made
 
-    def _set_aside(self, account: ChannelAccount, error: RetallyError) -> None:
-        """What nothing covers any more holds up no other payer's vouchers; it is asked for again later."""
-        key, node = account.channel.key, account.channel.node
-        log.warning("voucher_uncovered", node=node, payer=account.channel.payer, error=error.message)
-        self._queues[node].due.pop(key, None)
-        loop = asyncio.get_running_loop()
+    def _set_aside(self, account: ChannelAccount, seconds: float, waiting: dict[bytes, asyncio.TimerHandle]) -> None:
+        """What can't be promised holds up no other payer's vouchers; it is asked for again later."""
+        key = account.channel.key
+        self._queues[account.channel.node].due.pop(key, None)
 
         def again() -> None:
-            self._aside.pop(key, None)
+            waiting.pop(key, None)
             self.pay(account)
 
-        self._aside[key] = loop.call_later(LAST_DELAY_SECONDS, again)
+        waiting[key] = asyncio.get_running_loop().call_later(seconds, again)
 
 
 async def act_on(acts: deque[tuple[int, Act]], total: int) -> None:

@@ -14,7 +14,7 @@ from tests.fakes_world import DOMAIN
 from tests.lease_world import NODE, PAYER, SIGNER, Breaking, LeaseWorld, hold, line, lose, promised, sell
 from tests.router_world import check_error, router_world
 
-from retally.errors import ChainUnreachable
+from retally.errors import ChainUnreachable, Unavailable
 from retally.protocol.eip712 import Address, SigningKey, keccak
 from retally.protocol.voucher import ChannelId
 from retally_router.channel_state import ChannelAccount
@@ -112,6 +112,29 @@ async def test_a_payer_whose_signer_expired_or_whose_chain_is_away_holds_up_no_o
     assert node.taken == ["7"]
     is_missing = False
     await asyncio.sleep(0.5)
+    assert await sender.drain(5.0)
+    assert node.taken == ["7", "10"]
+    await sender.close()
+
+
+async def test_a_job_that_ended_while_its_share_was_asked_for_holds_up_no_other(
+    world: LeaseWorld, node: Node, sender: VoucherSender
+) -> None:
+    credit, tries = world.process(), iter([True, True, False])
+    await hold(credit, "0a")
+    await hold(credit, "0b")
+    ending, fine = owing(credit, line(0), "0a", 10), owing(credit, line(1), "0b", 7)
+    promise = ending.promise
+
+    async def ended(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+        if next(tries):
+            raise Unavailable("job ended before its fee was set aside")
+        return await promise(channel, total, jobs)
+
+    ending.promise = ended
+    sender.pay(ending)
+    sender.pay(fine)
+    # It is asked for again at once, and waited for.
     assert await sender.drain(5.0)
     assert node.taken == ["7", "10"]
     await sender.close()
