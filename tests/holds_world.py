@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 from retally.errors import RemoteError, Unavailable
@@ -50,6 +51,7 @@ class Record:
     job_id: str
     node: str
     lane: int = 3
+    request: Any = field(default_factory=lambda: SimpleNamespace(deadline=0))
 
     @property
     def field(self) -> str:
@@ -99,7 +101,7 @@ def settling(credit: Credit, sender: VoucherSender, books: Any = None, lanes: An
         credit,
         sender,
         cast(Any, lanes),
-        nothing,
+        cast(Any, StandingClock()),
         DOMAIN,
         find=lambda _: None,
         recover_seconds=30.0,

@@ -13,15 +13,13 @@ from retally.chain.recursion import bound_recursion
 from retally.errors import BadRequest, NotFound, Unauthorized
 from retally.protocol.eip712 import check_signed_by
 from retally.protocol.encoding import parse_address, parse_bytes32, parse_object, parse_signature
-from retally.protocol.voucher import ChannelId, Voucher
+from retally.protocol.voucher import MAX_VOUCHERS, ChannelId, Voucher
 from retally.protocol.wire import JobSubmission, SignedAnswerRequest
 from retally_node.answer import receipts_to_wire
 from retally_node.http_edge import HttpEdge, install_error_handlers, read_json
 from retally_node.inclusion import inclusions_of
 from retally_node.node import Node
 from retally_node.run_job import run_job
-
-MAX_VOUCHERS = 256
 
 
 def create_app(node: Node) -> FastAPI:

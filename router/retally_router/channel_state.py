@@ -27,6 +27,23 @@ class ReceiptBatch:
 
 
 @dataclass(slots=True)
+class Shares:
+    """What a promise is for."""
+
+    #: By job: what its closed segments owe.
+    owing: dict[bytes, int] = field(default_factory=dict)
+    open: dict[SegmentKey, int] = field(default_factory=dict)
+
+    @property
+    def jobs(self) -> dict[str, int]:
+        """By job, as credit knows it."""
+        jobs: dict[str, int] = {}
+        for job_id, share in (*self.owing.items(), *((key[0], share) for key, share in self.open.items())):
+            jobs[job_id.hex()] = jobs.get(job_id.hex(), 0) + share
+        return jobs
+
+
+@dataclass(slots=True)
 class ChannelAccount:
     """The money line of one channel, seen from the signer."""
 
@@ -47,28 +64,45 @@ class ChannelAccount:
     reopened: set[SegmentKey] = field(default_factory=set)
     #: By job: what closed segments cost beyond what was promised for them.
     owing: dict[bytes, int] = field(default_factory=dict)
-    once_promised: deque[tuple[int, Act]] = field(default_factory=deque)
+    #: What waits until so much is on record and nothing is owing for that job, and what waits no more.
+    once_promised: list[tuple[int, bytes, Act]] = field(default_factory=list)
+    now_promised: deque[tuple[int, Act]] = field(default_factory=deque)
     once_paid: deque[tuple[int, Act]] = field(default_factory=deque)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     #: The receipts that the next write puts on record.
     batch: ReceiptBatch | None = None
     asked: int = 0
+    #: The total that this account put on record, or found there.
+    recorded: int = 0
     signed: SignedVoucher | None = None
-    signing: asyncio.Task[None] | None = None
+    recording: asyncio.Task[None] | None = None
     #: Whether what is on record may be more than is counted here.
     is_unsure: bool = False
 
     @property
+    def billed(self) -> int:
+        """What all receipts so far cost, also those beyond a gap."""
+        return self.closed + sum(to - start for start, to in self.pending.items())
+
+    @property
     def own_due(self) -> int:
         """The most that is due by our own count."""
-        waiting = sum(to - start for start, to in self.pending.items())
-        return self.closed + waiting + self.open.upper
+        return self.billed + self.open.upper
 
     @property
     def limit(self) -> int:
         """What the node can have counted at all, however far behind we read."""
-        waiting = sum(to - start for start, to in self.pending.items())
-        return self.closed + waiting + self.open.limit
+        return self.billed + self.open.limit
+
+    @property
+    def needed(self) -> int:
+        """The least total by which each ended job paid for itself, and none with what was promised for another."""
+        return self.billed + self.open.share
+
+    @property
+    def has_to_promise(self) -> bool:
+        """Whether less is on record than is owed, or than ended jobs have to pay for themselves."""
+        return self.promised < max(self.wanted, self.needed) or bool(self.once_promised)
 
     @property
     def slack(self) -> int:
@@ -78,15 +112,19 @@ class ChannelAccount:
     @property
     def has_to_act(self) -> bool:
         """Whether something waits no more: what is promised or delivered has grown by another job's voucher."""
-        promised, paid = self.once_promised, self.once_paid
-        return bool(promised and promised[0][0] <= self.promised) or bool(paid and paid[0][0] <= self.delivered)
+        return bool(self.now_promised) or bool(self.once_paid and self.once_paid[0][0] <= self.delivered)
+
+    @property
+    def has_to_pay(self) -> bool:
+        """Whether the node lacks a voucher, or something waits for a promise."""
+        return self.wanted > self.delivered or self.has_to_act or bool(self.once_promised)
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is open, missing, undelivered or on its way to the record."""
-        if self.batch is not None or self.lock.locked() or self.once_promised:
-            return False
-        return not self.open and not self.pending and not self.once_paid and self.delivered >= self.wanted
+        is_busy = self.batch is not None or self.lock.locked()
+        is_owing = bool(self.open or self.pending or self.owing or self.once_paid)
+        return not is_busy and not is_owing and not self.has_to_pay
 
     def admit(self, segments: Mapping[SegmentKey, OpenSegment]) -> int:
         """Opens a job's segments; answers the total that its voucher has to promise before prefill (R-22)."""
@@ -115,42 +153,74 @@ class ChannelAccount:
             return
         if receipt.fee and not (segment in self.reopened and self._is_counted(receipt)):
             self._place(receipt.cum_from, receipt.cum_to)
-        short = receipt.fee - self.open[segment].share
-        if short > 0:
-            self.owing[segment[0]] = self.owing.get(segment[0], 0) + short
+        known = self.open[segment]
         del self.open[segment]
+        short = receipt.fee - known.share
+        if short > 0 and not known.is_charged:
+            self.owing[segment[0]] = self.owing.get(segment[0], 0) + short
+        known.is_charged = True
         self.reopened.discard(segment)
         # Also for what an earlier life counted beyond this receipt, and may not have paid.
         self.note_due(max(self.closed, receipt.cum_to if receipt.fee else 0))
+        self._look_again()
 
-    def _shares(self, more: int) -> tuple[dict[str, int], dict[SegmentKey, int]]:
+    def spread(self) -> None:
+        """Of what an earlier life promised: what closed receipts do not cost was for open segments, whichever."""
+        spare = self.promised - self.needed
+        for key, segment in self.open.items():
+            share = max(0, min(spare, segment.limit - segment.share))
+            self.open.give(key, share)
+            spare -= share
+
+    def _shares(self, more: int) -> Shares:
         """Which jobs and open segments a further promise is for: what they hold aside shrinks by as much."""
-        jobs: dict[str, int] = {}
-        shares: dict[SegmentKey, int] = {}
+        shares = Shares()
         for job_id, owed in self.owing.items():
-            jobs[job_id.hex()] = share = max(0, min(more, owed))
+            shares.owing[job_id] = share = max(0, min(more, owed))
             more -= share
         for key, segment in self.open.items():
             if more <= 0:
                 break
-            share = max(0, min(more, segment.upper + segment.slack - segment.share))
+            share = 0 if segment.is_charged else max(0, min(more, segment.upper + segment.slack - segment.share))
             if share:
-                shares[key], more = share, more - share
-                jobs[key[0].hex()] = jobs.get(key[0].hex(), 0) + share
-        return jobs, shares
+                shares.open[key], more = share, more - share
+        return shares
 
-    def _share(self, shares: Mapping[SegmentKey, int]) -> None:
-        """Notes for which segments a promise was made, those that are still open."""
-        for key, amount in shares.items():
-            if key in self.open:
-                self.open[key].share += amount
-        if self.promised >= self.closed:
+    def _share(self, shares: Shares) -> None:
+        """Notes for what a promise was made."""
+        for job_id, amount in shares.owing.items():
+            self._pay(job_id, amount)
+        for key, amount in shares.open.items():
+            if key in self.open and not self.open[key].is_charged:
+                self.open.give(key, amount)
+            else:
+                # Its receipt came while the promise was on its way, and was counted without it.
+                self._pay(key[0], amount)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        if self.promised >= self.needed:
             self.owing.clear()
+        waiting, self.once_promised = self.once_promised, []
+        for each in waiting:
+            if self.has_promised(each[0], each[1]):
+                self.now_promised.append((each[0], each[2]))
+            else:
+                self.once_promised.append(each)
+
+    def has_promised(self, wanted: int, job_id: bytes) -> bool:
+        """Whether so much is on record, and all that this job owes beyond what was promised for it before."""
+        return self.promised >= wanted and job_id not in self.owing
+
+    def _pay(self, job_id: bytes, amount: int) -> None:
+        left = self.owing.pop(job_id, 0) - amount
+        if left > 0:
+            self.owing[job_id] = left
 
     def _note_promised(self, total: int) -> None:
         """More is on record than is counted here, say by a promise whose answer was lost."""
         if total > self.promised:
-            _, shares = self._shares(total - self.promised)
+            shares = self._shares(total - self.promised)
             self.promised = total
             self._share(shares)
 
@@ -168,39 +238,48 @@ class ChannelAccount:
 
     async def voucher(self, cumulative: int) -> SignedVoucher:
         """A voucher over that total or more; all who ask in the meantime share one promise and one signature."""
-        self.asked = max(self.asked, cumulative)
-        while self.signed is None or self.signed[0].cumulative < cumulative:
-            if self.signing is None:
-                # It begins in the loop's next turn: whoever asks in this one is in it.
-                self.signing = asyncio.create_task(self._sign())
-                self.signing.add_done_callback(look_at)
-            await asyncio.shield(self.signing)
+        # A segment that ended without a receipt may have left what another job owes.
+        self._look_again()
+        if self.signed is None or self.signed[0].cumulative < cumulative:
+            await self.put_on_record(max(cumulative, self.promised))
+        if self.signed is None or self.signed[0].cumulative < cumulative:
+            channel = self.channel
+            voucher = Voucher(channel.payer, channel.signer, channel.node, channel.lane, self.promised)
+            self.signed = voucher, self.key.sign(voucher.digest(self.domain))
         return self.signed
 
-    async def _sign(self) -> None:
+    async def put_on_record(self, cumulative: int) -> None:
+        """Promises that total or more, and what ended jobs still have to pay for themselves; nothing is signed."""
+        self.asked = max(self.asked, cumulative)
+        while self.recorded < cumulative:
+            if self.recording is None:
+                # It begins in the loop's next turn: whoever asks in this one is in it.
+                self.recording = asyncio.create_task(self._record())
+                self.recording.add_done_callback(look_at)
+            await asyncio.shield(self.recording)
+
+    async def _record(self) -> None:
         # The total is on record before it is signed; never less than promised before.
         try:
             if self.is_unsure and self.total is not None:
                 # What is there already is held by no job: it is not to be held once more.
                 self._note_promised(await self.total(self.channel))
             self.is_unsure = False
-            asked = max(self.asked, self.promised)
-            jobs, shares = self._shares(asked - self.promised)
-            promised = await self.promise(self.channel, asked, jobs)
+            asked = max(self.asked, self.promised, self.needed)
+            shares = self._shares(asked - self.promised)
+            promised = await self.promise(self.channel, asked, shares.jobs)
             if promised > asked:
                 self._note_promised(promised)
             else:
                 self.promised = max(self.promised, promised)
                 self._share(shares)
-            channel = self.channel
-            voucher = Voucher(channel.payer, channel.signer, channel.node, channel.lane, self.promised)
-            self.signed = voucher, self.key.sign(voucher.digest(self.domain))
+            self.recorded = self.promised
         except BaseException:
             # Whoever asked hears of it: the next voucher is for what is wanted then, which somebody holds.
             self.asked, self.is_unsure = self.promised, True
             raise
         finally:
-            self.signing = None
+            self.recording = None
 
 
 def look_at(work: asyncio.Task[None]) -> None:

@@ -155,6 +155,7 @@ class Channels:
         for record in await self._log.open_jobs(channel.payer, channel.signer):
             if record.node == channel.node and record.lane == channel.lane:
                 account.reopen(segments_of(record.placed(self._domain), record.segments))
+        account.spread()
 
     def _check_closed(self, account: ChannelAccount, state: ChannelState) -> None:
         if state.last_cum_to <= account.promised:

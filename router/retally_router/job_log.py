@@ -42,8 +42,8 @@ class JobRecord(msgspec.Struct, frozen=True):
 
     @property
     def field(self) -> str:
-        """Its place in the payer's hash of open jobs."""
-        return f"{self.job_id}:{self.node}"
+        """Its place in the payer's hash of open jobs; a node that lost a race for a job may go on with it later."""
+        return f"{self.job_id}:{self.node}:{max(number for _, number, _ in self.segments)}"
 
     def placed(self, domain: Domain) -> Placed:
         """What its receipts have to say."""

@@ -23,8 +23,10 @@ class OpenSegment:
     max_output: int
     #: Raised by OpenSegments.count alone, once it is among them.
     output: int = 0
-    #: What was promised for it beyond what its channel had to spare.
+    #: What was promised for it; raised by OpenSegments.give alone, once it is among them.
     share: int = 0
+    #: Whether its receipt is counted already, and only not on record yet: it costs nothing more.
+    is_charged: bool = False
     #: What it can be due for at all.
     limit: int = field(init=False)
     _unseen: int = field(init=False)
@@ -49,21 +51,28 @@ class OpenSegment:
 
 
 class OpenSegments(dict[SegmentKey, OpenSegment]):
-    """The segments by key, with running sums of their upper, slack and limit."""
+    """The segments by key, with running sums of their upper, slack, limit and share."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.upper = self.slack = self.limit = 0
+        self.upper = self.slack = self.limit = self.share = 0
 
     def count(self, key: SegmentKey, tokens: int) -> None:
         """So many more tokens were seen of a segment, if it is open."""
         segment = self.get(key)
-        if segment is not None:
+        if segment is not None and not segment.is_charged:
             before = segment.upper
             segment.output += tokens
             upper = segment.upper
             self.upper += upper - before
             self.slack += segment.slack_beyond(upper) - segment.slack_beyond(before)
+
+    def give(self, key: SegmentKey, amount: int) -> None:
+        """So much more was promised for an open segment."""
+        segment = self[key]
+        segment.share += amount
+        if not segment.is_charged:
+            self.share += amount
 
     def add(self, segments: Mapping[SegmentKey, OpenSegment]) -> None:
         """Opens them."""
@@ -97,6 +106,9 @@ class OpenSegments(dict[SegmentKey, OpenSegment]):
     clear = popitem = setdefault = __ior__ = pop
 
     def _add(self, segment: OpenSegment, sign: int) -> None:
+        if segment.is_charged:
+            return
         self.upper += sign * segment.upper
         self.slack += sign * segment.slack
         self.limit += sign * segment.limit
+        self.share += sign * segment.share

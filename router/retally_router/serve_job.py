@@ -140,7 +140,8 @@ class ServeJob:
             if placement is not None and placement.account is not None:
                 self.means.settle.later(placement.placed, placement.account, placement.record)
             if isinstance(self.job.caller, Session):
-                self.means.settle.release_later(self.job.request.payer, self.job.job_id.hex())
+                account = placement.account if placement else None
+                self.means.settle.release_later(self.job.request.payer, self.job.job_id.hex(), account)
         finally:
             self.attempts.end()
 

@@ -23,6 +23,7 @@ from retally_router.job_log import JobLog, JobRecord
 from retally_router.keys import Session
 from retally_router.lanes import Lanes
 from retally_router.leases import is_lease
+from retally_router.past_channels import Past, Pasts
 from retally_router.ports import Clock, NodeApi
 from retally_router.store_errors import StoreError
 from retally_router.vouchers import VoucherSender
@@ -69,35 +70,41 @@ class SettleJobs:
         #: By job and node: own jobs, dead routers' jobs, and settled ones whose node has not got what it is owed yet.
         self._settling, self._taken_up, self._unpaid = GroupedTasks(), GroupedTasks(), GroupedTasks()
         self._ending_holds = GroupedTasks()
+        self._pasts = Pasts()
         self._recovering: dict[str, asyncio.Task[None]] = {}
         self._recovered_at: dict[str, float] = {}
         self._recovered: set[str] = set()
 
     def later(self, placed: Placed, account: ChannelAccount, record: JobRecord) -> None:
         """Sees to one job in the background."""
-        self._settling.start(record.job_id, record.node, self._settle(placed, account, record))
+        self._settling.start(record.job_id, record.field, self._settle(placed, account, record))
 
     async def release(self, payer: Address, job: str, account: ChannelAccount | None) -> None:
         """Ends a job's hold once all of it is promised on record: until then it is owed, and promised nowhere."""
-        # That a node has not got its voucher yet is no reason to hold anything.
-        unsettled = self._settling.of(f"0x{job}") + self._taken_up.of(f"0x{job}")
-        if unsettled:
-            self._ending_holds.start(payer, job, self._release_after(unsettled, payer, job, account))
-        elif account is not None:
-            await self._sender.once_promised(account, partial(self._credit.release, payer, job))
+        if self._unsettled(job):
+            self.release_later(payer, job, account)
         else:
-            await self._credit.release(payer, job)
+            await self._release(payer, job, account)
 
-    async def _release_after(
-        self, unsettled: list[asyncio.Task[None]], payer: Address, job: str, account: ChannelAccount | None = None
-    ) -> None:
-        await asyncio.wait(unsettled)
+    def release_later(self, payer: Address, job: str, account: ChannelAccount | None) -> None:
+        """The same, once the job is settled everywhere and the store answers."""
+        self._ending_holds.start(payer, job, self._release_once_settled(payer, job, account))
+
+    async def _release_once_settled(self, payer: Address, job: str, account: ChannelAccount | None) -> None:
+        while unsettled := self._unsettled(job):
+            await asyncio.wait(unsettled)
+        await _persist(lambda: self._release(payer, job, account))
+
+    async def _release(self, payer: Address, job: str, account: ChannelAccount | None) -> None:
         release = partial(self._credit.release, payer, job)
-        await _persist(release if account is None else partial(self._sender.once_promised, account, release))
+        if account is None:
+            await release()
+        else:
+            await self._sender.once_promised(account, release, bytes.fromhex(job))
 
-    def release_later(self, payer: Address, job: str) -> None:
-        """Ends a hold as soon as Redis answers again."""
-        self._ending_holds.start(payer, job, _persist(lambda: self._credit.release(payer, job)))
+    def _unsettled(self, job: str) -> list[asyncio.Task[None]]:
+        # That a node has not got its voucher yet is no reason to hold anything.
+        return self._settling.of(f"0x{job}") + self._taken_up.of(f"0x{job}")
 
     async def recover(self, session: Session) -> int:
         """Takes up what earlier processes left open for this signer: all at first, then what dead replicas left.
@@ -126,10 +133,12 @@ class SettleJobs:
     async def _take_over(self, session: Session, *, first: bool) -> None:
         records = await self._log.open_jobs(session.payer, session.signer)
         for record in records:
-            is_settled = self._unpaid.has(record.job_id, record.node)
-            if not is_settled and await self._may_take(record.lane, first=first):
-                work = self._take_up(session, record.placed(self._domain), record)
-                self._taken_up.start(record.job_id, record.node, work)
+            if any(tasks.has(record.job_id, record.field) for tasks in (self._unpaid, self._taken_up)):
+                continue
+            if await self._may_take(record.lane, first=first):
+                past = self._pasts.begin((session.signer, record.node, record.lane), record.field)
+                work = self._take_up(session, record.placed(self._domain), record, past)
+                self._taken_up.start(record.job_id, record.field, work)
         opened = {record.job_id[2:] for record in records}
         for job, lane in await self._credit.holds(session.payer, session.signer):
             if self._credit.leases.owns(job):
@@ -144,7 +153,7 @@ class SettleJobs:
             of_lane = {record.job_id for record in records if is_lease(job) and record.lane == lane}
             unsettled = [task for job_id in of_lane for task in self._taken_up.of(job_id)]
             if unsettled:
-                self._ending_holds.start(session.payer, job, self._release_after(unsettled, session.payer, job))
+                self._ending_holds.start(session.payer, job, self._release_lease(unsettled, session.payer, job))
             else:
                 await self._credit.release(session.payer, job)
 
@@ -152,26 +161,41 @@ class SettleJobs:
         # Later than the first time, what is open on our own lane is running right now.
         return (first or lane != await self._lanes.held()) and await self._lanes.adopt(lane)
 
+    async def _release_lease(self, unsettled: list[asyncio.Task[None]], payer: Address, name: str) -> None:
+        await asyncio.wait(unsettled)
+        await _persist(lambda: self._credit.release(payer, name))
+
     async def close(self) -> None:
         """Stops; what is not settled stays on record."""
         grouped = (self._settling, self._taken_up, self._unpaid, self._ending_holds)
         await end_tasks([*(task for each in grouped for task in each), *self._recovering.values()])
 
-    async def _take_up(self, session: Session, placed: Placed, record: JobRecord) -> None:
+    async def _take_up(self, session: Session, placed: Placed, record: JobRecord, past: Past) -> None:
+        try:
+            account = await self._opened(session, placed, record)
+            if account is None:
+                await _persist(lambda: self._log.forget(record))
+            else:
+                await self._settle(placed, account, record)
+        finally:
+            past.settle(record.field)
+        # What was promised for which job of a channel is not known any more: all its jobs' holds cover each other.
+        await past.is_settled.wait()
+        # Of a job that was at two nodes, the last that is settled frees what it holds.
+        if not self._is_taken_up_elsewhere(record):
+            await _persist(lambda: self._credit.release(session.payer, record.job_id[2:]))
+
+    async def _opened(self, session: Session, placed: Placed, record: JobRecord) -> ChannelAccount | None:
+        """The job's channel; None if its node does not show it for as long as a receipt can be committed."""
         delay = FIRST_DELAY_SECONDS
-        while True:
+        while self._clock.now() < placed.request.deadline + RECEIPT_LIFE_SECONDS:
             try:
-                account = await self._channels.open(session, self._located(placed))
+                return await self._channels.open(session, self._located(placed))
             except (RetallyError, StoreError) as error:
                 log.info("channel_not_open", node=record.node, lane=record.lane, error=str(error))
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, LAST_DELAY_SECONDS)
-                continue
-            await self._settle(placed, account, record)
-            # Of a job that was at two nodes, the last that is settled frees what it holds.
-            if not self._is_taken_up_elsewhere(record):
-                await _persist(lambda: self._credit.release(session.payer, record.job_id[2:]))
-            return
+        return None
 
     def _is_taken_up_elsewhere(self, record: JobRecord) -> bool:
         others = self._taken_up.of(record.job_id)
@@ -185,9 +209,10 @@ class SettleJobs:
             delay = min(delay * 1.7, LAST_DELAY_SECONDS)
             try:
                 if await self._fetch(placed, account, record):
-                    self._unpaid.start(record.job_id, record.node, self._forget_once_paid(account, record, end))
+                    self._unpaid.start(record.job_id, record.field, self._forget_once_paid(account, record, end))
                     # Until then the job's hold stands for what is owed: another router could promise it away.
-                    await self._until(self._sender.once_promised, account, end)
+                    job_id = bytes.fromhex(record.job_id[2:])
+                    await self._until(partial(self._sender.once_promised, job_id=job_id), account, end)
                     return
             except (RetallyError, StoreError) as error:
                 if isinstance(error, RetallyError) and error.status == 404:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
 
 from retally.errors import RemoteError, RetallyError, Unavailable
 from retally.protocol.encoding import to_hex
+from retally.protocol.voucher import MAX_VOUCHERS
 from retally_router.channel_state import Act, ChannelAccount, SignedVoucher
 from retally_router.end_tasks import end_tasks
 from retally_router.grouped_tasks import log_failure
@@ -27,8 +28,9 @@ REFUSALS = 3
 @dataclass(slots=True)
 class _Queue:
     due: dict[bytes, ChannelAccount] = field(default_factory=dict)
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
+    #: How often in a row an account's voucher was refused.
+    refused: dict[bytes, int] = field(default_factory=dict)
 
 
 class VoucherSender:
@@ -45,21 +47,31 @@ class VoucherSender:
         """Has the account's wanted total delivered, if it is more than the node has."""
         if account.channel.key in self._aside or account.channel.key in self._soon:
             return
-        if account.wanted <= account.delivered and not account.has_to_act:
+        if not account.has_to_pay:
             return
         queue = self._queues.setdefault(account.channel.node, _Queue())
         queue.due[account.channel.key] = account
-        queue.wake.set()
         if queue.task is None or queue.task.done():
             queue.task = asyncio.create_task(self._run(account.channel.node, queue))
             queue.task.add_done_callback(log_failure)
 
-    async def once_promised(self, account: ChannelAccount, act: Act) -> None:
-        """Acts as soon as all that is owed to the node now is promised on record, whether it takes vouchers or not."""
-        if account.promised >= account.wanted:
+    async def once_promised(self, account: ChannelAccount, act: Act, job_id: bytes) -> None:
+        """Acts as soon as all that a job owes the node is promised on record out of what the job holds.
+
+        That is promised at once, also where the channel's total covers it by what others prepaid, and whether the node
+        takes vouchers or not.
+        """
+        wanted = account.wanted
+        if not account.has_promised(wanted, job_id):
+            try:
+                await account.put_on_record(max(wanted, account.needed))
+            except (RetallyError, StoreError) as error:
+                log.info("job_unpromised", node=account.channel.node, job=job_id.hex(), error=str(error))
+        if account.has_promised(wanted, job_id):
             await act()
         else:
-            account.once_promised.append((account.wanted, act))
+            account.once_promised.append((wanted, job_id, act))
+            self.pay(account)
 
     async def once_paid(self, account: ChannelAccount, act: Act) -> None:
         """Acts as soon as the node has the voucher for all that is owed to it now."""
@@ -86,58 +98,80 @@ class VoucherSender:
         await end_tasks(queue.task for queue in self._queues.values() if queue.task is not None)
 
     async def _run(self, node: str, queue: _Queue) -> None:
-        delay, refused = FIRST_DELAY_SECONDS, 0
+        delay = FIRST_DELAY_SECONDS
         while queue.due:
-            queue.wake.clear()
-            batch = list(queue.due.values())
+            batch = list(queue.due.values())[:MAX_VOUCHERS]
+            for account in batch:
+                # Those that are left over come first the next time.
+                queue.due[account.channel.key] = queue.due.pop(account.channel.key)
             try:
-                await self._deliver(batch)
-            except RemoteError as error:
-                refused += 1
-                log.warning("voucher_refused", node=node, code=error.code, error=error.message)
-                if refused >= REFUSALS:
-                    # Who came or is owed more meanwhile was not asked for its voucher yet.
-                    for account in batch:
-                        if account.promised >= account.wanted and not account.has_to_act:
-                            queue.due.pop(account.channel.key, None)
-                    refused = 0
-                    continue
+                refused = await self._deliver(batch)
             except (RetallyError, StoreError) as error:
                 log.info("voucher_undelivered", node=node, error=str(error), retry_seconds=delay)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, LAST_DELAY_SECONDS)
             else:
-                for account in batch:
-                    if account.delivered >= account.wanted:
-                        queue.due.pop(account.channel.key, None)
-                delay, refused = FIRST_DELAY_SECONDS, 0
-                continue
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, LAST_DELAY_SECONDS)
+                self._note(queue, batch, refused)
+                delay = FIRST_DELAY_SECONDS
 
-    async def _deliver(self, batch: list[ChannelAccount]) -> None:
-        signed: list[dict[str, Any]] = []
-        totals: list[int] = []
-        covered: list[ChannelAccount] = []
-        vouchers = await asyncio.gather(*(self._voucher(account) for account in batch))
-        for account, made in zip(batch, vouchers, strict=True):
-            if made is None:
+    def _note(self, queue: _Queue, batch: Sequence[ChannelAccount], refused: Collection[bytes]) -> None:
+        """Who has nothing more to come is due no more, nor who was refused often enough and has all on record."""
+        for account in batch:
+            key = account.channel.key
+            if key not in refused:
+                queue.refused.pop(key, None)
+                if not account.has_to_pay:
+                    queue.due.pop(key, None)
                 continue
-            voucher, signature = made
-            covered.append(account)
-            signed.append({"voucher": voucher.to_wire(), "signature": to_hex(signature)})
-            totals.append(voucher.cumulative)
-        if not covered:
+            queue.refused[key] = times = queue.refused.get(key, 0) + 1
+            if times < REFUSALS:
+                self._set_aside(account, FIRST_DELAY_SECONDS * 2**times, self._soon)
+                continue
+            del queue.refused[key]
+            # Who came or is owed more meanwhile was not asked for its voucher yet.
+            if not (account.has_to_promise or account.has_to_act):
+                queue.due.pop(key, None)
+
+    async def _deliver(self, batch: Sequence[ChannelAccount]) -> set[bytes]:
+        """The accounts whose vouchers the node refused; raises where it has none of them."""
+        vouchers = await asyncio.gather(*(self._voucher(account) for account in batch))
+        made = [(account, voucher) for account, voucher in zip(batch, vouchers, strict=True) if voucher is not None]
+        try:
+            await self._send(made)
+        except RemoteError as error:
+            if not is_refusal(error):
+                raise
+            log.warning("voucher_refused", node=batch[0].channel.node, code=error.code, error=error.message)
+            if len(made) == 1:
+                return {made[0][0].channel.key}
+            # One that it does not take keeps it from reading those behind: each by itself.
+            return {account.channel.key for account, voucher in made if not await self._is_taken(account, voucher)}
+        return set()
+
+    async def _is_taken(self, account: ChannelAccount, voucher: SignedVoucher) -> bool:
+        try:
+            await self._send([(account, voucher)])
+        except RemoteError as error:
+            if not is_refusal(error):
+                raise
+            return False
+        return True
+
+    async def _send(self, made: Sequence[tuple[ChannelAccount, SignedVoucher]]) -> None:
+        if not made:
             return
+        signed = [{"voucher": each.to_wire(), "signature": to_hex(signature)} for _, (each, signature) in made]
         # Where the node is now: it may have moved since the job began.
-        await self._api.send_vouchers(covered[-1].endpoint, signed)
-        for account, total in zip(covered, totals, strict=True):
-            account.delivered = max(account.delivered, total)
-        for account in covered:
+        await self._api.send_vouchers(made[-1][0].endpoint, signed)
+        for account, (voucher, _) in made:
+            account.delivered = max(account.delivered, voucher.cumulative)
+        for account, _ in made:
             await act_on(account.once_paid, account.delivered)
 
     async def _voucher(self, account: ChannelAccount) -> SignedVoucher | None:
         """None where this account's money, signer or chain is in the way; the store is all accounts'."""
         try:
-            made = await account.voucher(max(account.wanted, account.promised))
+            made = await account.voucher(max(account.wanted, account.promised, account.needed))
         except RetallyError as error:
             if type(error) is Unavailable:
                 # A job ended while its share was asked for: the next time it has none.
@@ -147,7 +181,7 @@ class VoucherSender:
             log.warning("voucher_uncovered", node=channel.node, payer=channel.payer, error=error.message)
             self._set_aside(account, LAST_DELAY_SECONDS, self._aside)
             return None
-        await act_on(account.once_promised, account.promised)
+        await act_on(account.now_promised, account.promised)
         return made
 
     def _set_aside(self, account: ChannelAccount, seconds: float, waiting: dict[bytes, asyncio.TimerHandle]) -> None:
@@ -160,6 +194,11 @@ class VoucherSender:
             self.pay(account)
 
         waiting[key] = asyncio.get_running_loop().call_later(seconds, again)
+
+
+def is_refusal(error: RemoteError) -> bool:
+    """Whether the node said no to what it was sent, and not that it can't take anything now."""
+    return 400 <= error.status < 500 and error.status not in (408, 429)
 
 
 async def act_on(acts: deque[tuple[int, Act]], total: int) -> None:

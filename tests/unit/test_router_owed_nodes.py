@@ -94,7 +94,7 @@ async def test_a_hold_ends_with_a_voucher_that_the_next_job_brought(world: Lease
     credit = world.process(0)
     sender = VoucherSender(cast(Any, Refusing()))
     account = await begun(credit)
-    account.once_promised.append((80, partial(credit.release, PAYER, JOB)))
+    account.once_promised.append((80, bytes.fromhex(JOB), partial(credit.release, PAYER, JOB)))
     # The node has all that it is owed, by the submission of another job.
     await account.voucher(80)
     account.delivered = 80

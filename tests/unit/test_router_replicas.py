@@ -71,7 +71,7 @@ class TestHolds:
             (account,) = world.router.channels.accounts()
             account.wanted = account.promised + 1
             await world.router.settle.release(world.payer.address, "aa", account)
-            assert account.once_promised, "released before the promise was on record"
+            assert account.promised == account.wanted, "released before the promise was on record"
 
     def test_no_job_is_promised_more_than_it_can_cost(self) -> None:
         segment = OpenSegment(input_cost=0, price_out=6_000_000, max_output=3)

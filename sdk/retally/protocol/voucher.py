@@ -9,6 +9,9 @@ from typing import ClassVar
 from retally.protocol.eip712 import TypedMessage
 from retally.protocol.encoding import Address, Bytes32, address_bytes, keccak, u32
 
+#: So many a node takes in one request.
+MAX_VOUCHERS = 256
+
 
 @lru_cache(maxsize=65536)
 def channel_key(payer: Address, signer: Address, node: Address, lane: int) -> Bytes32:
