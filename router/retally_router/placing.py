@@ -172,10 +172,18 @@ class Placer:
             # It refused, or no voucher was made: either way the node has nothing of it.
             for key in segments:
                 account.open.close(key)
-            await self._log.forget(order.record)
+            await self._forget(order, account)
             raise
         except BaseException:
             # Whether the node took the job is unknown: ask it later, it may have earned something.
+            self._lost(order.placed, account, order.record)
+            raise
+
+    async def _forget(self, order: _Order, account: ChannelAccount) -> None:
+        try:
+            await self._log.forget(order.record)
+        except BaseException:
+            # The client left, or the store broke off: it may be on record still, and nobody else would forget it.
             self._lost(order.placed, account, order.record)
             raise
 
