@@ -42,15 +42,17 @@ class Channels:
     async def open(self, session: Session, placed: Placed, at_store: AtStore = nullcontext) -> ChannelAccount:
         """The account of the job's channel; raises NodeUnavailable when the node's books can't be reconciled.
 
-        While the store is asked, `at_store` is entered.
+        While it is idle it may be forgotten: who waits for anything before it is in use has to open it once more. While
+        the store is asked, `at_store` is entered.
         """
         channel = ChannelId(session.payer, session.signer, placed.node.node, placed.lane)
         async with self._opening[channel.key]:
             account = self._accounts.get(channel.key)
             if account is None:
-                account = await self._load(session, channel, placed.node.endpoint, at_store)
+                loaded = await self._load(session, channel, placed.node.endpoint, at_store)
                 self._make_room()
-                self._accounts[channel.key] = account
+                # Who stood at the lock as a lapse came may have loaded it beside who came after.
+                account = self._accounts.setdefault(channel.key, loaded)
             account.endpoint = placed.node.endpoint
         self._opening.pop(channel.key, None)
         return account

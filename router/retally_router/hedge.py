@@ -92,7 +92,12 @@ class Race(Generic[T]):
 
     async def _leave(self) -> None:
         for task in self._tasks:
+            # Not after the wait for it, which whoever waits may leave.
+            task.add_done_callback(self._hand_back)
             task.cancel()
-        for found in await asyncio.gather(*self._tasks, return_exceptions=True):
-            if not isinstance(found, BaseException):
-                self._lost(found)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _hand_back(self, task: asyncio.Task[T]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self._lost(task.result())

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import structlog
+
 from retally_router.credit import Credit
 from retally_router.end_tasks import end_tasks
 from retally_router.grouped_tasks import log_failure
 from retally_router.store_errors import StoreError
+
+log = structlog.get_logger(__name__)
 
 #: Much less than others wait for it before they refuse (`asking.AGAIN_TRIES`).
 LOOK_SECONDS = 0.5
@@ -36,6 +40,11 @@ class LeaseKeeper:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            # What is left is given back when the store answers again.
-            with contextlib.suppress(StoreError):
+            try:
                 await self._credit.tidy()
+            except StoreError:
+                # What is left is given back when the store answers again.
+                continue
+            except Exception:
+                # What nobody foresaw must not end the giving back for good.
+                log.exception("leases_not_tidied")

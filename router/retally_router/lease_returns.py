@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -24,11 +25,13 @@ class LeaseReturns:
         self._store = store
         self._leases = leases
         self._ticks = ticks
-        self._doubts: dict[tuple[Address, str], None] = {}
+        #: Each with a number of its own: one that comes back while it is settled is another.
+        self._doubts: dict[tuple[Address, str], int] = {}
+        self._numbers = itertools.count()
 
     def doubt(self, payer: Address, job: str) -> None:
         """The job has ended, and what it holds is not known: it is released until that was heard."""
-        self._doubts[payer, job] = None
+        self._doubts[payer, job] = next(self._numbers)
 
     async def release(self, payer: Address, name: str, *, in_doubt: bool = False) -> None:
         """Ends the hold of a job, or of a dead process's lease."""
@@ -98,8 +101,11 @@ class LeaseReturns:
         await in_batches([partial(self._settle_doubt, *each) for each in self._doubts if each[0] == payer])
 
     async def _settle_doubt(self, payer: Address, job: str) -> None:
+        # It stays in sight until the release was heard: who is refused meanwhile has to wait for it.
+        settled = self._doubts.get((payer, job))
         await self.release(payer, job, in_doubt=True)
-        self._doubts.pop((payer, job), None)
+        if self._doubts.get((payer, job)) == settled:
+            self._doubts.pop((payer, job), None)
 
     async def _end(self, lease: Lease) -> None:
         async with lease.lock:

@@ -52,6 +52,8 @@ class Part:
     is_in_doubt: bool = False
     #: Whether one was asked for that nobody answered: it may be heard at any time, also after the job's end.
     is_expected: bool = False
+    #: Whether a promise was made of it that nobody answered: it may have less than what is left.
+    is_unheard: bool = False
     #: Whether its job has ended.
     is_over: bool = False
     #: While the store is asked to move what it holds: no promise may be made of it then.
@@ -195,11 +197,7 @@ class Leases:
         if part is not None:
             part.is_over = True
             if part.lease is not None:
-                if part.is_in_doubt:
-                    # It may have taken with it what the lease had for it.
-                    self.lose(part.lease)
-                else:
-                    self.give(part.lease, part.left)
+                self.give(part, part.lease, part.left)
                 self._leave(part)
         return part
 
@@ -246,9 +244,13 @@ class Leases:
         """It ended in the store."""
         self._all.pop(lease.name, None)
 
-    def give(self, lease: Lease, amount: int) -> None:
-        """Nobody needs so much of it."""
-        if lease.is_open and not lease.is_retired:
+    def give(self, part: Part, lease: Lease, amount: int) -> None:
+        """An ended job needs so much of what was its part no more."""
+        if part.is_in_doubt or part.is_unheard:
+            # It may have taken it with it, or promised it: given back, it would be another job's. What is too much
+            # goes once nothing is on its way.
+            self.lose(lease)
+        elif lease.is_open and not lease.is_retired:
             lease.free += amount
         else:
             lease.back += amount

@@ -135,12 +135,15 @@ class Placer:
         order = self._order(job, placed, record_of(placed, segments), choices, remaining_fee)
         if isinstance(caller, SignedJob):
             return await self._submit(order, None, (caller.voucher, caller.voucher_signature))
-        account = await self._channels.open(caller, placed, limit.stopped)
+        await self._channels.open(caller, placed, limit.stopped)
         paid = segments_of(placed, segments)
         most = min(remaining_fee, sum(segment.limit for segment in paid.values()))
         with limit.stopped():
             is_begun = any(choice.segment for choice in choices)
             await self._channels.cover(placed, most, is_begun=is_begun, is_spare=is_spare)
+        # While that was waited for an idle one may have been forgotten. Nothing is awaited from here until this one has
+        # the job's segments, and is in use.
+        account = await self._channels.open(caller, placed, limit.stopped)
         return await self._place_paid(order, account, paid, limit)
 
     async def show(self, job: Job, placed: Placed, record: JobRecord, choices: Sequence[ChoiceState]) -> Placement:
@@ -169,10 +172,18 @@ class Placer:
             # It refused, or no voucher was made: either way the node has nothing of it.
             for key in segments:
                 account.open.close(key)
-            await self._log.forget(order.record)
+            await self._forget(order, account)
             raise
         except BaseException:
             # Whether the node took the job is unknown: ask it later, it may have earned something.
+            self._lost(order.placed, account, order.record)
+            raise
+
+    async def _forget(self, order: _Order, account: ChannelAccount) -> None:
+        try:
+            await self._log.forget(order.record)
+        except BaseException:
+            # The client left, or the store broke off: it may be on record still, and nobody else would forget it.
             self._lost(order.placed, account, order.record)
             raise
 

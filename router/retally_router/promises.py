@@ -98,14 +98,15 @@ class Promises:
                 if part.lease is not None:
                     part.lease.taken += share.amount
             elif share.lease is not None:
-                self._leases.give(share.lease, share.amount)
+                self._leases.give(part, share.lease, share.amount)
 
     def doubt(self, channel: ChannelId, total: int, taken: Taken) -> None:
         """Whether it was heard is unknown: what it takes counts as held until that shows."""
-        self.put_back(taken)
         for share in taken.shares:
+            share.part.is_unheard = True
             if share.lease is not None:
                 self._leases.retire(share.lease)
+        self.put_back(taken)
         self._unheard.setdefault(channel, []).append((total, taken))
 
     def heard(self, channel: ChannelId, total: int) -> dict[str, int]:

@@ -11,6 +11,7 @@ from tests.lease_world import LEASES, PAYER, Breaking, LeaseWorld, Slow, Stoppin
 
 from retally.errors import InsufficientFunds, Unavailable
 from retally_router.credit import Credit
+from retally_router.credit_scripts import PROMISE
 from retally_router.store_errors import StoreUnreachable
 
 
@@ -131,6 +132,67 @@ class TestSibling:
         assert [type(each) for each in found] == [Unavailable, Unavailable]
         assert [lease.taken for lease in credit.leases] == [0]
         assert await tidied(world, credit) == 0
+
+
+class Losing:
+    """A store that loses its answer to the first promise, and hears the second only when it is let."""
+
+    def __init__(self, redis: Any) -> None:
+        self._redis, self._promises = redis, 0
+        self.breaks_off, self.hears = asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._redis, name)
+
+    async def eval(self, script: str, *args: Any) -> Any:
+        self._promises += script == PROMISE
+        if script == PROMISE and self._promises == 2:
+            await self.hears.wait()
+        found = await self._redis.eval(script, *args)
+        if script == PROMISE and self._promises == 1:
+            await self.breaks_off.wait()
+            raise StoreUnreachable("gone before it answered")
+        return found
+
+
+class TestPromiseUnheard:
+    """What a job promised without an answer may be spent: at its end that is not given back out of another's part."""
+
+    @pytest.mark.parametrize("ends", ["before", "after"])
+    async def test_of_a_job_that_ended(self, world: LeaseWorld, ends: str) -> None:
+        store = Losing(world.redis)
+        credit = await sharing(world, store)
+        unheard = asyncio.create_task(credit.promise(line(0), 100, {"a": 100}))
+        await asyncio.sleep(0.02)
+        if ends == "before":
+            await credit.release(PAYER, "a")
+        store.breaks_off.set()
+        with pytest.raises(StoreUnreachable):
+            await unheard
+        promising = asyncio.create_task(credit.promise(line(1), 100, {"b": 100}))
+        await asyncio.sleep(0.02)
+        if ends == "after":
+            # Also where giving back has found nothing wrong.
+            await credit.tidy()
+            await credit.release(PAYER, "a")
+        await credit.tidy()
+        await sell_rest(world)
+        store.hears.set()
+        assert await promising == 100
+        await credit.release(PAYER, "b")
+        assert (await promised(world), await tidied(world, credit), list(credit.leases)) == (1600, 0, [])
+
+    async def test_all_that_is_left_goes_back_at_its_end(self, world: LeaseWorld) -> None:
+        store = Losing(world.redis)
+        credit = await sharing(world, store)
+        unheard = asyncio.create_task(credit.promise(line(0), 40, {"a": 40}))
+        await asyncio.sleep(0.02)
+        store.breaks_off.set()
+        with pytest.raises(StoreUnreachable):
+            await unheard
+        await credit.release(PAYER, "a")
+        await credit.tidy()
+        assert await world.held() == 100
 
 
 class TestFlying:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from tests.lease_world import NODE, PAYER, SIGNER, Breaking, Counting, LeaseWorld, hold, leave
+from tests.lease_world import NODE, PAYER, SIGNER, Breaking, Counting, LeaseWorld, hold, leave, tidied
 
 from retally.errors import InsufficientFunds
 from retally.protocol.voucher import ChannelId
+from retally_router.credit import Credit
 from retally_router.credit_keys import wanted_key
+from retally_router.credit_scripts import HOLD, RELEASE
 from retally_router.lanes import Lanes
 from retally_router.leases import HOLD_SECONDS, IDLE_SECONDS
 from retally_router.store_errors import StoreUnreachable
@@ -168,6 +171,69 @@ class TestHolds:
         assert list(credit.leases) == []
         await store.hear()
         assert (await world.held(), await credit.holds(PAYER, SIGNER), await world.open_leases()) == (0, [], [])
+
+
+class TestDoubtThatComesBack:
+    """A job whose client left gets its hold while it is being released already."""
+
+    async def test_it_is_settled_once_more(self, world: LeaseWorld) -> None:
+        store = Apart(world.redis)
+        credit = world.process(8, store)
+        await leave_unheard(credit, "a")
+        tidying = asyncio.create_task(credit.tidy())
+        await asyncio.sleep(0.02)
+        store.let[HOLD].set()
+        await asyncio.sleep(0.02)
+        store.let[RELEASE].set()
+        await tidying
+        assert await tidied(world, credit) == 0
+        assert list(credit.leases) == []
+
+    async def test_one_that_is_being_settled_is_still_no_reason_to_refuse(self, world: LeaseWorld) -> None:
+        store, world.balance = Apart(world.redis), 15
+        credit = world.process(0, store)
+        await leave_unheard(credit, "a")
+        store.let[HOLD].set()
+        # What others hear of the store comes on connections of their own.
+        store.late = "a"
+        tidying = asyncio.create_task(credit.tidy())
+        await asyncio.sleep(0.02)
+        store.let[RELEASE].set()
+        await hold(credit, "b")
+        store.gate.set()
+        await tidying
+        assert await credit.holds(PAYER, SIGNER) == [("b", 0)]
+
+
+class Apart:
+    """A store that keeps back its answers to holds and to releases, each until it is let."""
+
+    def __init__(self, redis: Any) -> None:
+        self._redis = redis
+        self.let = {HOLD: asyncio.Event(), RELEASE: asyncio.Event()}
+        #: The next release of that job is heard only when the gate opens.
+        self.late, self.gate = "", asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._redis, name)
+
+    async def eval(self, script: str, *args: Any) -> Any:
+        if script == RELEASE and self.late in args:
+            self.late = ""
+            await self.gate.wait()
+        found = await self._redis.eval(script, *args)
+        if script in self.let:
+            await self.let[script].wait()
+        return found
+
+
+async def leave_unheard(credit: Credit, job: str) -> None:
+    """A client that leaves before its hold is answered."""
+    leaving = asyncio.create_task(hold(credit, job))
+    await asyncio.sleep(0.02)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    assert leaving.cancelled()
 
 
 class TestNearTheEnd:
