@@ -131,14 +131,20 @@ class SettleJobs:
         self._recovered.add(session.signer)
 
     async def _take_over(self, session: Session, *, first: bool) -> None:
+        lanes = {record.lane for record in await self._log.open_jobs(session.payer, session.signer)}
+        lanes |= {lane for _, lane in await self._credit.holds(session.payer, session.signer)}
+        taken = {lane for lane in lanes if await self._may_take(lane, first=first)}
+        # Not before: what a router began until it died, or lost its lane, is on record now.
         records = await self._log.open_jobs(session.payer, session.signer)
         for record in records:
             if any(tasks.has(record.job_id, record.field) for tasks in (self._unpaid, self._taken_up)):
                 continue
-            if await self._may_take(record.lane, first=first):
+            if record.lane in taken:
                 past = self._pasts.begin((session.signer, record.node, record.lane), record.field)
                 work = self._take_up(session, record.placed(self._domain), record, past)
                 self._taken_up.start(record.job_id, record.field, work)
+        # A lease on our own lane that is not ours is of a life before: a store that lost writes has it again.
+        of_leases = taken | {await self._lanes.held()}
         opened = {record.job_id[2:] for record in records}
         for job, lane in await self._credit.holds(session.payer, session.signer):
             if self._credit.leases.owns(job):
@@ -146,8 +152,7 @@ class SettleJobs:
                     # It had ended: a store that came back without its last writes has it again.
                     await self._credit.release(session.payer, job)
                 continue
-            # A lease on our own lane that is not ours is of a life before: a store that lost writes has it again.
-            if job in opened or not await self._may_take(lane, first=first or is_lease(job)):
+            if job in opened or lane not in (of_leases if is_lease(job) else taken):
                 continue
             # A lease covers all jobs of its process: until the last one is settled all of it counts.
             of_lane = {record.job_id for record in records if is_lease(job) and record.lane == lane}

@@ -199,3 +199,27 @@ async def test_a_dead_routers_job_at_a_node_that_never_comes_back_is_given_up(
     await asyncio.sleep(0.3)
     assert (forgotten, await world.held()) == ([f"0x{JOB}:0xA"], 0)
     await settle.close()
+
+
+async def test_a_job_that_began_while_its_routers_past_was_read_keeps_its_hold(world: LeaseWorld) -> None:
+    dead, credit = world.process(0), world.process(0)
+    await dead.hold(PAYER, SIGNER, JOB, 100, lane=3)
+    # It is on record a moment later, and then its router is dead.
+    reads = iter([[], [Record(f"0x{JOB}", "0xA")]])
+
+    class Books:
+        """A log that grows, and a channel that its node does not show yet."""
+
+        async def open_jobs(self, payer: str, signer: str) -> list[Record]:
+            return next(reads)
+
+        async def open(self, session: Session, placed: Any) -> ChannelAccount:
+            raise NodeUnavailable("not yet")
+
+    books = Books()
+    settle = late(credit, cast(Any, books), cast(Any, books), Clock())
+    settle._recover_seconds = 30.0
+    await settle.recover(cast(Session, Asking()))
+    assert await world.held() == 100
+    assert settle._taken_up.has(f"0x{JOB}", f"0x{JOB}:0xA")
+    await settle.close()
