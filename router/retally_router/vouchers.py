@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 FIRST_DELAY_SECONDS = 0.05
 LAST_DELAY_SECONDS = 15.0
 REFUSALS = 3
+#: Vouchers are made sooner; those that are not hold up no other.
+READY_SECONDS = 0.25
 
 
 @dataclass(slots=True)
@@ -42,10 +44,12 @@ class VoucherSender:
         #: Accounts that wait for money, a signer or the chain, and those that are asked again at once.
         self._aside: dict[bytes, asyncio.TimerHandle] = {}
         self._soon: dict[bytes, asyncio.TimerHandle] = {}
+        #: Vouchers that take long to make.
+        self._late: dict[bytes, asyncio.Task[SignedVoucher | None]] = {}
 
     def pay(self, account: ChannelAccount) -> None:
         """Has the account's wanted total delivered, if it is more than the node has."""
-        if account.channel.key in self._aside or account.channel.key in self._soon:
+        if any(account.channel.key in waiting for waiting in (self._aside, self._soon, self._late)):
             return
         if not account.has_to_pay:
             return
@@ -84,7 +88,7 @@ class VoucherSender:
         """Waits until every node has its vouchers, or gives up; whether none was set aside."""
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_seconds
-        while self._soon or any(queue.due for queue in self._queues.values()):
+        while self._soon or self._late or any(queue.due for queue in self._queues.values()):
             if loop.time() > end:
                 return False
             await asyncio.sleep(0.02)
@@ -95,7 +99,8 @@ class VoucherSender:
         await self.drain(2.0)
         for handle in (*self._aside.values(), *self._soon.values()):
             handle.cancel()
-        await end_tasks(queue.task for queue in self._queues.values() if queue.task is not None)
+        working = [queue.task for queue in self._queues.values() if queue.task is not None]
+        await end_tasks([*working, *self._late.values()])
 
     async def _run(self, node: str, queue: _Queue) -> None:
         delay = FIRST_DELAY_SECONDS
@@ -134,8 +139,7 @@ class VoucherSender:
 
     async def _deliver(self, batch: Sequence[ChannelAccount]) -> set[bytes]:
         """The accounts whose vouchers the node refused; raises where it has none of them."""
-        vouchers = await asyncio.gather(*(self._voucher(account) for account in batch))
-        made = [(account, voucher) for account, voucher in zip(batch, vouchers, strict=True) if voucher is not None]
+        made = await self._made(batch)
         try:
             await self._send(made)
         except RemoteError as error:
@@ -147,6 +151,39 @@ class VoucherSender:
             # One that it does not take keeps it from reading those behind: each by itself.
             return {account.channel.key for account, voucher in made if not await self._is_taken(account, voucher)}
         return set()
+
+    async def _made(self, batch: Sequence[ChannelAccount]) -> list[tuple[ChannelAccount, SignedVoucher]]:
+        """The vouchers that are there in a moment: of a payer with nothing left all signers are looked up first."""
+        works = [(account, asyncio.create_task(self._voucher(account))) for account in batch]
+        try:
+            await asyncio.wait([work for _, work in works], timeout=READY_SECONDS)
+        except BaseException:
+            for _, work in works:
+                work.cancel()
+            raise
+        for account, work in works:
+            if not work.done():
+                self._leave(account, work)
+        over = [(account, work) for account, work in works if work.done()]
+        errors = [error for _, work in over if (error := work.exception()) is not None]
+        if errors:
+            raise errors[0]
+        return [(account, voucher) for account, work in over if (voucher := work.result()) is not None]
+
+    def _leave(self, account: ChannelAccount, work: asyncio.Task[SignedVoucher | None]) -> None:
+        """Nobody waits for it: it is due again once its voucher is made."""
+        key = account.channel.key
+        self._queues[account.channel.node].due.pop(key, None)
+        self._late[key] = work
+
+        def is_over(_: object) -> None:
+            self._late.pop(key, None)
+            if not work.cancelled():
+                # Of an error it hears again, when it is asked again.
+                work.exception()
+                self.pay(account)
+
+        work.add_done_callback(is_over)
 
     async def _is_taken(self, account: ChannelAccount, voucher: SignedVoucher) -> bool:
         try:

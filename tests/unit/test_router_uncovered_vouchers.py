@@ -14,9 +14,9 @@ from tests.fakes_world import DOMAIN
 from tests.lease_world import NODE, PAYER, SIGNER, Breaking, LeaseWorld, hold, line, lose, promised, sell
 from tests.router_world import check_error, router_world
 
-from retally.errors import ChainUnreachable, RemoteError, Unavailable
+from retally.errors import ChainUnreachable, Unavailable
 from retally.protocol.eip712 import Address, SigningKey, keccak
-from retally.protocol.voucher import MAX_VOUCHERS, ChannelId
+from retally.protocol.voucher import ChannelId
 from retally_router.channel_state import ChannelAccount
 from retally_router.credit import Credit
 from retally_router.credit_keys import credit_key
@@ -137,71 +137,6 @@ async def test_a_job_that_ended_while_its_share_was_asked_for_holds_up_no_other(
     # It is asked for again at once, and waited for.
     assert await sender.drain(5.0)
     assert node.taken == ["7", "10"]
-    await sender.close()
-
-
-class Strict(Node):
-    """Takes no more at once than nodes do, and not what it does not know; it stops at the first of those."""
-
-    def __init__(self, *unknown: int) -> None:
-        super().__init__()
-        self.unknown, self.requests = unknown, 0
-
-    async def send_vouchers(self, endpoint: str, signed: list[dict[str, Any]]) -> None:
-        self.requests += 1
-        if len(signed) > MAX_VOUCHERS:
-            raise RemoteError(400, "bad_request", "too many")
-        for each in signed:
-            if each["voucher"]["lane"] in self.unknown:
-                raise RemoteError(404, "not_found", "no such channel")
-            await super().send_vouchers(endpoint, [each])
-
-
-@pytest.mark.parametrize("unknown", [(), (3,)])
-async def test_more_channels_than_a_node_takes_at_once_are_all_paid(
-    monkeypatch: pytest.MonkeyPatch, unknown: tuple[int, ...]
-) -> None:
-    monkeypatch.setattr("retally_router.vouchers.FIRST_DELAY_SECONDS", 0.01)
-    node, acted = Strict(*unknown), list[int]()
-    sender = VoucherSender(cast(NodeApi, node))
-
-    async def promise(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
-        return total
-
-    for lane in range(2 * MAX_VOUCHERS + 1):
-        account = ChannelAccount(line(lane), KEY, DOMAIN, "http://node", promise, wanted=1 + lane)
-
-        async def act(lane: int = lane) -> None:
-            acted.append(lane)
-
-        sender.pay(account)
-        await sender.once_paid(account, act)
-    assert await sender.drain(20)
-    paid = [lane for lane in range(2 * MAX_VOUCHERS + 1) if lane not in unknown]
-    assert sorted(acted) == paid
-    assert sorted({int(total) for total in node.taken}) == [1 + lane for lane in paid]
-    await sender.close()
-
-
-async def test_a_node_that_can_take_nothing_now_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retally_router.vouchers.FIRST_DELAY_SECONDS", 0.001)
-    answers = iter([503, 429, 500, 503, 200])
-
-    class Starting(Node):
-        async def send_vouchers(self, endpoint: str, signed: list[dict[str, Any]]) -> None:
-            if (status := next(answers)) != 200:
-                raise RemoteError(status, "busy", "not now")
-            await super().send_vouchers(endpoint, signed)
-
-    node = Starting()
-    sender = VoucherSender(cast(NodeApi, node))
-
-    async def promise(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
-        return total
-
-    sender.pay(ChannelAccount(line(0), KEY, DOMAIN, "http://node", promise, wanted=5))
-    assert await sender.drain(5)
-    assert node.taken == ["5"]
     await sender.close()
 
 

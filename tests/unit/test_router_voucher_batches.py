@@ -1,0 +1,124 @@
+"""A node's vouchers in batches: no more than it takes at once, and none that waits for another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pytest
+from tests.fakes_world import DOMAIN
+from tests.lease_world import line
+
+from retally.errors import RemoteError
+from retally.protocol.eip712 import SigningKey, keccak
+from retally.protocol.voucher import MAX_VOUCHERS, ChannelId
+from retally_router.channel_state import ChannelAccount
+from retally_router.ports import NodeApi
+from retally_router.vouchers import VoucherSender
+
+KEY = SigningKey(keccak(b"session"))
+
+
+class Node:
+    """A node that takes every voucher."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self.is_paid = asyncio.Event()
+
+    async def send_vouchers(self, endpoint: str, signed: list[dict[str, Any]]) -> None:
+        self.taken += [each["voucher"]["cumulative"] for each in signed]
+        self.is_paid.set()
+
+
+async def promise(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+    """There is enough."""
+    return total
+
+
+class Strict(Node):
+    """Takes no more at once than nodes do, and not what it does not know; it stops at the first of those."""
+
+    def __init__(self, *unknown: int) -> None:
+        super().__init__()
+        self.unknown, self.requests = unknown, 0
+
+    async def send_vouchers(self, endpoint: str, signed: list[dict[str, Any]]) -> None:
+        self.requests += 1
+        if len(signed) > MAX_VOUCHERS:
+            raise RemoteError(400, "bad_request", "too many")
+        for each in signed:
+            if each["voucher"]["lane"] in self.unknown:
+                raise RemoteError(404, "not_found", "no such channel")
+            await super().send_vouchers(endpoint, [each])
+
+
+async def test_a_voucher_that_takes_long_to_make_holds_up_no_other() -> None:
+    node, gate = Node(), asyncio.Event()
+    sender = VoucherSender(cast(NodeApi, node))
+
+    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+        await gate.wait()
+        return total
+
+    late = ChannelAccount(line(0), KEY, DOMAIN, "http://node", slow, wanted=10)
+    fine = ChannelAccount(line(1), KEY, DOMAIN, "http://node", promise, wanted=7)
+    sender.pay(late)
+    sender.pay(fine)
+    await asyncio.wait_for(node.is_paid.wait(), 1)
+    # It is paid as often as its node sends a chunk, which holds up nobody either.
+    for total in (8, 9):
+        node.is_paid.clear()
+        fine.wanted = total
+        sender.pay(late)
+        sender.pay(fine)
+        await asyncio.wait_for(node.is_paid.wait(), 0.2)
+    assert node.taken == ["7", "8", "9"]
+    assert not await sender.drain(0.1)
+    gate.set()
+    assert await sender.drain(5.0)
+    assert (node.taken[-1], late.delivered) == ("10", 10)
+    await sender.close()
+
+
+@pytest.mark.parametrize("unknown", [(), (3,)])
+async def test_more_channels_than_a_node_takes_at_once_are_all_paid(
+    monkeypatch: pytest.MonkeyPatch, unknown: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr("retally_router.vouchers.FIRST_DELAY_SECONDS", 0.01)
+    node, acted = Strict(*unknown), list[int]()
+    sender = VoucherSender(cast(NodeApi, node))
+
+    for lane in range(2 * MAX_VOUCHERS + 1):
+        account = ChannelAccount(line(lane), KEY, DOMAIN, "http://node", promise, wanted=1 + lane)
+
+        async def act(lane: int = lane) -> None:
+            acted.append(lane)
+
+        sender.pay(account)
+        await sender.once_paid(account, act)
+    assert await sender.drain(20)
+    paid = [lane for lane in range(2 * MAX_VOUCHERS + 1) if lane not in unknown]
+    assert sorted(acted) == paid
+    assert sorted({int(total) for total in node.taken}) == [1 + lane for lane in paid]
+    await sender.close()
+
+
+async def test_a_node_that_can_take_nothing_now_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retally_router.vouchers.FIRST_DELAY_SECONDS", 0.001)
+    answers = iter([503, 429, 500, 503, 200])
+
+    class Starting(Node):
+        async def send_vouchers(self, endpoint: str, signed: list[dict[str, Any]]) -> None:
+            if (status := next(answers)) != 200:
+                raise RemoteError(status, "busy", "not now")
+            await super().send_vouchers(endpoint, signed)
+
+    node = Starting()
+    sender = VoucherSender(cast(NodeApi, node))
+
+    sender.pay(ChannelAccount(line(0), KEY, DOMAIN, "http://node", promise, wanted=5))
+    assert await sender.drain(5)
+    assert node.taken == ["5"]
+    await sender.close()
