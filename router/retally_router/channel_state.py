@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from retally.protocol.eip712 import Domain, SigningKey
 from retally.protocol.receipt import JobReceipt, ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
 from retally_router.open_segments import OpenSegment, OpenSegments, SegmentKey
+from retally_router.shares import Shares, shares_of
 
 Act = Callable[[], Awaitable[None]]
 SignedVoucher = tuple[Voucher, bytes]
@@ -24,23 +26,6 @@ class ReceiptBatch:
     work: asyncio.Task[None]
     leaves: list[ReceiptLeaf] = field(default_factory=list)
     segments: dict[SegmentKey, OpenSegment] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Shares:
-    """What a promise is for."""
-
-    #: By job: what its closed segments owe.
-    owing: dict[bytes, int] = field(default_factory=dict)
-    open: dict[SegmentKey, int] = field(default_factory=dict)
-
-    @property
-    def jobs(self) -> dict[str, int]:
-        """By job, as credit knows it."""
-        jobs: dict[str, int] = {}
-        for job_id, share in (*self.owing.items(), *((key[0], share) for key, share in self.open.items())):
-            jobs[job_id.hex()] = jobs.get(job_id.hex(), 0) + share
-        return jobs
 
 
 @dataclass(slots=True)
@@ -57,8 +42,8 @@ class ChannelAccount:
     closed: int = 0
     promised: int = 0
     delivered: int = 0
+    #: The most that the node said is due, and that receipts say.
     claimed: int = 0
-    wanted: int = 0
     pending: dict[int, int] = field(default_factory=dict)
     open: OpenSegments = field(default_factory=OpenSegments)
     reopened: set[SegmentKey] = field(default_factory=set)
@@ -76,8 +61,9 @@ class ChannelAccount:
     recorded: int = 0
     signed: SignedVoucher | None = None
     recording: asyncio.Task[None] | None = None
-    #: Whether what is on record may be more than is counted here.
+    #: Whether more may be on record than is counted here, and by total what promises without an answer were for.
     is_unsure: bool = False
+    unheard: dict[int, Shares] = field(default_factory=dict)
 
     @property
     def billed(self) -> int:
@@ -93,6 +79,16 @@ class ChannelAccount:
     def limit(self) -> int:
         """What the node can have counted at all, however far behind we read."""
         return self.billed + self.open.limit
+
+    @property
+    def wanted(self) -> int:
+        """What the node is owed: what it claims, as far as our own count bears it out."""
+        return min(self.claimed, self.own_due + self.slack)
+
+    @property
+    def most(self) -> int:
+        """The most that may be promised: what jobs hold for this channel, and what was billed in any case."""
+        return max(self.needed, self.promised + sum(self.owing.values()) + self.open.limit - self.open.share)
 
     @property
     def needed(self) -> int:
@@ -112,7 +108,12 @@ class ChannelAccount:
     @property
     def has_to_act(self) -> bool:
         """Whether something waits no more: what is promised or delivered has grown by another job's voucher."""
-        return bool(self.now_promised) or bool(self.once_paid and self.once_paid[0][0] <= self.delivered)
+        return bool(self.now_promised) or bool(self.once_paid and self.once_paid[0][0] <= self.paid)
+
+    @property
+    def paid(self) -> int:
+        """The total that the node has, or any: where that is all that it is owed now."""
+        return sys.maxsize if self.delivered >= self.wanted else self.delivered
 
     @property
     def has_to_pay(self) -> bool:
@@ -139,7 +140,6 @@ class ChannelAccount:
     def note_due(self, due: int) -> bool:
         """Takes a node's `due` as owed, as far as our own count bears it out; whether it does in full."""
         self.claimed = max(self.claimed, due)
-        self.wanted = max(self.wanted, min(self.claimed, self.own_due + self.slack))
         return self.wanted >= due
 
     def reopen(self, segments: Mapping[SegmentKey, OpenSegment]) -> None:
@@ -172,20 +172,6 @@ class ChannelAccount:
             self.open.give(key, share)
             spare -= share
 
-    def _shares(self, more: int) -> Shares:
-        """Which jobs and open segments a further promise is for: what they hold aside shrinks by as much."""
-        shares = Shares()
-        for job_id, owed in self.owing.items():
-            shares.owing[job_id] = share = max(0, min(more, owed))
-            more -= share
-        for key, segment in self.open.items():
-            if more <= 0:
-                break
-            share = 0 if segment.is_charged else max(0, min(more, segment.upper + segment.slack - segment.share))
-            if share:
-                shares.open[key], more = share, more - share
-        return shares
-
     def _share(self, shares: Shares) -> None:
         """Notes for what a promise was made."""
         for job_id, amount in shares.owing.items():
@@ -209,8 +195,8 @@ class ChannelAccount:
                 self.once_promised.append(each)
 
     def has_promised(self, wanted: int, job_id: bytes) -> bool:
-        """Whether so much is on record, and all that this job owes beyond what was promised for it before."""
-        return self.promised >= wanted and job_id not in self.owing
+        """Whether so much of what is owed is on record, and all of what this job owes beyond what was for it before."""
+        return self.promised >= min(wanted, self.wanted) and job_id not in self.owing
 
     def _pay(self, job_id: bytes, amount: int) -> None:
         left = self.owing.pop(job_id, 0) - amount
@@ -219,8 +205,13 @@ class ChannelAccount:
 
     def _note_promised(self, total: int) -> None:
         """More is on record than is counted here, say by a promise whose answer was lost."""
+        found = max((asked for asked in self.unheard if asked <= total), default=0)
+        if found > self.promised:
+            shares = self.unheard[found].first(found - self.promised)
+            self.promised = found
+            self._share(shares)
         if total > self.promised:
-            shares = self._shares(total - self.promised)
+            shares = shares_of(total - self.promised, self.owing, self.open)
             self.promised = total
             self._share(shares)
 
@@ -237,12 +228,15 @@ class ChannelAccount:
             self.closed = self.pending.pop(self.closed)
 
     async def voucher(self, cumulative: int) -> SignedVoucher:
-        """A voucher over that total or more; all who ask in the meantime share one promise and one signature."""
+        """A voucher over that total or more; all who ask in the meantime share one promise and one signature.
+
+        It is over less where nobody holds that much: who asked for it asked when other jobs were open.
+        """
         # A segment that ended without a receipt may have left what another job owes.
         self._look_again()
         if self.signed is None or self.signed[0].cumulative < cumulative:
             await self.put_on_record(max(cumulative, self.promised))
-        if self.signed is None or self.signed[0].cumulative < cumulative:
+        if self.signed is None or self.signed[0].cumulative < min(cumulative, self.promised):
             channel = self.channel
             voucher = Voucher(channel.payer, channel.signer, channel.node, channel.lane, self.promised)
             self.signed = voucher, self.key.sign(voucher.digest(self.domain))
@@ -250,8 +244,8 @@ class ChannelAccount:
 
     async def put_on_record(self, cumulative: int) -> None:
         """Promises that total or more, and what ended jobs still have to pay for themselves; nothing is signed."""
-        self.asked = max(self.asked, cumulative)
-        while self.recorded < cumulative:
+        while self.recorded < min(cumulative, self.most):
+            self.asked = max(self.asked, cumulative)
             if self.recording is None:
                 # It begins in the loop's next turn: whoever asks in this one is in it.
                 self.recording = asyncio.create_task(self._record())
@@ -265,18 +259,23 @@ class ChannelAccount:
                 # What is there already is held by no job: it is not to be held once more.
                 self._note_promised(await self.total(self.channel))
             self.is_unsure = False
-            asked = max(self.asked, self.promised, self.needed)
-            shares = self._shares(asked - self.promised)
-            promised = await self.promise(self.channel, asked, shares.jobs)
-            if promised > asked:
+            # Who asks from here on asks again after it.
+            asked, self.asked = max(self.asked, self.needed), 0
+            shares = shares_of(asked - self.promised, self.owing, self.open)
+            total = max(self.needed, self.promised + shares.total)
+            # What it is for, should its answer be lost.
+            self.unheard[total] = shares
+            promised = await self.promise(self.channel, total, shares.jobs)
+            if promised > total:
                 self._note_promised(promised)
             else:
                 self.promised = max(self.promised, promised)
                 self._share(shares)
+            self.unheard = {each: known for each, known in self.unheard.items() if each > self.promised}
             self.recorded = self.promised
         except BaseException:
             # Whoever asked hears of it: the next voucher is for what is wanted then, which somebody holds.
-            self.asked, self.is_unsure = self.promised, True
+            self.asked, self.is_unsure = 0, True
             raise
         finally:
             self.recording = None

@@ -74,10 +74,6 @@ class Channels:
         """Every open account."""
         return list(self._accounts.values())
 
-    def drop(self, account: ChannelAccount) -> None:
-        """Forgets an account, say because its lane is given back."""
-        self._accounts.pop(account.channel.key, None)
-
     def drop_idle(self) -> None:
         """Forgets what is not in use: it is read anew, as another process may have written it in the meantime."""
         for key in [key for key, account in self._accounts.items() if account.is_idle]:
@@ -138,8 +134,10 @@ class Channels:
         with at_store():
             if state.best > account.promised:
                 account.promised = await self._credit.promise(channel, state.best)
-            await self._reopen(account)
+            past = await self._reopen(account)
         self._check_closed(account, state)
+        for record in past:
+            self._log.know(record)
         return account
 
     def _check_best(self, channel: ChannelId, state: ChannelState) -> None:
@@ -151,13 +149,15 @@ class Channels:
         except InvalidSignature as error:
             raise NodeUnavailable(f"{channel.node} shows a voucher that was never signed") from error
 
-    async def _reopen(self, account: ChannelAccount) -> None:
-        """Segments of an earlier life of this lane may still cost money."""
+    async def _reopen(self, account: ChannelAccount) -> list[JobRecord]:
+        """Segments of an earlier life of this lane may still cost money; answers whose they are."""
         channel = account.channel
-        for record in await self._log.open_jobs(channel.payer, channel.signer):
-            if record.node == channel.node and record.lane == channel.lane:
-                account.reopen(segments_of(record.placed(self._domain), record.segments))
+        records = await self._log.past_jobs(channel.payer, channel.signer)
+        past = [record for record in records if (record.node, record.lane) == (channel.node, channel.lane)]
+        for record in past:
+            account.reopen(segments_of(record.placed(self._domain), record.segments))
         account.spread()
+        return past
 
     def _check_closed(self, account: ChannelAccount, state: ChannelState) -> None:
         if state.last_cum_to <= account.promised:

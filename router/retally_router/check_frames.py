@@ -211,6 +211,14 @@ def check_receipt(receipt: JobReceipt, placed: Placed, output_from: int) -> None
         raise InvalidReceipt("length with room left", request.max_output, receipt.output_to)
 
 
+def read_receipts(shown: Mapping[str, Any], placed: Placed) -> list[ReceiptLeaf]:
+    """All that a node shows of a job."""
+    found = shown.get("receipts", [])
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise InvalidReceipt("receipts", "a list of objects", found)
+    return [read_receipt(each, placed) for each in found]
+
+
 def read_receipt(value: Mapping[str, Any], placed: Placed) -> ReceiptLeaf:
     """A receipt fetched after the stream, checked as far as the job's record allows."""
     receipt = JobReceipt.from_wire(value.get("receipt"))

@@ -85,6 +85,8 @@ class JobLog:
 
     def __init__(self, redis: Any) -> None:
         self._redis = redis
+        #: What this process began or took up, until it is forgotten on record.
+        self._known: set[str] = set()
 
     async def check_answers(self) -> None:
         """Raises what is wrong with the store, if it does not answer."""
@@ -92,6 +94,7 @@ class JobLog:
 
     async def begin(self, record: JobRecord) -> None:
         """Before the node gets the job."""
+        self.know(record)
         crash_point("before:job")
         await self._redis.hset(_open_key(record.request["payer"]), record.field, msgspec.json.encode(record))
         crash_point("after:job")
@@ -100,6 +103,7 @@ class JobLog:
         """The node refused the job, or all its receipts are in."""
         crash_point("before:forget")
         await self._redis.hdel(_open_key(record.request["payer"]), record.field)
+        self._known.discard(record.field)
         crash_point("after:forget")
 
     async def add_receipts(self, leaves: Sequence[ReceiptLeaf], account: ChannelAccount | None) -> None:
@@ -146,6 +150,14 @@ class JobLog:
         found = await self._redis.hvals(_open_key(payer))
         records = [msgspec.json.decode(raw, type=JobRecord) for raw in found]
         return [record for record in records if record.request["signer"] == signer]
+
+    async def past_jobs(self, payer: Address, signer: Address) -> list[JobRecord]:
+        """The same, but for those that this process knows: it sees to them, or did and only has to forget them."""
+        return [record for record in await self.open_jobs(payer, signer) if record.field not in self._known]
+
+    def know(self, record: JobRecord) -> None:
+        """From now on this process sees to it."""
+        self._known.add(record.field)
 
     async def totals(self, channel: ChannelId) -> tuple[int, int, dict[int, int]]:
         """What Redis knows of a channel: promised, closed, and receipts beyond a gap."""

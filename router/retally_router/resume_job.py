@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from retally.errors import Conflict, RetallyError
 from retally.protocol.eip712 import Domain
 from retally_router.begun_job import BegunJob
-from retally_router.check_frames import ENDED, ChoiceState, Placed, read_receipt
+from retally_router.check_frames import ENDED, ChoiceState, Placed, read_receipts
 from retally_router.directory import Listed
 from retally_router.ports import NodeApi
 from retally_router.serve_job import ServeJob
@@ -28,7 +28,7 @@ class ResumeJob:
         record, placed = begun.record, self._located(begun.record.placed(self._domain))
         try:
             shown = await self._api.receipts(placed.node.endpoint, record.job_id)
-            receipts = [read_receipt(item, placed).receipt for item in shown.get("receipts", [])]
+            receipts = [leaf.receipt for leaf in read_receipts(shown, placed)]
         except RetallyError as error:
             if error.status == 404:
                 return None

@@ -14,7 +14,7 @@ from retally.errors import RetallyError
 from retally.protocol.eip712 import Address, Domain
 from retally_router.channel_state import Act, ChannelAccount
 from retally_router.channels import Channels
-from retally_router.check_frames import Placed, read_receipt
+from retally_router.check_frames import Placed, read_receipts
 from retally_router.credit import Credit
 from retally_router.directory import Listed
 from retally_router.end_tasks import end_tasks
@@ -252,8 +252,7 @@ class SettleJobs:
         account.endpoint = self._located(placed, account.endpoint).node.endpoint
         shown = await self._api.receipts(account.endpoint, record.job_id)
         segments = {(choice, start): segment for choice, segment, start in record.segments}
-        leaves = [read_receipt(item, placed) for item in shown.get("receipts", [])]
-        for leaf in sorted(leaves, key=lambda item: item.receipt.cum_from):
+        for leaf in sorted(read_receipts(shown, placed), key=lambda item: item.receipt.cum_from):
             receipt = leaf.receipt
             segment = segments.get((receipt.choice, receipt.output_from))
             if segment is not None:

@@ -44,17 +44,21 @@ class VoucherSender:
         #: Accounts that wait for money, a signer or the chain, and those that are asked again at once.
         self._aside: dict[bytes, asyncio.TimerHandle] = {}
         self._soon: dict[bytes, asyncio.TimerHandle] = {}
+        self._waiting: dict[bytes, ChannelAccount] = {}
         #: Vouchers that take long to make.
         self._late: dict[bytes, asyncio.Task[SignedVoucher | None]] = {}
 
     def pay(self, account: ChannelAccount) -> None:
         """Has the account's wanted total delivered, if it is more than the node has."""
-        if any(account.channel.key in waiting for waiting in (self._aside, self._soon, self._late)):
+        key = account.channel.key
+        if any(key in waiting for waiting in (self._aside, self._soon, self._late)):
+            # It may be another than waits: the channel may have been forgotten, and read anew.
+            self._waiting[key] = account
             return
         if not account.has_to_pay:
             return
         queue = self._queues.setdefault(account.channel.node, _Queue())
-        queue.due[account.channel.key] = account
+        queue.due[key] = account
         if queue.task is None or queue.task.done():
             queue.task = asyncio.create_task(self._run(account.channel.node, queue))
             queue.task.add_done_callback(log_failure)
@@ -120,22 +124,19 @@ class VoucherSender:
                 delay = FIRST_DELAY_SECONDS
 
     def _note(self, queue: _Queue, batch: Sequence[ChannelAccount], refused: Collection[bytes]) -> None:
-        """Who has nothing more to come is due no more, nor who was refused often enough and has all on record."""
+        """Who has nothing more to come is due no more; who was refused waits, and after some times for long."""
         for account in batch:
             key = account.channel.key
             if key not in refused:
                 queue.refused.pop(key, None)
-                if not account.has_to_pay:
-                    queue.due.pop(key, None)
+                if not account.has_to_pay and queue.due.get(key) is account:
+                    del queue.due[key]
                 continue
             queue.refused[key] = times = queue.refused.get(key, 0) + 1
             if times < REFUSALS:
                 self._set_aside(account, FIRST_DELAY_SECONDS * 2**times, self._soon)
-                continue
-            del queue.refused[key]
-            # Who came or is owed more meanwhile was not asked for its voucher yet.
-            if not (account.has_to_promise or account.has_to_act):
-                queue.due.pop(key, None)
+            else:
+                self._set_aside(account, LAST_DELAY_SECONDS, self._aside)
 
     async def _deliver(self, batch: Sequence[ChannelAccount]) -> set[bytes]:
         """The accounts whose vouchers the node refused; raises where it has none of them."""
@@ -181,7 +182,7 @@ class VoucherSender:
             if not work.cancelled():
                 # Of an error it hears again, when it is asked again.
                 work.exception()
-                self.pay(account)
+                self.pay(self._waiting.pop(key, account))
 
         work.add_done_callback(is_over)
 
@@ -203,7 +204,7 @@ class VoucherSender:
         for account, (voucher, _) in made:
             account.delivered = max(account.delivered, voucher.cumulative)
         for account, _ in made:
-            await act_on(account.once_paid, account.delivered)
+            await act_on(account.once_paid, account.paid)
 
     async def _voucher(self, account: ChannelAccount) -> SignedVoucher | None:
         """None where this account's money, signer or chain is in the way; the store is all accounts'."""
@@ -228,7 +229,7 @@ class VoucherSender:
 
         def again() -> None:
             waiting.pop(key, None)
-            self.pay(account)
+            self.pay(self._waiting.pop(key, account))
 
         waiting[key] = asyncio.get_running_loop().call_later(seconds, again)
 

@@ -50,7 +50,8 @@ def hanging(server: RedisServer) -> Iterator[None]:
 async def test_the_client_hears_of_the_store(server: RedisServer, world: World, is_open: bool, jobs: int) -> None:
     (account,) = world.router.channels.accounts()
     if not is_open:
-        world.router.channels.drop(account)
+        world.router.channels.drop_idle()
+        assert account not in world.router.channels.accounts()
     with hanging(server):
         began = time.monotonic()
         answers = await asyncio.gather(*(world.ask(seed=seed) for seed in range(2, 2 + jobs)))

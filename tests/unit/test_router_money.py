@@ -75,6 +75,7 @@ class TestChannelAccount:
             return total
 
         line = ChannelAccount(CHANNEL, SESSION, DOMAIN, "http://node", promise)
+        line.admit({(JOB, 0, 0): segment(100)})
         with pytest.raises(InsufficientFunds):
             await line.voucher(110)
         assert (await line.voucher(105))[0].cumulative == 105
@@ -146,7 +147,9 @@ class TestChannelAccount:
             line.close((JOB, 0, 0), receipt(100, 150))
 
     async def test_signs_for_its_own_channel(self) -> None:
-        voucher, signature = await account().voucher(77)
+        line = account()
+        line.admit({(JOB, 0, 0): segment(100)})
+        voucher, signature = await line.voucher(77)
         assert (voucher.channel, voucher.cumulative) == (CHANNEL, 77)
         check_signed_by(voucher.digest(DOMAIN), signature, SESSION.address)
 

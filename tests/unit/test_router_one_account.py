@@ -36,7 +36,7 @@ class EmptyLog:
     async def totals(self, _: Any) -> tuple[int, int, dict[int, int]]:
         return 0, 0, {}
 
-    async def open_jobs(self, *_: Any) -> list[Any]:
+    async def past_jobs(self, *_: Any) -> list[Any]:
         return []
 
 

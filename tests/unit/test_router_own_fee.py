@@ -18,6 +18,7 @@ from retally.protocol.voucher import ChannelId
 from retally_router.channel_state import ChannelAccount
 from retally_router.credit import Credit
 from retally_router.open_segments import OpenSegment, SegmentKey
+from retally_router.store_errors import StoreUnreachable
 from retally_router.vouchers import VoucherSender
 
 A, B, C = "0a" * 32, "0b" * 32, "0c" * 32
@@ -181,3 +182,109 @@ async def test_a_promise_under_way_counts_for_a_segment_that_closes_meanwhile(wo
     assert account.owing == {bytes.fromhex(A): 20}
     await account.put_on_record(account.needed)
     assert (await promised(world), account.owing, await world.held()) == (90, {}, 10)
+
+
+@pytest.mark.parametrize("lease_jobs", [0, 8])
+async def test_a_total_of_jobs_that_ended_meanwhile_is_promised_out_of_nothing(
+    world: LeaseWorld, lease_jobs: int
+) -> None:
+    world.balance = 210
+    credit = world.process(lease_jobs)
+    settle, account = settling(credit, VoucherSender(cast(Any, SlowNode()))), channel(credit)
+    for job, most in ((A, 100), (C, 100), (B, 10)):
+        await hold(credit, job, most)
+    for job in (A, C):
+        await account.voucher(account.admit({key(job): segment(100)}))
+    account.open.count(key(A), 1)
+    account.note_due(1)
+    # This is asked for while another promise is under way; meanwhile the others end.
+    total = account.admit({key(B): segment(10)})
+    account.close(key(A), receipt(1, 0))
+    account.open.count(key(C), 5)
+    account.close(key(C), receipt(5, 1))
+    for job in (A, C):
+        await settle.release(PAYER, job, account)
+    await sell(world, 210 - await promised(world) - await rest(world, credit))
+    voucher, _ = await account.voucher(total)
+    assert voucher.cumulative == account.promised < total
+    assert await promised(world) + await world.held() <= 210
+    await settle.close()
+
+
+@pytest.mark.parametrize("lease_jobs", [0, 8])
+async def test_what_a_node_asks_for_beyond_what_it_made_is_held_by_no_job_any_more(
+    world: LeaseWorld, lease_jobs: int
+) -> None:
+    world.balance = 2000
+    credit = world.process(lease_jobs)
+    for job in (A, B):
+        await hold(credit, job, 1000)
+    account = channel(credit)
+    account.admit({key(A): segment(1000)})
+    await account.voucher(1)
+    segments = {key(B): segment(1000)}
+    await account.voucher(account.admit(segments))
+    await account.voucher(account.most_before(segments))
+    assert await promised(world) + await rest(world, credit) == 2000
+    assert sum(part.left for job in (A, B) if (part := credit.leases.part_of(job))) == 2000 - account.promised
+
+
+async def test_a_due_that_the_receipt_falls_short_of_is_owed_no_more(world: LeaseWorld, node: SlowNode) -> None:
+    credit, sender, acted = world.process(0), VoucherSender(cast(Any, node)), list[str]()
+    await hold(credit, A, 100)
+    account = channel(credit)
+    await account.voucher(account.admit({key(A): segment(100)}))
+    account.open.count(key(A), 20)
+    account.note_due(84)
+
+    async def act() -> None:
+        acted.append("paid")
+
+    await sender.once_paid(account, act)
+    # It broke off, and its receipt is over what came.
+    account.close(key(A), receipt(20, 0))
+    assert account.wanted == 20
+    sender.pay(account)
+    assert await sender.drain(3)
+    assert (await promised(world), acted) == (20, ["paid"])
+    await sender.close()
+
+
+@pytest.mark.parametrize("lease_jobs", [0, 8])
+async def test_a_promise_whose_answer_was_lost_is_its_own_jobs(
+    world: LeaseWorld, node: SlowNode, lease_jobs: int
+) -> None:
+    world.balance, is_lost = 200, False
+    credit, sender = world.process(lease_jobs), VoucherSender(cast(Any, node))
+    settle = settling(credit, sender)
+
+    async def unanswered(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+        found = await credit.promise(channel, total, jobs)
+        if is_lost:
+            raise StoreUnreachable("gone before it answered")
+        return found
+
+    for job in (A, B):
+        await hold(credit, job, 100)
+    account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", unanswered, credit.promised)
+    account.admit({key(A): segment(100)})
+    await account.put_on_record(1)
+    account.admit({key(B): segment(100)})
+    account.open.count(key(A), 60)
+    account.note_due(60)
+    is_lost = True
+    with pytest.raises(StoreUnreachable):
+        await account.voucher(60)
+    is_lost = False
+    account.open.count(key(B), 60)
+    account.close(key(B), receipt(60, 0))
+    sender.pay(account)
+    await settle.release(PAYER, B, account)
+    assert await promised(world) + await rest(world, credit) == 60 + 100
+    await sell(world, 40)
+    account.open.count(key(A), 40)
+    account.close(key(A), receipt(100, 60))
+    assert (await account.voucher(account.needed))[0].cumulative == 160
+    assert (await promised(world), account.owing) == (200, {})
+    await sender.close()
+    await settle.close()

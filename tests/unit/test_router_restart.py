@@ -63,7 +63,7 @@ class TestRestart:
             await world.redis.delete(f"retally:{{{world.payer.address}}}:credit")
             keys = [key async for key in world.redis.scan_iter("retally:*:channel:*")]
             await world.redis.delete(*keys)
-            world.router.channels.drop(account)
+            world.router.channels.drop_idle()
             assert (await world.ask(seed=9)).status_code == 200
             again = world.router.channels.accounts()[0]
             assert again is not account
@@ -172,7 +172,7 @@ class TestRestart:
             assert (await world.ask(seed=5)).status_code == 402
             (account,) = await some(lambda: world.router.channels.accounts())
             # What the node tells it is owed, and never gets.
-            account.wanted = account.delivered + 1
+            account.closed = account.claimed = account.delivered + 1
             await until(lambda: bool(account.once_paid))
             await asyncio.sleep(1)
             assert await world.redis.hlen(opened) == 1

@@ -9,13 +9,15 @@ from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
+from tests.fakes_router import FakeNode
 from tests.fakes_world import DOMAIN
 from tests.holds_world import JOB, KEY, Asking, OwnLane, Record, SlowNode, rest, settling
 from tests.lease_world import NODE, PAYER, SIGNER, LeaseWorld, hold, line, promised, sell
+from tests.router_world import router_world
 
-from retally.errors import NodeUnavailable, RemoteError
+from retally.errors import NodeUnavailable, RemoteError, RetallyError
 from retally_router.channel_state import ChannelAccount
-from retally_router.check_frames import ChoiceState
+from retally_router.check_frames import ChoiceState, read_receipts
 from retally_router.credit import Credit
 from retally_router.job_log import JobLog, JobRecord
 from retally_router.keys import Session
@@ -223,3 +225,35 @@ async def test_a_job_that_began_while_its_routers_past_was_read_keeps_its_hold(w
     assert await world.held() == 100
     assert settle._taken_up.has(f"0x{JOB}", f"0x{JOB}:0xA")
     await settle.close()
+
+
+@pytest.mark.parametrize("shown", [5, None, [5], [{}], {"receipts": []}])
+def test_receipts_of_another_shape_are_an_error_that_is_told(shown: Any) -> None:
+    with pytest.raises(RetallyError):
+        read_receipts({"receipts": shown}, cast(Any, None))
+
+
+async def test_a_job_that_is_over_is_not_opened_again_while_it_waits_to_be_forgotten(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget, is_gone = JobLog.forget, False
+
+    async def breaking(self: JobLog, record: JobRecord) -> None:
+        if is_gone:
+            raise StoreUnreachable("gone")
+        await forget(self, record)
+
+    monkeypatch.setattr(JobLog, "forget", breaking)
+    async with router_world(redis_url, [FakeNode("a")]) as world:
+        is_gone = True
+        assert (await world.ask()).status_code == 200
+        (account,) = world.router.channels.accounts()
+        assert account.is_idle
+        # The lane lapses meanwhile.
+        world.router.channels.drop_idle()
+        assert (await world.ask(seed=2)).status_code == 200
+        (again,) = world.router.channels.accounts()
+        is_gone = False
+        assert await world.settled()
+        assert again is not account
+        assert (again.open, again.is_idle) == ({}, True)

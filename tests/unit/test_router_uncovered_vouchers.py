@@ -58,7 +58,7 @@ def sender(node: Node, monkeypatch: pytest.MonkeyPatch) -> VoucherSender:
 def owing(credit: Credit, channel: ChannelId, job: str, amount: int) -> ChannelAccount:
     """A channel whose node is owed so much for a job."""
     account = ChannelAccount(channel, KEY, DOMAIN, "http://node", credit.promise)
-    account.owing, account.closed, account.wanted = {bytes.fromhex(job): amount}, amount, amount
+    account.owing, account.closed, account.claimed = {bytes.fromhex(job): amount}, amount, amount
     return account
 
 
@@ -70,7 +70,7 @@ async def test_what_nothing_covers_waits_and_holds_up_no_other(
     await lose(world)
     await hold(other, "b", 160)
     short, fine = owing(credit, line(0), "0a", 10), ChannelAccount(line(1), KEY, DOMAIN, "http://node", credit.promise)
-    fine.wanted = 7
+    fine.closed = fine.claimed = 7
     sender.pay(short)
     sender.pay(fine)
     # One of them has not what it is owed.

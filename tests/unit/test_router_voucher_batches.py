@@ -10,7 +10,7 @@ import pytest
 from tests.fakes_world import DOMAIN
 from tests.lease_world import line
 
-from retally.errors import RemoteError
+from retally.errors import InsufficientFunds, RemoteError
 from retally.protocol.eip712 import SigningKey, keccak
 from retally.protocol.voucher import MAX_VOUCHERS, ChannelId
 from retally_router.channel_state import ChannelAccount
@@ -62,15 +62,15 @@ async def test_a_voucher_that_takes_long_to_make_holds_up_no_other() -> None:
         await gate.wait()
         return total
 
-    late = ChannelAccount(line(0), KEY, DOMAIN, "http://node", slow, wanted=10)
-    fine = ChannelAccount(line(1), KEY, DOMAIN, "http://node", promise, wanted=7)
+    late = ChannelAccount(line(0), KEY, DOMAIN, "http://node", slow, closed=10, claimed=10)
+    fine = ChannelAccount(line(1), KEY, DOMAIN, "http://node", promise, closed=7, claimed=7)
     sender.pay(late)
     sender.pay(fine)
     await asyncio.wait_for(node.is_paid.wait(), 1)
     # It is paid as often as its node sends a chunk, which holds up nobody either.
     for total in (8, 9):
         node.is_paid.clear()
-        fine.wanted = total
+        fine.closed = fine.claimed = total
         sender.pay(late)
         sender.pay(fine)
         await asyncio.wait_for(node.is_paid.wait(), 0.2)
@@ -87,21 +87,26 @@ async def test_more_channels_than_a_node_takes_at_once_are_all_paid(
     monkeypatch: pytest.MonkeyPatch, unknown: tuple[int, ...]
 ) -> None:
     monkeypatch.setattr("retally_router.vouchers.FIRST_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr("retally_router.vouchers.LAST_DELAY_SECONDS", 0.5)
     node, acted = Strict(*unknown), list[int]()
     sender = VoucherSender(cast(NodeApi, node))
 
     for lane in range(2 * MAX_VOUCHERS + 1):
-        account = ChannelAccount(line(lane), KEY, DOMAIN, "http://node", promise, wanted=1 + lane)
+        account = ChannelAccount(line(lane), KEY, DOMAIN, "http://node", promise, closed=1 + lane, claimed=1 + lane)
 
         async def act(lane: int = lane) -> None:
             acted.append(lane)
 
         sender.pay(account)
         await sender.once_paid(account, act)
-    assert await sender.drain(20)
+    assert await sender.drain(20) is not bool(unknown)
     paid = [lane for lane in range(2 * MAX_VOUCHERS + 1) if lane not in unknown]
     assert sorted(acted) == paid
     assert sorted({int(total) for total in node.taken}) == [1 + lane for lane in paid]
+    # It is not given up: the node may know it later.
+    node.unknown = ()
+    await asyncio.sleep(0.7)
+    assert sorted(acted) == list(range(2 * MAX_VOUCHERS + 1))
     await sender.close()
 
 
@@ -118,7 +123,31 @@ async def test_a_node_that_can_take_nothing_now_is_asked_again(monkeypatch: pyte
     node = Starting()
     sender = VoucherSender(cast(NodeApi, node))
 
-    sender.pay(ChannelAccount(line(0), KEY, DOMAIN, "http://node", promise, wanted=5))
+    sender.pay(ChannelAccount(line(0), KEY, DOMAIN, "http://node", promise, closed=5, claimed=5))
     assert await sender.drain(5)
     assert node.taken == ["5"]
+    await sender.close()
+
+
+async def test_a_pause_is_its_channels_and_not_an_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retally_router.vouchers.LAST_DELAY_SECONDS", 0.2)
+    node, acted = Node(), list[str]()
+    sender = VoucherSender(cast(NodeApi, node))
+
+    async def short(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+        raise InsufficientFunds(total, 0)
+
+    async def act() -> None:
+        acted.append("paid")
+
+    old = ChannelAccount(line(0), KEY, DOMAIN, "http://node", short, closed=10, claimed=10)
+    sender.pay(old)
+    await asyncio.sleep(0.05)
+    # Its money came by another way; it was forgotten while it was idle, and read anew.
+    old.promised = old.delivered = 10
+    new = ChannelAccount(line(0), KEY, DOMAIN, "http://node", promise, closed=40, claimed=40, promised=10, delivered=10)
+    sender.pay(new)
+    await sender.once_paid(new, act)
+    await asyncio.sleep(0.4)
+    assert (node.taken, acted, new.delivered) == (["40"], ["paid"], 40)
     await sender.close()
