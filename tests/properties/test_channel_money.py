@@ -16,9 +16,10 @@ from tests.holds_world import KEY, SlowNode, settling
 from tests.lease_world import PAYER, LeaseWorld, hold, line, promised, sell
 from tests.router_world import DATABASE, database_url
 
-from retally.errors import PaymentRequired
+from retally.errors import PaymentRequired, Unavailable
 from retally_router.channel_state import ChannelAccount
 from retally_router.credit import Credit
+from retally_router.credit_keys import credit_key
 from retally_router.open_segments import OpenSegment, SegmentKey
 from retally_router.settle_jobs import SettleJobs
 from retally_router.store_errors import StoreUnreachable
@@ -32,9 +33,9 @@ steps = st.one_of(
     st.tuples(st.just("begin"), jobs, st.integers(0, 60), st.integers(1, 100)),
     st.tuples(st.just("answer"), jobs, st.integers(1, 100)),
     st.tuples(st.just("answer"), jobs, st.integers(1, 100)),
-    st.tuples(st.just("ask"), jobs),
-    st.tuples(st.just("close"), jobs),
-    st.tuples(st.just("close"), jobs),
+    st.tuples(st.just("ask"), jobs, st.sampled_from([0, 0, 30, 64])),
+    st.tuples(st.just("close"), jobs, st.sampled_from([0, 0, 20, 100])),
+    st.tuples(st.just("close"), jobs, st.sampled_from([0, 0, 20, 100])),
     st.tuples(st.just("read"), st.integers(0, 5), st.booleans()),
     st.tuples(st.just("read"), st.integers(0, 5), st.booleans()),
     st.tuples(st.just("refuse"), jobs),
@@ -111,8 +112,8 @@ class Channel:
         segment = OpenSegment(prompt * 1_000_000, 1_000_000, most)
         try:
             await self.account.voucher(self.account.admit({job.key: segment}))
-        except StoreUnreachable:
-            # A store that keeps what it heard refuses nothing that is held.
+        except (StoreUnreachable, Unavailable):
+            # A store that keeps what it heard refuses nothing that is held, but where another job just ended.
             self.account.open.close(job.key)
             await self.settle.release(PAYER, job.name, self.account)
             return
@@ -125,17 +126,18 @@ class Channel:
             job.tokens += more
             self.account.open.count(job.key, more)
 
-    async def ask(self, number: int) -> None:
-        """The node asks for what is due by its count."""
+    async def ask(self, number: int, ahead: int = 0) -> None:
+        """The node asks for what is due by its count, and says that it is so far ahead."""
         job = self.jobs.get(number)
         if job is not None and not job.is_closed:
-            self.account.note_due(self.total + job.fee)
+            self.account.note_due(self.total + job.fee + ahead)
             self.sender.pay(self.account)
 
-    async def close(self, number: int) -> None:
+    async def close(self, number: int, short: int = 0) -> None:
+        """The node's receipt is over what it made, or over less."""
         job = self.jobs.get(number)
         if job is not None and not job.is_closed:
-            job.is_closed = True
+            job.is_closed, job.tokens = True, max(0, job.tokens - short)
             self.receipts.append((job, self.total))
             self.total += job.fee
             del self.jobs[number]
@@ -162,9 +164,15 @@ class Channel:
             self.account.open.close(job.key)
             await self.settle.release(PAYER, job.name, self.account)
 
+    async def free(self) -> int:
+        """What nobody holds and nothing promised, by one look."""
+        found = await self.world.redis.hgetall(credit_key(PAYER))
+        sums = [int(value) for name, value in found.items() if name == b"held" or name.startswith(b"promised:")]
+        return DEPOSIT - sum(sums)
+
     async def buy(self) -> None:
         """Somebody else buys all that is free, but for some."""
-        free = DEPOSIT - await promised(self.world) - await self.world.held()
+        free = await self.free()
         if free > 200:
             await sell(self.world, free - 200)
 
@@ -177,7 +185,7 @@ class Channel:
     async def end(self) -> None:
         """All that is open ends, and everybody buys what is free."""
         self.store.fault = None
-        free = DEPOSIT - await promised(self.world) - await self.world.held()
+        free = await self.free()
         await sell(self.world, max(0, free))
         for number in list(self.jobs):
             await self.answer(number, 100)
@@ -227,8 +235,8 @@ async def play(url: str, lease_jobs: int, taken: list[tuple[Any, ...]]) -> None:
         ("begin", 0, 0, 100),
         ("begin", 1, 50, 100),
         ("answer", 0, 100),
-        ("ask", 0),
-        ("close", 0),
+        ("ask", 0, 0),
+        ("close", 0, 0),
         ("read", 0, True),
     ],
 )
