@@ -42,7 +42,13 @@ class TwoNodes:
     async def open_jobs(self, payer: str, signer: str) -> list[Any]:
         return [Record(f"0x{JOB}", node) for node in ("0xA", "0xB")]
 
-    async def open(self, session: Session, placed: Any) -> ChannelAccount:
+    def take_up(self, record: Any) -> bool:
+        return True
+
+    def leave(self, record: Any) -> None:
+        """It may be taken up again."""
+
+    async def open(self, session: Session, placed: Any, *, is_past: bool) -> ChannelAccount:
         return self.account
 
 

@@ -190,7 +190,8 @@ class ChannelAccount:
         waiting, self.once_promised = self.once_promised, []
         for each in waiting:
             if self.has_promised(each[0], each[1]):
-                self.now_promised.append((each[0], each[2]))
+                # Whatever total it waited for: what is wanted may have fallen below.
+                self.now_promised.append((0, each[2]))
             else:
                 self.once_promised.append(each)
 

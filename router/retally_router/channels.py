@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from retally.errors import InvalidSignature, NodeUnavailable
+from retally.errors import InvalidSignature, NodeUnavailable, Unavailable
 from retally.protocol.eip712 import Domain, check_signed_by
 from retally.protocol.receipt import ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
@@ -37,10 +37,17 @@ class Channels:
         self._credit = credit
         self._domain = domain
         self._accounts: dict[bytes, ChannelAccount] = {}
+        #: Of which another process may have written since they were read.
+        self._stale: set[bytes] = set()
         self._opening: dict[bytes, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def open(self, session: Session, placed: Placed, at_store: AtStore = nullcontext) -> ChannelAccount:
+    async def open(
+        self, session: Session, placed: Placed, at_store: AtStore = nullcontext, *, is_past: bool = False
+    ) -> ChannelAccount:
         """The account of the job's channel; raises NodeUnavailable when the node's books can't be reconciled.
+
+        A job that another process began is in none that was read before: there it raises Unavailable while own jobs
+        are in that.
 
         While it is idle it may be forgotten: who waits for anything before it is in use has to open it once more. While
         the store is asked, `at_store` is entered.
@@ -48,6 +55,12 @@ class Channels:
         channel = ChannelId(session.payer, session.signer, placed.node.node, placed.lane)
         async with self._opening[channel.key]:
             account = self._accounts.get(channel.key)
+            if account is not None and channel.key in self._stale:
+                if account.is_idle:
+                    account = None
+                    self._forget(channel.key)
+                elif is_past:
+                    raise Unavailable("jobs of before are in the channel", hint="retry in seconds")
             if account is None:
                 loaded = await self._load(session, channel, placed.node.endpoint, at_store)
                 self._make_room()
@@ -75,9 +88,18 @@ class Channels:
         return list(self._accounts.values())
 
     def drop_idle(self) -> None:
-        """Forgets what is not in use: it is read anew, as another process may have written it in the meantime."""
+        """Forgets what is not in use, say for room."""
         for key in [key for key, account in self._accounts.items() if account.is_idle]:
-            del self._accounts[key]
+            self._forget(key)
+
+    def lapse(self) -> None:
+        """Another process may have written channels: they are read anew, those in use as soon as they are not."""
+        self.drop_idle()
+        self._stale |= set(self._accounts)
+
+    def _forget(self, key: bytes) -> None:
+        self._accounts.pop(key, None)
+        self._stale.discard(key)
 
     async def close_segment(self, account: ChannelAccount, leaf: ReceiptLeaf, segment: int) -> None:
         """Moves the money line by a checked receipt and puts it on record, with the others that wait for that."""
@@ -137,7 +159,7 @@ class Channels:
             past = await self._reopen(account)
         self._check_closed(account, state)
         for record in past:
-            self._log.know(record)
+            self._log.note_opened(record)
         return account
 
     def _check_best(self, channel: ChannelId, state: ChannelState) -> None:

@@ -85,8 +85,9 @@ class JobLog:
 
     def __init__(self, redis: Any) -> None:
         self._redis = redis
-        #: What this process began or took up, until it is forgotten on record.
+        #: Until they are forgotten on record: what this process began or took up, and of which it opened segments.
         self._known: set[str] = set()
+        self._opened: set[str] = set()
 
     async def check_answers(self) -> None:
         """Raises what is wrong with the store, if it does not answer."""
@@ -94,7 +95,8 @@ class JobLog:
 
     async def begin(self, record: JobRecord) -> None:
         """Before the node gets the job."""
-        self.know(record)
+        self._known.add(record.field)
+        self._opened.add(record.field)
         crash_point("before:job")
         await self._redis.hset(_open_key(record.request["payer"]), record.field, msgspec.json.encode(record))
         crash_point("after:job")
@@ -104,6 +106,7 @@ class JobLog:
         crash_point("before:forget")
         await self._redis.hdel(_open_key(record.request["payer"]), record.field)
         self._known.discard(record.field)
+        self._opened.discard(record.field)
         crash_point("after:forget")
 
     async def add_receipts(self, leaves: Sequence[ReceiptLeaf], account: ChannelAccount | None) -> None:
@@ -152,12 +155,22 @@ class JobLog:
         return [record for record in records if record.request["signer"] == signer]
 
     async def past_jobs(self, payer: Address, signer: Address) -> list[JobRecord]:
-        """The same, but for those that this process knows: it sees to them, or did and only has to forget them."""
-        return [record for record in await self.open_jobs(payer, signer) if record.field not in self._known]
+        """The same, but for those that this process opened: they are open here, or over and only to be forgotten."""
+        return [record for record in await self.open_jobs(payer, signer) if record.field not in self._opened]
 
-    def know(self, record: JobRecord) -> None:
-        """From now on this process sees to it."""
+    def note_opened(self, record: JobRecord) -> None:
+        """A channel counts its segments from here on."""
+        self._opened.add(record.field)
+
+    def leave(self, record: JobRecord) -> None:
+        """Nobody sees to it here any more, though it is on record."""
+        self._known.discard(record.field)
+
+    def take_up(self, record: JobRecord) -> bool:
+        """Whether nobody sees to it here yet; from now on somebody does."""
+        is_new = record.field not in self._known
         self._known.add(record.field)
+        return is_new
 
     async def totals(self, channel: ChannelId) -> tuple[int, int, dict[int, int]]:
         """What Redis knows of a channel: promised, closed, and receipts beyond a gap."""

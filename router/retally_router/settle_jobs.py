@@ -131,20 +131,18 @@ class SettleJobs:
         self._recovered.add(session.signer)
 
     async def _take_over(self, session: Session, *, first: bool) -> None:
+        own = await self._lanes.held()
         lanes = {record.lane for record in await self._log.open_jobs(session.payer, session.signer)}
         lanes |= {lane for _, lane in await self._credit.holds(session.payer, session.signer)}
-        taken = {lane for lane in lanes if await self._may_take(lane, first=first)}
+        taken = {lane for lane in lanes if await self._lanes.adopt(lane)}
         # Not before: what a router began until it died, or lost its lane, is on record now.
         records = await self._log.open_jobs(session.payer, session.signer)
         for record in records:
-            if any(tasks.has(record.job_id, record.field) for tasks in (self._unpaid, self._taken_up)):
-                continue
-            if record.lane in taken:
+            # What runs here, or did a moment ago, may be on a lane that was lost and taken again.
+            if record.lane in taken and self._log.take_up(record):
                 past = self._pasts.begin((session.signer, record.node, record.lane), record.field)
                 work = self._take_up(session, record.placed(self._domain), record, past)
                 self._taken_up.start(record.job_id, record.field, work)
-        # A lease on our own lane that is not ours is of a life before: a store that lost writes has it again.
-        of_leases = taken | {await self._lanes.held()}
         opened = {record.job_id[2:] for record in records}
         for job, lane in await self._credit.holds(session.payer, session.signer):
             if self._credit.leases.owns(job):
@@ -152,7 +150,10 @@ class SettleJobs:
                     # It had ended: a store that came back without its last writes has it again.
                     await self._credit.release(session.payer, job)
                 continue
-            if job in opened or lane not in (of_leases if is_lease(job) else taken):
+            # Later than the first time, a hold on our own lane may be one that is just made; a lease there that is not
+            # ours is of a life before: a store that lost writes has it again.
+            is_past = lane in taken and (lane != own or first or is_lease(job))
+            if job in opened or not is_past or self._credit.leases.part_of(job) is not None:
                 continue
             # A lease covers all jobs of its process: until the last one is settled all of it counts.
             of_lane = {record.job_id for record in records if is_lease(job) and record.lane == lane}
@@ -161,10 +162,6 @@ class SettleJobs:
                 self._ending_holds.start(session.payer, job, self._release_lease(unsettled, session.payer, job))
             else:
                 await self._credit.release(session.payer, job)
-
-    async def _may_take(self, lane: int, *, first: bool) -> bool:
-        # Later than the first time, what is open on our own lane is running right now.
-        return (first or lane != await self._lanes.held()) and await self._lanes.adopt(lane)
 
     async def _release_lease(self, unsettled: list[asyncio.Task[None]], payer: Address, name: str) -> None:
         await asyncio.wait(unsettled)
@@ -182,6 +179,10 @@ class SettleJobs:
                 await _persist(lambda: self._log.forget(record))
             else:
                 await self._settle(placed, account, record)
+        except BaseException:
+            # What nobody foresaw: the next job of its signer tries again.
+            self._log.leave(record)
+            raise
         finally:
             past.settle(record.field)
         # What was promised for which job of a channel is not known any more: all its jobs' holds cover each other.
@@ -195,7 +196,7 @@ class SettleJobs:
         delay = FIRST_DELAY_SECONDS
         while self._clock.now() < placed.request.deadline + RECEIPT_LIFE_SECONDS:
             try:
-                return await self._channels.open(session, self._located(placed))
+                return await self._channels.open(session, self._located(placed), is_past=True)
             except (RetallyError, StoreError) as error:
                 log.info("channel_not_open", node=record.node, lane=record.lane, error=str(error))
                 await asyncio.sleep(delay)

@@ -162,14 +162,17 @@ class VoucherSender:
             for _, work in works:
                 work.cancel()
             raise
-        for account, work in works:
-            if not work.done():
-                self._leave(account, work)
         over = [(account, work) for account, work in works if work.done()]
+        late = [(account, work) for account, work in works if not work.done()]
+        for account, work in late:
+            self._leave(account, work)
         errors = [error for _, work in over if (error := work.exception()) is not None]
         if errors:
             raise errors[0]
-        return [(account, voucher) for account, work in over if (voucher := work.result()) is not None]
+        made = [(account, voucher) for account, work in over if (voucher := work.result()) is not None]
+        # Where more becomes due faster than it is promised, what was promised before goes ahead.
+        known = [(account, account.signed) for account, _ in late]
+        return made + [(account, each) for account, each in known if each and each[0].cumulative > account.delivered]
 
     def _leave(self, account: ChannelAccount, work: asyncio.Task[SignedVoucher | None]) -> None:
         """Nobody waits for it: it is due again once its voucher is made."""

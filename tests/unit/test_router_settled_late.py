@@ -185,8 +185,11 @@ async def test_a_dead_routers_job_at_a_node_that_never_comes_back_is_given_up(
         async def open_jobs(self, payer: str, signer: str) -> list[Record]:
             return [Record(f"0x{JOB}", "0xA")]
 
-        async def open(self, session: Session, placed: Any) -> ChannelAccount:
+        async def open(self, session: Session, placed: Any, *, is_past: bool) -> ChannelAccount:
             raise NodeUnavailable("gone")
+
+        def take_up(self, record: Record) -> bool:
+            return True
 
         async def forget(self, record: Record) -> None:
             forgotten.append(record.field)
@@ -215,8 +218,14 @@ async def test_a_job_that_began_while_its_routers_past_was_read_keeps_its_hold(w
         async def open_jobs(self, payer: str, signer: str) -> list[Record]:
             return next(reads)
 
-        async def open(self, session: Session, placed: Any) -> ChannelAccount:
+        async def open(self, session: Session, placed: Any, *, is_past: bool) -> ChannelAccount:
             raise NodeUnavailable("not yet")
+
+        def take_up(self, record: Record) -> bool:
+            return True
+
+        def leave(self, record: Record) -> None:
+            """Its router ends."""
 
     books = Books()
     settle = late(credit, cast(Any, books), cast(Any, books), Clock())

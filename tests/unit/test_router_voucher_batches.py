@@ -151,3 +151,23 @@ async def test_a_pause_is_its_channels_and_not_an_accounts(monkeypatch: pytest.M
     await asyncio.sleep(0.4)
     assert (node.taken, acted, new.delivered) == (["40"], ["paid"], 40)
     await sender.close()
+
+
+async def test_what_was_promised_before_goes_ahead_of_what_becomes_due_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retally_router.vouchers.READY_SECONDS", 0.02)
+    node = Node()
+    sender = VoucherSender(cast(NodeApi, node))
+
+    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+        await asyncio.sleep(0.05)
+        return total
+
+    account = ChannelAccount(line(0), KEY, DOMAIN, "http://node", slow)
+    for total in range(1, 100):
+        account.closed = account.claimed = total
+        sender.pay(account)
+        await asyncio.sleep(0.01)
+    assert len(node.taken) > 5
+    assert await sender.drain(5.0)
+    assert node.taken[-1] == "99"
+    await sender.close()

@@ -1,0 +1,141 @@
+"""A router that lost its lane for a while: its own jobs stay its own, another's are read anew, and nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from redis.asyncio import Redis
+from tests.fakes_world import DOMAIN
+from tests.holds_world import JOB, KEY, Asking, OwnLane, Record, SlowNode, settling
+from tests.lease_world import NODE, PAYER, SIGNER, LeaseWorld, hold, line, promised
+
+from retally.errors import Unavailable
+from retally.protocol.wire import ChannelState
+from retally_router.channel_state import ChannelAccount
+from retally_router.channels import Channels
+from retally_router.job_log import JobLog, JobRecord
+from retally_router.keys import Session
+from retally_router.open_segments import OpenSegment
+from retally_router.vouchers import VoucherSender
+
+KEY_A, KEY_B = ((bytes.fromhex(job * 32), 0, 0) for job in ("0a", "0b"))
+
+
+@pytest.fixture
+def world(redis: Redis) -> LeaseWorld:
+    return LeaseWorld(redis, balance=300)
+
+
+class Books:
+    """The log of a running job of this router, on a lane that it lost and that is free again."""
+
+    def __init__(self, record: Record, *, is_own: bool) -> None:
+        self.record, self.is_own = record, is_own
+        self.asked = 0
+
+    async def open_jobs(self, payer: str, signer: str) -> list[Record]:
+        return [self.record]
+
+    def take_up(self, record: Record) -> bool:
+        return not self.is_own
+
+    def leave(self, record: Record) -> None:
+        """It may be taken up again."""
+
+    async def open(self, session: Session, placed: Any, *, is_past: bool) -> ChannelAccount:
+        self.asked += 1
+        raise Unavailable("not yet")
+
+
+@pytest.mark.parametrize("lane", [3, 5])
+async def test_a_running_job_is_not_taken_up_as_a_dead_routers(world: LeaseWorld, lane: int) -> None:
+    credit, books = world.process(0), Books(Record(f"0x{JOB}", "0xA", lane), is_own=True)
+    await credit.hold(PAYER, SIGNER, JOB, 100, lane=lane)
+    # One that holds already, and is not on record yet.
+    await credit.hold(PAYER, SIGNER, "0c" * 32, 50, lane=lane)
+    settle = settling(credit, VoucherSender(cast(Any, SlowNode())), books, OwnLane())
+    settle._recovered.add(SIGNER)
+    await settle.recover(cast(Session, Asking()))
+    await asyncio.sleep(0.05)
+    assert (books.asked, await world.held()) == (0, 150)
+
+
+async def test_what_a_dead_router_left_on_the_lane_that_one_moves_to_is_taken_up(world: LeaseWorld) -> None:
+    dead, credit = world.process(8), world.process(0)
+    books = Books(Record(f"0x{JOB}", "0xA", 5), is_own=False)
+    await dead.hold(PAYER, SIGNER, JOB, 10, lane=5)
+    settle = settling(credit, VoucherSender(cast(Any, SlowNode())), books, OwnLane())
+    # It was here before, on another lane.
+    settle._recovered.add(SIGNER)
+    await settle.recover(cast(Session, Asking()))
+    await asyncio.sleep(0.05)
+    assert books.asked
+    assert await world.held(), "a lease stands until its jobs are settled"
+    await settle.close()
+
+
+class ShownApi:
+    """A node that shows its channel as empty."""
+
+    async def channel(self, *_: Any) -> dict[str, Any]:
+        return ChannelState(best=0, best_signature=None, last_cum_to=0, due=0, open=0, unpaid=0).to_wire()
+
+
+async def test_a_channel_that_another_may_have_written_is_read_anew_once_own_jobs_are_over(world: LeaseWorld) -> None:
+    credit, log = world.process(0), JobLog(world.redis)
+    channels = Channels(cast(Any, ShownApi()), log, credit, DOMAIN)
+    placed = cast(Any, SimpleNamespace(node=SimpleNamespace(node=NODE, endpoint="http://n"), lane=0))
+    session = cast(Session, Asking())
+    old = await channels.open(session, placed)
+    old.open.add({KEY_A: OpenSegment(0, 1_000_000, 10)})
+    channels.lapse()
+    # Another router has the lane meanwhile, and dies.
+    await credit.promise(line(0), 40)
+    assert await channels.open(session, placed) is old, "own jobs go on"
+    with pytest.raises(Unavailable):
+        await channels.open(session, placed, is_past=True)
+    old.open.close(KEY_A)
+    again = await channels.open(session, placed, is_past=True)
+    assert (again is not old, again.promised) == (True, 40)
+    assert await channels.open(session, placed, is_past=True) is again
+
+
+async def test_an_act_whose_total_fell_is_done_and_the_sender_rests(world: LeaseWorld) -> None:
+    node, acted = SlowNode(), list[str]()
+    node.gate.set()
+    credit, sender, sent = world.process(0), VoucherSender(cast(Any, node)), 0
+    for job in ("0a", "0b"):
+        await hold(credit, job * 32, 150)
+    account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise, credit.promised)
+    account.admit({KEY_A: OpenSegment(0, 1_000_000, 150), KEY_B: OpenSegment(0, 1_000_000, 150)})
+    for key in (KEY_A, KEY_B):
+        account.open.count(key, 100)
+    account.note_due(300)
+
+    async def act() -> None:
+        acted.append("promised")
+
+    async def counted(*args: Any) -> None:
+        nonlocal sent
+        sent += 1
+
+    node.send_vouchers = counted  # type: ignore[method-assign]
+    account.close(KEY_A, cast(Any, SimpleNamespace(fee=100, cum_from=0, cum_to=100)))
+    account.once_promised.append((300, KEY_A[0], act))
+    # The other's receipt is over less than was claimed.
+    account.close(KEY_B, cast(Any, SimpleNamespace(fee=30, cum_from=100, cum_to=130)))
+    sender.pay(account)
+    assert await sender.drain(3.0)
+    assert (acted, await promised(world), sent) == (["promised"], 130, 1)
+    await sender.close()
+
+
+def test_a_record_is_taken_up_once() -> None:
+    log = JobLog(None)
+    record = JobRecord(f"0x{JOB}", {}, NODE, "http://n", "m", {}, 0, 1, ((0, 0, 0),))
+    assert [log.take_up(record), log.take_up(record)] == [True, False]
+    log.leave(record)
+    assert log.take_up(record)
