@@ -103,7 +103,9 @@ async def test_a_channel_that_another_may_have_written_is_read_anew_once_own_job
     assert await channels.open(session, placed, is_past=True) is again
 
 
-async def test_an_act_whose_total_fell_is_done_and_the_sender_rests(world: LeaseWorld) -> None:
+async def test_an_act_whose_total_fell_is_done_and_the_sender_rests(
+    world: LeaseWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node, acted = SlowNode(), list[str]()
     node.gate.set()
     credit, sender, sent = world.process(0), VoucherSender(cast(Any, node)), 0
@@ -122,7 +124,7 @@ async def test_an_act_whose_total_fell_is_done_and_the_sender_rests(world: Lease
         nonlocal sent
         sent += 1
 
-    node.send_vouchers = counted  # type: ignore[method-assign]
+    monkeypatch.setattr(node, "send_vouchers", counted)
     account.close(KEY_A, cast(Any, SimpleNamespace(fee=100, cum_from=0, cum_to=100)))
     account.once_promised.append((300, KEY_A[0], act))
     # The other's receipt is over less than was claimed.
