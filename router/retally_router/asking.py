@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from retally.errors import CapExceeded, ChainUnreachable, InsufficientFunds, PaymentRequired, SignerExpired, Unavailable
 from retally.protocol.eip712 import Address
 from retally_router.credit_answer import Answer, Want
 from retally_router.credit_store import CreditStore
-from retally_router.lease_returns import LeaseReturns
+from retally_router.lease_returns import LeaseReturns, in_batches
 from retally_router.leases import Lease, Leases
 from retally_router.ports import Standing
 
@@ -111,12 +112,17 @@ class Asking:
         return [lease for lease in some if answer.reason == "funds" or lease.signer == want.signer]
 
     async def _refresh(self, payer: Address) -> None:
-        for name, _ in await self._store.fields(payer, "promised"):
-            signer = Address(name)
-            # Twice where another signer was seen at a later block in the meantime.
-            for _ in range(2):
-                if await self._store.note_used(payer, signer, await self._standing(payer, signer, True)):
-                    break
+        used = dict(await self._store.fields(payer, "used"))
+        promised = await self._store.fields(payer, "promised")
+        # Whose promises were all collected has nothing that could only look outstanding.
+        signers = [Address(name) for name, total in promised if int(total) > int(used.get(name, 0))]
+        await in_batches([partial(self._look_at, payer, signer) for signer in signers])
+
+    async def _look_at(self, payer: Address, signer: Address) -> None:
+        # Twice where another signer was seen at a later block in the meantime.
+        for _ in range(2):
+            if await self._store.note_used(payer, signer, await self._standing(payer, signer, True)):
+                break
 
 
 def refused(want: Want, answer: Answer) -> PaymentRequired:
