@@ -48,7 +48,7 @@ class TwoNodes:
     def leave(self, record: Any) -> None:
         """It may be taken up again."""
 
-    async def open(self, session: Session, placed: Any, *, is_past: bool) -> ChannelAccount:
+    async def open(self, session: Session, placed: Any, *, past: Any) -> ChannelAccount:
         return self.account
 
 
@@ -57,6 +57,7 @@ class Record:
     job_id: str
     node: str
     lane: int = 3
+    segments: tuple[tuple[int, int, int], ...] = ()
     request: Any = field(default_factory=lambda: SimpleNamespace(deadline=0))
 
     @property
@@ -69,9 +70,10 @@ class Record:
 
 @dataclass
 class OwnLane:
-    """Lane 5; it lapses when told to."""
+    """Lane 5; it lapses when told to, and all others are taken by somebody else when told so."""
 
     is_lapsed: bool = False
+    is_anothers: bool = False
 
     async def held(self) -> int:
         if self.is_lapsed:
@@ -79,7 +81,7 @@ class OwnLane:
         return 5
 
     async def adopt(self, lane: int) -> bool:
-        return True
+        return not self.is_anothers
 
 
 class Settling(SettleJobs):

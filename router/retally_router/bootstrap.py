@@ -160,8 +160,8 @@ def _parts(settings: CheckedSettings, outside: Outside) -> _Parts:
     lease = settings.lane_lease_seconds
     credit = Credit(redis, standings.standing, lease_jobs=settings.credit_lease_jobs)
     channels, directory = Channels(api, log, credit, domain), _directory(settings, outside, watch)
-    lapsed = (credit.leases.retire_all, channels.lapse)
-    lanes = Lanes(redis, count=settings.lanes, holder=process_name(boot), lease_seconds=lease, lapsed=lapsed)
+    lapsed, name = (credit.leases.retire_all, channels.lapse), process_name(boot)
+    lanes = Lanes(redis, count=settings.lanes, holder=name, lease_seconds=lease, lapsed=lapsed, adopted=channels.lapse)
     settle = SettleJobs(
         api, log, channels, credit, sender, lanes, clock, domain, find=directory.find, recover_seconds=lease
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from retally.errors import InvalidSignature, NodeUnavailable, Unavailable
@@ -39,15 +39,16 @@ class Channels:
         self._accounts: dict[bytes, ChannelAccount] = {}
         #: Of which another process may have written since they were read.
         self._stale: set[bytes] = set()
+        self._lapses = 0
         self._opening: dict[bytes, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def open(
-        self, session: Session, placed: Placed, at_store: AtStore = nullcontext, *, is_past: bool = False
+        self, session: Session, placed: Placed, at_store: AtStore = nullcontext, *, past: Collection[SegmentKey] = ()
     ) -> ChannelAccount:
         """The account of the job's channel; raises NodeUnavailable when the node's books can't be reconciled.
 
-        A job that another process began is in none that was read before: there it raises Unavailable while own jobs
-        are in that.
+        The segments of a job that another process began are in none that was read before: it raises Unavailable while
+        own jobs are in that.
 
         While it is idle it may be forgotten: who waits for anything before it is in use has to open it once more. While
         the store is asked, `at_store` is entered.
@@ -59,10 +60,10 @@ class Channels:
                 if account.is_idle:
                     account = None
                     self._forget(channel.key)
-                elif is_past:
+                elif past and not any(key in account.open for key in past):
                     raise Unavailable("jobs of before are in the channel", hint="retry in seconds")
             if account is None:
-                loaded = await self._load(session, channel, placed.node.endpoint, at_store)
+                loaded = await self._load_anew(session, channel, placed.node.endpoint, at_store)
                 self._make_room()
                 # Who stood at the lock as a lapse came may have loaded it beside who came after.
                 account = self._accounts.setdefault(channel.key, loaded)
@@ -92,10 +93,16 @@ class Channels:
         for key in [key for key, account in self._accounts.items() if account.is_idle]:
             self._forget(key)
 
-    def lapse(self) -> None:
+    def lapse(self, lane: int | None = None) -> None:
         """Another process may have written channels: they are read anew, those in use as soon as they are not."""
-        self.drop_idle()
-        self._stale |= set(self._accounts)
+        self._lapses += 1
+        for key, account in list(self._accounts.items()):
+            if lane is not None and account.channel.lane != lane:
+                continue
+            if account.is_idle:
+                self._forget(key)
+            else:
+                self._stale.add(key)
 
     def _forget(self, key: bytes) -> None:
         self._accounts.pop(key, None)
@@ -143,6 +150,15 @@ class Channels:
         promised, _, _ = await self._log.totals(channel)
         voucher = Voucher(channel.payer, channel.signer, channel.node, channel.lane, promised)
         return voucher, session.signing_key.sign(voucher.digest(self._domain))
+
+    async def _load_anew(
+        self, session: Session, channel: ChannelId, endpoint: str, at_store: AtStore
+    ) -> ChannelAccount:
+        while True:
+            lapses, account = self._lapses, await self._load(session, channel, endpoint, at_store)
+            # What was read before a lapse is of before.
+            if lapses == self._lapses:
+                return account
 
     async def _load(self, session: Session, channel: ChannelId, endpoint: str, at_store: AtStore) -> ChannelAccount:
         credit = self._credit

@@ -73,10 +73,13 @@ class Lanes:
         holder: str,
         lease_seconds: float,
         lapsed: Sequence[Callable[[], None]] = (),
+        adopted: Callable[[int], None] | None = None,
     ) -> None:
         self._redis = redis
         #: Told when a lane may have been another's in the meantime, before anything new runs.
         self._lapsed = lapsed
+        #: The same, for a lane that was adopted.
+        self._tell_adopted = adopted
         self._count = count
         self._holder = holder
         self._lease_seconds = lease_seconds
@@ -124,10 +127,12 @@ class Lanes:
         """Leases a lane that an earlier process left work on; false while another process holds it."""
         if lane == self._own or lane in self._adopted:
             return True
-        if not await self._take(lane):
-            return False
-        self._adopted.add(lane)
-        return True
+        taken = await self._take(lane)
+        if taken and taken != _KEPT and self._tell_adopted is not None:
+            self._tell_adopted(lane)
+        if taken:
+            self._adopted.add(lane)
+        return bool(taken)
 
     async def _take(self, lane: int) -> int:
         held = await self._redis.get(_key(lane))

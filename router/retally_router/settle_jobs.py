@@ -40,6 +40,10 @@ UNKNOWN_TRIES = 6
 RECEIPT_LIFE_SECONDS = 7 * 86_400
 
 
+class LaneLost(Exception):
+    """Another process has the lane now, and settles what was left there."""
+
+
 class SettleJobs:
     """Background tasks, one for each job whose receipts are missing."""
 
@@ -179,6 +183,9 @@ class SettleJobs:
                 await _persist(lambda: self._log.forget(record))
             else:
                 await self._settle(placed, account, record)
+        except LaneLost:
+            self._log.leave(record)
+            return
         except BaseException:
             # What nobody foresaw: the next job of its signer tries again.
             self._log.leave(record)
@@ -196,7 +203,9 @@ class SettleJobs:
         delay = FIRST_DELAY_SECONDS
         while self._clock.now() < placed.request.deadline + RECEIPT_LIFE_SECONDS:
             try:
-                return await self._channels.open(session, self._located(placed), is_past=True)
+                if not await self._lanes.adopt(record.lane):
+                    raise LaneLost
+                return await self._channels.open(session, self._located(placed), past=self._keys(record))
             except (RetallyError, StoreError) as error:
                 log.info("channel_not_open", node=record.node, lane=record.lane, error=str(error))
                 await asyncio.sleep(delay)

@@ -18,6 +18,7 @@ from retally_router.channel_state import ChannelAccount
 from retally_router.channels import Channels
 from retally_router.job_log import JobLog, JobRecord
 from retally_router.keys import Session
+from retally_router.lanes import Lanes
 from retally_router.open_segments import OpenSegment
 from retally_router.vouchers import VoucherSender
 
@@ -45,7 +46,7 @@ class Books:
     def leave(self, record: Record) -> None:
         """It may be taken up again."""
 
-    async def open(self, session: Session, placed: Any, *, is_past: bool) -> ChannelAccount:
+    async def open(self, session: Session, placed: Any, *, past: Any) -> ChannelAccount:
         self.asked += 1
         raise Unavailable("not yet")
 
@@ -96,11 +97,13 @@ async def test_a_channel_that_another_may_have_written_is_read_anew_once_own_job
     await credit.promise(line(0), 40)
     assert await channels.open(session, placed) is old, "own jobs go on"
     with pytest.raises(Unavailable):
-        await channels.open(session, placed, is_past=True)
+        await channels.open(session, placed, past=[KEY_B])
+    # A past job whose own segments are in it may go in.
+    assert await channels.open(session, placed, past=[KEY_A]) is old
     old.open.close(KEY_A)
-    again = await channels.open(session, placed, is_past=True)
+    again = await channels.open(session, placed, past=[KEY_B])
     assert (again is not old, again.promised) == (True, 40)
-    assert await channels.open(session, placed, is_past=True) is again
+    assert await channels.open(session, placed, past=[KEY_B]) is again
 
 
 async def test_an_act_whose_total_fell_is_done_and_the_sender_rests(
@@ -141,3 +144,43 @@ def test_a_record_is_taken_up_once() -> None:
     assert [log.take_up(record), log.take_up(record)] == [True, False]
     log.leave(record)
     assert log.take_up(record)
+
+
+async def test_a_channel_that_is_read_while_the_lane_lapses_is_read_once_more(world: LeaseWorld) -> None:
+    credit, log, gate = world.process(0), JobLog(world.redis), asyncio.Event()
+
+    class Late(ShownApi):
+        async def channel(self, *_: Any) -> dict[str, Any]:
+            await gate.wait()
+            return await super().channel()
+
+    channels = Channels(cast(Any, Late()), log, credit, DOMAIN)
+    placed = cast(Any, SimpleNamespace(node=SimpleNamespace(node=NODE, endpoint="http://n"), lane=0))
+    opening = asyncio.create_task(channels.open(cast(Session, Asking()), placed))
+    await asyncio.sleep(0.05)
+    await credit.promise(line(0), 40)
+    channels.lapse()
+    gate.set()
+    assert (await opening).promised == 40
+
+
+async def test_a_lane_that_another_has_again_is_settled_there(world: LeaseWorld) -> None:
+    credit, books = world.process(0), Books(Record(f"0x{JOB}", "0xA", 3), is_own=False)
+    lanes = OwnLane()
+    settle = settling(credit, VoucherSender(cast(Any, SlowNode())), books, lanes)
+    await credit.hold(PAYER, SIGNER, "0c" * 32, 50, lane=5)
+    await settle.recover(cast(Session, Asking()))
+    await asyncio.sleep(0.3)
+    asked, lanes.is_anothers = books.asked, True
+    await asyncio.sleep(1.0)
+    assert books.asked <= asked + 1
+    assert not settle._taken_up.has(f"0x{JOB}", f"0x{JOB}:0xA")
+    await settle.close()
+
+
+async def test_an_adopted_lane_is_told_once_it_was_anothers(redis: Redis) -> None:
+    told: list[int] = []
+    first, second = (Lanes(redis, count=3, holder=name, lease_seconds=30.0, adopted=told.append) for name in ("a", "b"))
+    await redis.flushdb()
+    assert [await first.adopt(1), await first.adopt(1), await second.adopt(1)] == [True, True, False]
+    assert told == [1]

@@ -185,7 +185,7 @@ async def test_a_dead_routers_job_at_a_node_that_never_comes_back_is_given_up(
         async def open_jobs(self, payer: str, signer: str) -> list[Record]:
             return [Record(f"0x{JOB}", "0xA")]
 
-        async def open(self, session: Session, placed: Any, *, is_past: bool) -> ChannelAccount:
+        async def open(self, session: Session, placed: Any, *, past: Any) -> ChannelAccount:
             raise NodeUnavailable("gone")
 
         def take_up(self, record: Record) -> bool:
@@ -218,7 +218,7 @@ async def test_a_job_that_began_while_its_routers_past_was_read_keeps_its_hold(w
         async def open_jobs(self, payer: str, signer: str) -> list[Record]:
             return next(reads)
 
-        async def open(self, session: Session, placed: Any, *, is_past: bool) -> ChannelAccount:
+        async def open(self, session: Session, placed: Any, *, past: Any) -> ChannelAccount:
             raise NodeUnavailable("not yet")
 
         def take_up(self, record: Record) -> bool:
