@@ -34,6 +34,18 @@ class SlowNode:
 
 
 @dataclass
+class TakingNode:
+    """Takes every voucher."""
+
+    taken: list[str] = field(default_factory=list)
+    is_paid: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def send_vouchers(self, endpoint: str, signed: list[dict[str, Any]]) -> None:
+        self.taken += [each["voucher"]["cumulative"] for each in signed]
+        self.is_paid.set()
+
+
+@dataclass
 class TwoNodes:
     """A dead router's log of one job that was hedged, and its channel."""
 

@@ -96,11 +96,6 @@ class ChannelAccount:
         return self.billed + self.open.share
 
     @property
-    def has_to_promise(self) -> bool:
-        """Whether less is on record than is owed, or than ended jobs have to pay for themselves."""
-        return self.promised < max(self.wanted, self.needed) or bool(self.once_promised)
-
-    @property
     def slack(self) -> int:
         """What open segments can be due for beyond what we saw of them."""
         return self.open.slack

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from redis.asyncio import Redis
 from tests.fakes_router import FakeNode
 from tests.fakes_world import DOMAIN
+from tests.holds_world import KEY, TakingNode
 from tests.lease_world import NODE, PAYER, SIGNER, Breaking, LeaseWorld, hold, line, lose, promised, sell
 from tests.router_world import check_error, router_world
 
@@ -23,20 +24,7 @@ from retally_router.credit_keys import credit_key
 from retally_router.ports import NodeApi, Standing
 from retally_router.vouchers import VoucherSender
 
-KEY = SigningKey(keccak(b"session"))
 OTHER = SigningKey(keccak(b"another payer")).address
-
-
-class Node:
-    """A node that takes every voucher."""
-
-    def __init__(self) -> None:
-        self.taken: list[str] = []
-        self.is_paid = asyncio.Event()
-
-    async def send_vouchers(self, endpoint: str, signed: list[dict[str, Any]]) -> None:
-        self.taken += [each["voucher"]["cumulative"] for each in signed]
-        self.is_paid.set()
 
 
 @pytest.fixture
@@ -45,12 +33,12 @@ def world(redis: Redis) -> LeaseWorld:
 
 
 @pytest.fixture
-def node() -> Node:
-    return Node()
+def node() -> TakingNode:
+    return TakingNode()
 
 
 @pytest.fixture
-def sender(node: Node, monkeypatch: pytest.MonkeyPatch) -> VoucherSender:
+def sender(node: TakingNode, monkeypatch: pytest.MonkeyPatch) -> VoucherSender:
     monkeypatch.setattr("retally_router.vouchers.LAST_DELAY_SECONDS", 0.3)
     return VoucherSender(cast(NodeApi, node))
 
@@ -63,7 +51,7 @@ def owing(credit: Credit, channel: ChannelId, job: str, amount: int) -> ChannelA
 
 
 async def test_what_nothing_covers_waits_and_holds_up_no_other(
-    world: LeaseWorld, node: Node, sender: VoucherSender
+    world: LeaseWorld, node: TakingNode, sender: VoucherSender
 ) -> None:
     credit, other = world.process(), world.process(0)
     await hold(credit, "0a")
@@ -86,7 +74,7 @@ async def test_what_nothing_covers_waits_and_holds_up_no_other(
 
 @pytest.mark.parametrize("missing", ["signer", "chain"])
 async def test_a_payer_whose_signer_expired_or_whose_chain_is_away_holds_up_no_other(
-    world: LeaseWorld, node: Node, sender: VoucherSender, missing: str
+    world: LeaseWorld, node: TakingNode, sender: VoucherSender, missing: str
 ) -> None:
     is_missing = False
 
@@ -118,7 +106,7 @@ async def test_a_payer_whose_signer_expired_or_whose_chain_is_away_holds_up_no_o
 
 
 async def test_a_job_that_ended_while_its_share_was_asked_for_holds_up_no_other(
-    world: LeaseWorld, node: Node, sender: VoucherSender
+    world: LeaseWorld, node: TakingNode, sender: VoucherSender
 ) -> None:
     credit, tries = world.process(), iter([True, True, False])
     await hold(credit, "0a")
@@ -140,7 +128,9 @@ async def test_a_job_that_ended_while_its_share_was_asked_for_holds_up_no_other(
     await sender.close()
 
 
-async def test_many_that_nothing_covers_take_no_time(world: LeaseWorld, node: Node, sender: VoucherSender) -> None:
+async def test_many_that_nothing_covers_take_no_time(
+    world: LeaseWorld, node: TakingNode, sender: VoucherSender
+) -> None:
     payers = [SigningKey(keccak(b"%d" % number)).address for number in range(5)]
     credit, dead, other = world.process(), world.process(), world.process(0)
     for number, payer in enumerate(payers):
@@ -157,7 +147,7 @@ async def test_many_that_nothing_covers_take_no_time(world: LeaseWorld, node: No
 
 
 async def test_a_store_that_broke_off_has_nothing_signed_that_it_forgot(
-    world: LeaseWorld, node: Node, sender: VoucherSender
+    world: LeaseWorld, node: TakingNode, sender: VoucherSender
 ) -> None:
     store = Breaking(world.redis)
     credit = world.process(8, store)

@@ -8,28 +8,14 @@ from typing import Any, cast
 
 import pytest
 from tests.fakes_world import DOMAIN
+from tests.holds_world import KEY, TakingNode
 from tests.lease_world import line
 
 from retally.errors import InsufficientFunds, RemoteError
-from retally.protocol.eip712 import SigningKey, keccak
 from retally.protocol.voucher import MAX_VOUCHERS, ChannelId
 from retally_router.channel_state import ChannelAccount
 from retally_router.ports import NodeApi
 from retally_router.vouchers import VoucherSender
-
-KEY = SigningKey(keccak(b"session"))
-
-
-class Node:
-    """A node that takes every voucher."""
-
-    def __init__(self) -> None:
-        self.taken: list[str] = []
-        self.is_paid = asyncio.Event()
-
-    async def send_vouchers(self, endpoint: str, signed: list[dict[str, Any]]) -> None:
-        self.taken += [each["voucher"]["cumulative"] for each in signed]
-        self.is_paid.set()
 
 
 async def promise(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
@@ -37,7 +23,7 @@ async def promise(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> in
     return total
 
 
-class Strict(Node):
+class Strict(TakingNode):
     """Takes no more at once than nodes do, and not what it does not know; it stops at the first of those."""
 
     def __init__(self, *unknown: int) -> None:
@@ -55,7 +41,7 @@ class Strict(Node):
 
 
 async def test_a_voucher_that_takes_long_to_make_holds_up_no_other() -> None:
-    node, gate = Node(), asyncio.Event()
+    node, gate = TakingNode(), asyncio.Event()
     sender = VoucherSender(cast(NodeApi, node))
 
     async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
@@ -114,7 +100,7 @@ async def test_a_node_that_can_take_nothing_now_is_asked_again(monkeypatch: pyte
     monkeypatch.setattr("retally_router.vouchers.FIRST_DELAY_SECONDS", 0.001)
     answers = iter([503, 429, 500, 503, 200])
 
-    class Starting(Node):
+    class Starting(TakingNode):
         async def send_vouchers(self, endpoint: str, signed: list[dict[str, Any]]) -> None:
             if (status := next(answers)) != 200:
                 raise RemoteError(status, "busy", "not now")
@@ -131,7 +117,7 @@ async def test_a_node_that_can_take_nothing_now_is_asked_again(monkeypatch: pyte
 
 async def test_a_pause_is_its_channels_and_not_an_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retally_router.vouchers.LAST_DELAY_SECONDS", 0.2)
-    node, acted = Node(), list[str]()
+    node, acted = TakingNode(), list[str]()
     sender = VoucherSender(cast(NodeApi, node))
 
     async def short(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
@@ -155,7 +141,7 @@ async def test_a_pause_is_its_channels_and_not_an_accounts(monkeypatch: pytest.M
 
 async def test_what_was_promised_before_goes_ahead_of_what_becomes_due_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retally_router.vouchers.READY_SECONDS", 0.02)
-    node = Node()
+    node = TakingNode()
     sender = VoucherSender(cast(NodeApi, node))
 
     async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
@@ -171,3 +157,23 @@ async def test_what_was_promised_before_goes_ahead_of_what_becomes_due_faster(mo
     assert await sender.drain(5.0)
     assert node.taken[-1] == "99"
     await sender.close()
+
+
+async def test_a_sender_that_closes_leaves_no_voucher_in_the_making(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retally_router.vouchers.READY_SECONDS", 60.0)
+    node, gate = TakingNode(), asyncio.Event()
+    sender = VoucherSender(cast(NodeApi, node))
+
+    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+        await gate.wait()
+        return total
+
+    before = asyncio.all_tasks()
+    account = ChannelAccount(line(0), KEY, DOMAIN, "http://node", slow, closed=5, claimed=5)
+    sender.pay(account)
+    await sender.close()
+    # What was asked for is heard; nobody waits for it.
+    assert asyncio.all_tasks() - before == {account.recording}
+    gate.set()
+    await asyncio.sleep(0.01)
+    assert (asyncio.all_tasks() - before, node.taken) == (set(), [])
