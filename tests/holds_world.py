@@ -108,7 +108,7 @@ class Settling(SettleJobs):
     async def _settle(self, placed: Any, account: ChannelAccount, record: Any) -> None:
         if record.node == "0xB":
             await self.shows.wait()
-            account.owing, account.closed, account.claimed = {bytes.fromhex(JOB): 70}, 90, 90
+            account.owing, account.tiling.closed, account.claimed = {bytes.fromhex(JOB): 70}, 90, 90
             self.sender.pay(account)
 
 

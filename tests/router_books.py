@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from retally.protocol.eip712 import Address
 from retally.protocol.voucher import ChannelId
 from retally_router.job_log import JobRecord
+from retally_router.tiling import Tiling
 from tests.fakes_router import FakeNode, Line
 
 
@@ -20,7 +21,7 @@ class BookLine:
 
     promised: int
     closed: int
-    pending: dict[int, int]
+    beyond: dict[int, int]
     best: int
     cum_to: int
 
@@ -52,9 +53,9 @@ async def read_books(redis: Redis, payer: Address, nodes: list[FakeNode]) -> Boo
         channel = ChannelId(payer, Address(signer), Address(node), int(lane))
         row = await redis.hgetall(name)
         counted = at_node[channel.node].lines.get(channel.key, Line())
-        pending = msgspec.json.decode(row.get(b"pending", b"{}"), type=dict[int, int])
-        totals = int(row.get(b"promised", 0)), int(row.get(b"closed", 0))
-        lines[channel] = BookLine(*totals, pending, counted.best, counted.cum_to)
+        tiling = Tiling.of(row)
+        totals = int(row.get(b"promised", 0)), tiling.closed
+        lines[channel] = BookLine(*totals, tiling.beyond, counted.best, counted.cum_to)
     async for name in redis.scan_iter("retally:job:*"):
         receipts[name.decode().split(":")[-1]] = [msgspec.json.decode(raw) for raw in await redis.hvals(name)]
     credit = {name.decode(): value for name, value in (await redis.hgetall(f"retally:{{{payer}}}:credit")).items()}

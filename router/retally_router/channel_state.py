@@ -13,7 +13,8 @@ from retally.protocol.eip712 import Domain, SigningKey
 from retally.protocol.receipt import JobReceipt, ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
 from retally_router.open_segments import OpenSegment, OpenSegments, SegmentKey
-from retally_router.shares import Shares, shares_of
+from retally_router.shares import PromisedMeanwhile, Shares, shares_of
+from retally_router.tiling import Tiling
 
 Act = Callable[[], Awaitable[None]]
 SignedVoucher = tuple[Voucher, bytes]
@@ -36,15 +37,20 @@ class ChannelAccount:
     key: SigningKey
     domain: Domain
     endpoint: str
-    promise: Callable[[ChannelId, int, Mapping[str, int]], Awaitable[int]]
+    #: Of that total, for which jobs, and the total that is known of.
+    promise: Callable[[ChannelId, int, Mapping[str, int], int], Awaitable[int]]
     #: The highest total on record, to be asked for where a promise failed: it may be there all the same.
     total: Callable[[ChannelId], Awaitable[int]] | None = None
-    closed: int = 0
+    tiling: Tiling = field(default_factory=Tiling)
     promised: int = 0
+    #: What other processes, which had the lane meanwhile, promised beyond what their jobs billed, as far as is known:
+    #: less than nothing where a receipt was heard of first.
+    strange: int = 0
+    #: Whether another process may have written to the channel since it was read.
+    is_shared: bool = False
     delivered: int = 0
     #: The most that the node said is due, and that receipts say.
     claimed: int = 0
-    pending: dict[int, int] = field(default_factory=dict)
     open: OpenSegments = field(default_factory=OpenSegments)
     reopened: set[SegmentKey] = field(default_factory=set)
     #: By job: what closed segments cost beyond what was promised for them.
@@ -66,19 +72,19 @@ class ChannelAccount:
     unheard: dict[int, Shares] = field(default_factory=dict)
 
     @property
-    def billed(self) -> int:
-        """What all receipts so far cost, also those beyond a gap."""
-        return self.closed + sum(to - start for start, to in self.pending.items())
+    def spoken_for(self) -> int:
+        """What own receipts so far cost, and what others' jobs were promised: those pay for themselves."""
+        return self.tiling.billed + self.strange
 
     @property
     def own_due(self) -> int:
         """The most that is due by our own count."""
-        return self.billed + self.open.upper
+        return self.spoken_for + self.open.upper
 
     @property
     def limit(self) -> int:
         """What the node can have counted at all, however far behind we read."""
-        return self.billed + self.open.limit
+        return self.tiling.billed + max(0, self.strange) + self.open.limit
 
     @property
     def wanted(self) -> int:
@@ -93,7 +99,7 @@ class ChannelAccount:
     @property
     def needed(self) -> int:
         """The least total by which each ended job paid for itself, and none with what was promised for another."""
-        return self.billed + self.open.share
+        return self.spoken_for + self.open.share
 
     @property
     def slack(self) -> int:
@@ -117,9 +123,9 @@ class ChannelAccount:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is open, missing, undelivered or on its way to the record."""
+        """Whether nothing is open, owed, undelivered or on its way to the record."""
         is_busy = self.batch is not None or self.lock.locked()
-        is_owing = bool(self.open or self.pending or self.owing or self.once_paid)
+        is_owing = bool(self.open or self.owing or self.once_paid)
         return not is_busy and not is_owing and not self.has_to_pay
 
     def admit(self, segments: Mapping[SegmentKey, OpenSegment]) -> int:
@@ -142,12 +148,15 @@ class ChannelAccount:
         self.open.add(segments)
         self.reopened.update(segments)
 
-    def close(self, segment: SegmentKey, receipt: JobReceipt) -> None:
-        """Moves the money line by a checked receipt; receipts of parallel streams may come out of order."""
+    def close(self, segment: SegmentKey, receipt: JobReceipt, beside: int = 0) -> None:
+        """Moves the money line by a checked receipt; receipts of parallel streams may come out of order.
+
+        Other processes' open jobs on the channel may cost so much beside those that are counted here.
+        """
         if segment not in self.open:
             return
-        if receipt.fee and not (segment in self.reopened and self._is_counted(receipt)):
-            self._place(receipt.cum_from, receipt.cum_to)
+        if receipt.fee and not (segment in self.reopened and self.tiling.has(receipt.cum_from, receipt.cum_to)):
+            self._place(receipt.cum_from, receipt.cum_to, self.limit + beside)
         known = self.open[segment]
         del self.open[segment]
         short = receipt.fee - known.share
@@ -156,8 +165,17 @@ class ChannelAccount:
         known.is_charged = True
         self.reopened.discard(segment)
         # Also for what an earlier life counted beyond this receipt, and may not have paid.
-        self.note_due(max(self.closed, receipt.cum_to if receipt.fee else 0))
+        self.note_due(max(self.tiling.closed, receipt.cum_to if receipt.fee else 0))
         self._look_again()
+
+    def take_in(self, recorded: Tiling) -> None:
+        """Counts what is on record, whoever put it there: another process may have had the lane meanwhile."""
+        more = self.tiling.add_all(recorded)
+        if more:
+            self.strange, self.is_shared = self.strange - more, True
+            # It may have settled what runs here, too.
+            self.reopened.update(self.open)
+            self._look_again()
 
     def spread(self) -> None:
         """Of what an earlier life promised: what closed receipts do not cost was for open segments, whichever."""
@@ -200,28 +218,23 @@ class ChannelAccount:
             self.owing[job_id] = left
 
     def _note_promised(self, total: int) -> None:
-        """More is on record than is counted here, say by a promise whose answer was lost."""
+        """More is on record than is counted here, by a promise whose answer was lost or by another process."""
         found = max((asked for asked in self.unheard if asked <= total), default=0)
         if found > self.promised:
             shares = self.unheard[found].first(found - self.promised)
             self.promised = found
             self._share(shares)
         if total > self.promised:
-            shares = shares_of(total - self.promised, self.owing, self.open)
-            self.promised = total
-            self._share(shares)
+            # Nothing of it was for jobs that are counted here: they still pay for themselves.
+            self.strange += total - self.promised
+            self.promised, self.is_shared = total, True
 
-    def _is_counted(self, receipt: JobReceipt) -> bool:
-        return receipt.cum_to <= self.closed or self.pending.get(receipt.cum_from) == receipt.cum_to
-
-    def _place(self, start: int, to: int) -> None:
-        if start < self.closed or any(start < other_to and other < to for other, other_to in self.pending.items()):
-            raise InvalidReceipt("R-20 tiling", f"cumFrom >= {self.closed}", f"[{start}, {to})")
-        if to > max(self.limit, self.promised):
-            raise InvalidReceipt("R-21 due", f"cumTo <= {self.limit}", to)
-        self.pending[start] = to
-        while self.closed in self.pending:
-            self.closed = self.pending.pop(self.closed)
+    def _place(self, start: int, to: int, limit: int) -> None:
+        if not self.tiling.is_free(start, to):
+            raise InvalidReceipt("R-20 tiling", f"cumFrom >= {self.tiling.closed}", f"[{start}, {to})")
+        if to > max(limit, self.promised):
+            raise InvalidReceipt("R-21 due", f"cumTo <= {limit}", to)
+        self.tiling.add(start, to)
 
     async def voucher(self, cumulative: int) -> SignedVoucher:
         """A voucher over that total or more; all who ask in the meantime share one promise and one signature.
@@ -260,13 +273,14 @@ class ChannelAccount:
             shares = shares_of(asked - self.promised, self.owing, self.open)
             total = max(self.needed, self.promised + shares.total)
             # What it is for, should its answer be lost.
-            self.unheard[total] = shares
-            promised = await self.promise(self.channel, total, shares.jobs)
-            if promised > total:
-                self._note_promised(promised)
-            else:
-                self.promised = max(self.promised, promised)
+            before = self.unheard
+            self.unheard = {**before, total: shares}
+            try:
+                self.promised = await self.promise(self.channel, total, shares.jobs, self.promised)
                 self._share(shares)
+            except PromisedMeanwhile as found:
+                self.unheard = before
+                self._note_promised(found.total)
             self.unheard = {each: known for each, known in self.unheard.items() if each > self.promised}
             self.recorded = self.promised
         except BaseException:

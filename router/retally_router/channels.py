@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from retally.errors import InvalidSignature, NodeUnavailable, Unavailable
+from retally.errors import InvalidReceipt, InvalidSignature, NodeUnavailable, Unavailable
 from retally.protocol.eip712 import Domain, check_signed_by
 from retally.protocol.receipt import ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
@@ -37,8 +37,6 @@ class Channels:
         self._credit = credit
         self._domain = domain
         self._accounts: dict[bytes, ChannelAccount] = {}
-        #: Of which another process may have written since they were read.
-        self._stale: set[bytes] = set()
         self._lapses = 0
         self._opening: dict[bytes, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -56,13 +54,13 @@ class Channels:
         channel = ChannelId(session.payer, session.signer, placed.node.node, placed.lane)
         async with self._opening[channel.key]:
             account = self._accounts.get(channel.key)
-            if account is not None and channel.key in self._stale:
+            if account is not None and account.is_shared:
                 if account.is_idle:
                     account = None
-                    self._forget(channel.key)
                 elif past and not any(key in account.open for key in past):
                     raise Unavailable("jobs of before are in the channel", hint="retry in seconds")
             if account is None:
+                self._accounts.pop(channel.key, None)
                 loaded = await self._load_anew(session, channel, placed.node.endpoint, at_store)
                 self._make_room()
                 # Who stood at the lock as a lapse came may have loaded it beside who came after.
@@ -90,30 +88,25 @@ class Channels:
 
     def drop_idle(self) -> None:
         """Forgets what is not in use, say for room."""
-        for key in [key for key, account in self._accounts.items() if account.is_idle]:
-            self._forget(key)
+        self._accounts = {key: account for key, account in self._accounts.items() if not account.is_idle}
 
     def lapse(self, lane: int | None = None) -> None:
         """Another process may have written channels: they are read anew, those in use as soon as they are not."""
         self._lapses += 1
-        for key, account in list(self._accounts.items()):
-            if lane is not None and account.channel.lane != lane:
-                continue
-            if account.is_idle:
-                self._forget(key)
-            else:
-                self._stale.add(key)
-
-    def _forget(self, key: bytes) -> None:
-        self._accounts.pop(key, None)
-        self._stale.discard(key)
+        for account in self._accounts.values():
+            if lane is None or account.channel.lane == lane:
+                account.is_shared = True
 
     async def close_segment(self, account: ChannelAccount, leaf: ReceiptLeaf, segment: int) -> None:
         """Moves the money line by a checked receipt and puts it on record, with the others that wait for that."""
         receipt = leaf.receipt
         key = (receipt.job_id, receipt.choice, segment)
         known = account.open.get(key)
-        account.close(key, receipt)
+        try:
+            account.close(key, receipt)
+        except InvalidReceipt:
+            # The lane may have lapsed, and whoever had it meanwhile bills on the channel too.
+            account.close(key, receipt, await self._beside(account))
         batch = account.batch
         if batch is None:
             batch = account.batch = ReceiptBatch(asyncio.create_task(self._record(account)))
@@ -123,6 +116,14 @@ class Channels:
             batch.segments[key] = known
         # A client that leaves ends its waiting; the others' receipts are in the same write.
         await asyncio.shield(batch.work)
+
+    async def _beside(self, account: ChannelAccount) -> int:
+        """What jobs may cost that other processes have in a channel; what they closed is counted from here on."""
+        others = await self._past(account)
+        _, recorded = await self._log.totals(account.channel)
+        account.take_in(recorded)
+        segments = [segments_of(record.placed(self._domain), record.segments) for record in others]
+        return sum(segment.limit for each in segments for key, segment in each.items() if key not in account.open)
 
     async def is_on_record(self, account: ChannelAccount, job: JobRecord) -> bool:
         """Whether the receipts of a job whose segments were closed are on record, once no write is under way."""
@@ -138,16 +139,17 @@ class Channels:
             batch, account.batch = account.batch, None
             assert batch is not None
             try:
-                await self._log.add_receipts(batch.leaves, account)
+                recorded = await self._log.add_receipts(batch.leaves, account.channel, account.tiling.closed)
             except StoreError:
                 # Counted here but not on record: the segments stay open until they are.
                 account.reopen(batch.segments)
                 raise
+            account.take_in(recorded)
 
     async def last_voucher(self, session: Session, placed: Placed) -> tuple[Voucher, bytes]:
         """A voucher over what the job's channel has promised already, whoever writes to it."""
         channel = ChannelId(session.payer, session.signer, placed.node.node, placed.lane)
-        promised, _, _ = await self._log.totals(channel)
+        promised, _ = await self._log.totals(channel)
         voucher = Voucher(channel.payer, channel.signer, channel.node, channel.lane, promised)
         return voucher, session.signing_key.sign(voucher.digest(self._domain))
 
@@ -164,7 +166,7 @@ class Channels:
         credit = self._credit
         account = ChannelAccount(channel, session.signing_key, self._domain, endpoint, credit.promise, credit.promised)
         with at_store():
-            account.promised, account.closed, account.pending = await self._log.totals(channel)
+            account.promised, account.tiling = await self._log.totals(channel)
         shown = await self._api.channel(endpoint, channel.payer, channel.signer, channel.lane)
         state = ChannelState.from_wire(shown)
         self._check_best(channel, state)
@@ -189,19 +191,22 @@ class Channels:
 
     async def _reopen(self, account: ChannelAccount) -> list[JobRecord]:
         """Segments of an earlier life of this lane may still cost money; answers whose they are."""
-        channel = account.channel
-        records = await self._log.past_jobs(channel.payer, channel.signer)
-        past = [record for record in records if (record.node, record.lane) == (channel.node, channel.lane)]
+        past = await self._past(account)
         for record in past:
             account.reopen(segments_of(record.placed(self._domain), record.segments))
         account.spread()
         return past
 
+    async def _past(self, account: ChannelAccount) -> list[JobRecord]:
+        channel = account.channel
+        records = await self._log.past_jobs(channel.payer, channel.signer)
+        return [record for record in records if (record.node, record.lane) == (channel.node, channel.lane)]
+
     def _check_closed(self, account: ChannelAccount, state: ChannelState) -> None:
         if state.last_cum_to <= account.promised:
             # Money that our own signature promised: the node may have it, whatever Redis forgot.
             if not account.open:
-                account.closed = max(account.closed, state.last_cum_to)
+                account.tiling.close_to(state.last_cum_to)
             return
         if state.last_cum_to > account.limit:
             message = f"{account.channel.node} counts {state.last_cum_to} on a channel that promised {account.promised}"

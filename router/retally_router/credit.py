@@ -25,6 +25,7 @@ from retally_router.lease_returns import LeaseReturns
 from retally_router.leases import PLAIN_SECONDS, Lease, Leases
 from retally_router.ports import Standing
 from retally_router.promises import Promises
+from retally_router.shares import PromisedMeanwhile
 
 NO_JOBS: Mapping[str, int] = MappingProxyType({})
 
@@ -77,10 +78,13 @@ class Credit:
             found += [(job, int(lane))] if holder == signer else []
         return found
 
-    async def promise(self, channel: ChannelId, cumulative: int, jobs: Mapping[str, int] = NO_JOBS) -> int:
+    async def promise(
+        self, channel: ChannelId, cumulative: int, jobs: Mapping[str, int] = NO_JOBS, known: int = LARGEST
+    ) -> int:
         """Records the highest total promised on a channel, and for which jobs; answers the highest so far.
 
-        Raises where a job has nothing that covers it any more, and nothing is left: without waiting for others' leases.
+        Raises where a job has nothing that covers it any more, and nothing is left: without waiting for others' leases;
+        and PromisedMeanwhile where more was on record than is known.
         """
         if cumulative > LARGEST:
             raise CapExceeded(cumulative, LARGEST)
@@ -92,13 +96,13 @@ class Credit:
                 # Of what seems to be missing some may be on record.
                 promised = await self._store.promised(channel)
                 jobs = _without(jobs, self._promises.heard(channel, promised))
-                if promised >= cumulative:
-                    return promised
+                if promised >= cumulative or promised > known:
+                    return _told(promised, known)
                 for part in short:
                     await self._covers.extend(part, jobs[part.want.job], Patience.SOME)
             taken = self._promises.take(jobs)
             try:
-                promised, state, hold = await self._store.promise(channel, cumulative, taken)
+                promised, state, hold = await self._store.promise(channel, cumulative, taken, known)
             except BaseException:
                 self._promises.doubt(channel, cumulative, taken)
                 raise
@@ -108,7 +112,7 @@ class Credit:
             self._promises.put_back(taken)
             heard = self._promises.heard(channel, promised)
             if state == Promise.OLD:
-                return promised
+                return _told(promised, known)
             jobs = _without(jobs, heard)
             # What was heard may be all that is missing.
             for share in taken.uncovered(hold) if not heard else ():
@@ -203,6 +207,12 @@ class Credit:
         if not work.cancelled():
             work.exception()
         self._returns.doubt(want.payer, want.job)
+
+
+def _told(promised: int, known: int) -> int:
+    if promised > known:
+        raise PromisedMeanwhile(promised)
+    return promised
 
 
 def _without(jobs: Mapping[str, int], heard: Mapping[str, int]) -> Mapping[str, int]:

@@ -15,10 +15,10 @@ from retally.protocol.job import JobRequest
 from retally.protocol.offer import Offer
 from retally.protocol.receipt import ReceiptLeaf
 from retally.protocol.voucher import ChannelId
-from retally_router.channel_state import ChannelAccount
 from retally_router.check_frames import Placed
 from retally_router.credit_keys import channel_key_of
 from retally_router.directory import Listed
+from retally_router.tiling import ADD_RECEIPTS, Tiling
 
 KEEP_SECONDS = 30 * 86_400
 # As many hex digits of a job's id stand in the id of its answer.
@@ -109,23 +109,21 @@ class JobLog:
         self._opened.discard(record.field)
         crash_point("after:forget")
 
-    async def add_receipts(self, leaves: Sequence[ReceiptLeaf], account: ChannelAccount | None) -> None:
-        """Before the clients see these receipts; with them, where the account's money line stands."""
+    async def keep_receipts(self, leaves: Sequence[ReceiptLeaf]) -> None:
+        """Before the clients see these receipts, of channels that their payers count."""
         async with self._redis.pipeline(transaction=False) as pipe:
-            for leaf in leaves:
-                receipt = leaf.receipt
-                job_id = to_hex(receipt.job_id)
-                value = {"receipt": receipt.to_wire(), "signature": to_hex(leaf.signature)}
-                place = f"{receipt.choice}:{receipt.output_from}:{receipt.node}"
-                pipe.hset(_job_key(job_id), place, msgspec.json.encode(value))
-                pipe.expire(_job_key(job_id), KEEP_SECONDS)
-                pipe.set(_generation_key(job_id[2:]), job_id, ex=KEEP_SECONDS)
-            if account is not None:
-                line = {"closed": account.closed, "pending": msgspec.json.encode(account.pending)}
-                pipe.hset(channel_key_of(account.channel), mapping=line)
-            crash_point("before:receipt")
-            await pipe.execute()
-            crash_point("after:receipt")
+            _keep(pipe, leaves)
+            await _execute(pipe)
+
+    async def add_receipts(self, leaves: Sequence[ReceiptLeaf], channel: ChannelId, closed: int) -> Tiling:
+        """The same, of a channel known to be billed so far; answers all that receipts on record bill."""
+        billed = [leaf.receipt for leaf in leaves if leaf.receipt.fee]
+        bounds = [bound for receipt in billed for bound in (receipt.cum_from, receipt.cum_to)]
+        async with self._redis.pipeline(transaction=False) as pipe:
+            _keep(pipe, leaves)
+            pipe.eval(ADD_RECEIPTS, 1, channel_key_of(channel), closed, *bounds)
+            *_, line = await _execute(pipe)
+        return Tiling.of(dict(zip(line[::2], line[1::2], strict=True)))
 
     async def add_fault(self, placed: Placed, what: str, frame: Mapping[str, Any]) -> None:
         """Keeps what a node signed that does not hold, for whoever brings it before the contracts."""
@@ -172,11 +170,10 @@ class JobLog:
         self._known.add(record.field)
         return is_new
 
-    async def totals(self, channel: ChannelId) -> tuple[int, int, dict[int, int]]:
-        """What Redis knows of a channel: promised, closed, and receipts beyond a gap."""
-        key = channel_key_of(channel)
-        promised, closed, pending = await self._redis.hmget(key, "promised", "closed", "pending")
-        return int(promised or 0), int(closed or 0), msgspec.json.decode(pending or b"{}", type=dict[int, int])
+    async def totals(self, channel: ChannelId) -> tuple[int, Tiling]:
+        """What Redis knows of a channel: promised, and what receipts bill."""
+        line = await self._redis.hgetall(channel_key_of(channel))
+        return int(line.get(b"promised", 0)), Tiling.of(line)
 
     async def job_of(self, generation: str) -> Bytes32:
         """The job behind the hex digits of an answer's id; raises NotFound."""
@@ -196,6 +193,24 @@ class JobLog:
             )
         order = sorted(found, key=lambda field: [int(part) for part in field.split(b":")[:2]])
         return {"jobId": text, "receipts": [msgspec.json.decode(found[field]) for field in order]}
+
+
+def _keep(pipe: Any, leaves: Sequence[ReceiptLeaf]) -> None:
+    for leaf in leaves:
+        receipt = leaf.receipt
+        job_id = to_hex(receipt.job_id)
+        value = {"receipt": receipt.to_wire(), "signature": to_hex(leaf.signature)}
+        place = f"{receipt.choice}:{receipt.output_from}:{receipt.node}"
+        pipe.hset(_job_key(job_id), place, msgspec.json.encode(value))
+        pipe.expire(_job_key(job_id), KEEP_SECONDS)
+        pipe.set(_generation_key(job_id[2:]), job_id, ex=KEEP_SECONDS)
+
+
+async def _execute(pipe: Any) -> list[Any]:
+    crash_point("before:receipt")
+    found: list[Any] = await pipe.execute()
+    crash_point("after:receipt")
+    return found
 
 
 def _open_key(payer: str) -> str:

@@ -36,7 +36,7 @@ class JobMetrics:
 
     def watch(self, accounts: Callable[[], Iterable[ChannelAccount]]) -> None:
         """Reads the channels whenever somebody scrapes."""
-        self._prepaid.set_function(lambda: sum(max(0, item.promised - item.closed) for item in accounts()))
+        self._prepaid.set_function(lambda: sum(max(0, item.promised - item.tiling.closed) for item in accounts()))
         self._owed.set_function(lambda: sum(max(0, item.wanted - item.delivered) for item in accounts()))
         self._open.set_function(lambda: sum(len(item.open) for item in accounts()))
 

@@ -222,7 +222,7 @@ class ServeJob:
         account = placement.account
         if account is None:
             if taken.receipt is not None:
-                await self.means.log.add_receipts([taken.receipt], None)
+                await self.means.log.keep_receipts([taken.receipt])
             return
         if taken.chunk is not None and not account.note_due(taken.chunk.due):
             # Not yet borne out by what was read of the channel's other streams; it is asked again with each chunk.

@@ -202,7 +202,7 @@ class Channel:
             [],
             {},
         )
-        assert account.closed == self.total <= account.delivered <= account.promised
+        assert account.tiling.closed == self.total <= account.delivered <= account.promised
         assert account.is_idle
         assert await self.world.held() == 0
 

@@ -184,7 +184,7 @@ class TestKilled:
     def test_books_balance(self, outcome: Outcome) -> None:
         for books in (outcome.recovered, outcome.later):
             assert books.is_closed
-            assert all(line.pending == {} for line in books.lines.values())
+            assert all(line.beyond == {} for line in books.lines.values())
             by_signer: Counter[str] = Counter()
             for channel, line in books.lines.items():
                 by_signer[channel.signer] += line.promised

@@ -161,7 +161,7 @@ class TestRefusals:
         assert answer.status_code == 503
         assert await world.settled()
         (account,) = world.router.channels.accounts()
-        assert account.closed == 0
+        assert account.tiling.closed == 0
 
     @pytest.mark.parametrize("broken", [{"missing": 1}, {"factor": float("nan")}])
     async def test_a_node_that_signs_other_than_whole_vectors_is_shut_out(

@@ -55,7 +55,7 @@ def segment(prompt: int = 100, output: int = 0) -> OpenSegment:
 
 
 def account() -> ChannelAccount:
-    async def promise(channel: ChannelId, total: int, _: Mapping[str, int]) -> int:
+    async def promise(channel: ChannelId, total: int, _: Mapping[str, int], known: int) -> int:
         return total
 
     return ChannelAccount(CHANNEL, SESSION, DOMAIN, "http://node", promise)
@@ -69,7 +69,7 @@ class TestChannelAccount:
     async def test_what_was_refused_is_not_in_the_next_voucher(self) -> None:
         refused = [InsufficientFunds(100, 0)]
 
-        async def promise(channel: ChannelId, total: int, _: Mapping[str, int]) -> int:
+        async def promise(channel: ChannelId, total: int, _: Mapping[str, int], known: int) -> int:
             if refused:
                 raise refused.pop()
             return total
@@ -106,14 +106,14 @@ class TestChannelAccount:
         line = account()
         line.open.add({(JOB, 0, 0): segment(100, 50), (OTHER, 0, 0): segment(100, 50)})
         line.close((OTHER, 0, 0), receipt(150, 300, OTHER))
-        assert (line.closed, line.pending) == (0, {150: 300})
+        assert (line.tiling.closed, line.tiling.beyond) == (0, {150: 300})
         line.close((JOB, 0, 0), receipt(0, 150))
-        assert (line.closed, line.pending, line.wanted) == (300, {}, 300)
+        assert (line.tiling.closed, line.tiling.beyond, line.wanted) == (300, {}, 300)
 
     @pytest.mark.parametrize(("start", "to"), [(0, 10), (90, 120)])
     def test_refuses_a_receipt_that_overlaps(self, start: int, to: int) -> None:
         line = account()
-        line.closed = 100
+        line.tiling.closed = 100
         line.open[JOB, 0, 0] = segment(100, 50)
         with pytest.raises(InvalidReceipt, match="R-20"):
             line.close((JOB, 0, 0), receipt(start, to))
@@ -129,19 +129,19 @@ class TestChannelAccount:
         line.open[JOB, 0, 0] = segment(100, 50)
         line.close((JOB, 0, 0), receipt(0, 150))
         line.close((JOB, 0, 0), receipt(0, 150))
-        assert line.closed == 150
+        assert line.tiling.closed == 150
 
     @pytest.mark.parametrize(("closed", "pending"), [(150, {}), (200, {}), (0, {100: 150})])
     def test_a_receipt_counted_before_a_crash_counts_once(self, closed: int, pending: dict[int, int]) -> None:
         line = account()
-        line.closed, line.pending = closed, dict(pending)
+        line.tiling.closed, line.tiling.beyond = closed, dict(pending)
         line.reopen({(JOB, 0, 0): segment(100, 50)})
         line.close((JOB, 0, 0), receipt(100, 150))
-        assert (line.closed, line.pending, line.open) == (closed, pending, {})
+        assert (line.tiling.closed, line.tiling.beyond, line.open) == (closed, pending, {})
 
     def test_a_reopened_segment_may_not_overlap_what_was_counted(self) -> None:
         line = account()
-        line.closed = 120
+        line.tiling.closed = 120
         line.reopen({(JOB, 0, 0): segment(100, 50)})
         with pytest.raises(InvalidReceipt, match="R-20"):
             line.close((JOB, 0, 0), receipt(100, 150))

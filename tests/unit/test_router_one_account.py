@@ -16,6 +16,7 @@ from tests.router_world import router_world
 from retally.protocol.wire import ChannelState
 from retally_router.channels import Channels
 from retally_router.check_frames import Placed
+from retally_router.tiling import Tiling
 
 
 class SlowApi:
@@ -33,8 +34,8 @@ class SlowApi:
 class EmptyLog:
     """Of a channel that was never written to."""
 
-    async def totals(self, _: Any) -> tuple[int, int, dict[int, int]]:
-        return 0, 0, {}
+    async def totals(self, _: Any) -> tuple[int, Tiling]:
+        return 0, Tiling()
 
     async def past_jobs(self, *_: Any) -> list[Any]:
         return []
@@ -92,7 +93,7 @@ async def test_it_is_shared_with_a_job_that_came_after_the_lapse(
         assert await world.settled()
         fees = sum(int(answer.headers["x-retally-cost"]) for answer in answers)
         (account,) = channels.accounts()
-        assert (account.closed, account.open, account.pending) == (fees, {}, {})
+        assert (account.tiling.closed, account.open, account.tiling.beyond) == (fees, {}, {})
         (line,) = node.lines.values()
         assert line.cum_to == fees <= line.best
         assert await world.redis.llen("retally:faults") == 0

@@ -27,6 +27,7 @@ from retally.errors import InsufficientFunds
 from retally_router.channel_state import Act, ChannelAccount
 from retally_router.credit_keys import credit_key
 from retally_router.store_errors import StoreUnreachable
+from retally_router.tiling import Tiling
 from retally_router.vouchers import VoucherSender, act_on
 
 
@@ -77,7 +78,7 @@ async def test_who_is_owed_while_a_node_refuses_others_is_asked_for_a_voucher(
     monkeypatch.setattr("retally_router.vouchers.FIRST_DELAY_SECONDS", 0.01)
     credit, node = world.process(lease_jobs), Refusing()
     sender = VoucherSender(cast(Any, node))
-    other = ChannelAccount(line(1), KEY, DOMAIN, "http://n", credit.promise, closed=1, claimed=1)
+    other = ChannelAccount(line(1), KEY, DOMAIN, "http://n", credit.promise, tiling=Tiling(1), claimed=1)
     account = await begun(credit)
 
     async def later() -> None:
@@ -133,14 +134,14 @@ async def test_a_job_that_ends_in_the_middle_sets_no_channel_aside(world: LeaseW
         await hold(credit, job, 20)
         account.owing[bytes.fromhex(job)] = 20
     await world.redis.delete(credit_key(PAYER))
-    account.closed = account.claimed = 40
+    account.tiling.closed = account.claimed = 40
     store.is_closed = True
     sender.pay(account)
     await store.is_there.wait()
     # The first one is given up while it is held anew.
     await credit.release(PAYER, "0a")
     del account.owing[b"\x0a"]
-    account.closed = account.claimed = 20
+    account.tiling.closed = account.claimed = 20
     store.gate.set()
     assert await sender.drain(2.0)
     assert account.delivered >= 20
@@ -172,7 +173,7 @@ async def test_a_promise_that_was_lost_is_not_held_once_more(
     credit = world.process(lease_jobs, store)
     await hold(credit, JOB, 60)
     account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise, credit.promised)
-    account.owing, account.closed, account.claimed = {bytes.fromhex(JOB): 30}, 30, 30
+    account.owing, account.tiling.closed, account.claimed = {bytes.fromhex(JOB): 30}, 30, 30
     store.is_late = True
     with pytest.raises(StoreUnreachable):
         await account.voucher(30)
@@ -182,7 +183,7 @@ async def test_a_promise_that_was_lost_is_not_held_once_more(
         # It is refused, and has heard what is on record.
         with pytest.raises(InsufficientFunds):
             await credit.cover(JOB, 90)
-    account.owing, account.closed, account.claimed = {bytes.fromhex(JOB): 60}, 60, 60
+    account.owing, account.tiling.closed, account.claimed = {bytes.fromhex(JOB): 60}, 60, 60
     assert (await account.voucher(60))[0].cumulative == 60
     assert await promised(world) == 60 + 40
 

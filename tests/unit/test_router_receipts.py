@@ -11,10 +11,12 @@ from tests.unit.test_router_money import CHANNEL, JOB, OTHER, account, receipt, 
 
 from retally.protocol.encoding import to_hex
 from retally.protocol.receipt import ReceiptLeaf
+from retally.protocol.voucher import ChannelId
 from retally_router.channel_state import ChannelAccount
 from retally_router.channels import Channels
 from retally_router.job_log import JobLog, JobRecord
 from retally_router.store_errors import StoreUnreachable
+from retally_router.tiling import Tiling
 
 
 class SlowLog:
@@ -25,11 +27,12 @@ class SlowLog:
         self.is_broken = False
         self.kept: list[bytes] = []
 
-    async def add_receipts(self, leaves: Sequence[ReceiptLeaf], _: ChannelAccount) -> None:
+    async def add_receipts(self, leaves: Sequence[ReceiptLeaf], channel: ChannelId, closed: int) -> Tiling:
         await self.may_go.wait()
         if self.is_broken:
             raise StoreUnreachable("it is gone")
         self.kept += [leaf.receipt.job_id for leaf in leaves]
+        return Tiling(closed)
 
 
 def record(job: bytes) -> JobRecord:
@@ -78,4 +81,4 @@ class TestChannels:
         with pytest.raises(StoreUnreachable):
             await first
         # What they cost is counted already.
-        assert (len(line.open), line.open.limit, line.closed) == (2, 0, 300)
+        assert (len(line.open), line.open.limit, line.tiling.closed) == (2, 0, 300)

@@ -69,7 +69,7 @@ class TestHolds:
             held = [name for name in await world.redis.hkeys(place) if name.startswith(b"hold:")]
             assert held == []
             (account,) = world.router.channels.accounts()
-            account.closed = account.claimed = account.promised + 1
+            account.tiling.closed = account.claimed = account.promised + 1
             await world.router.settle.release(world.payer.address, "aa", account)
             assert account.promised == account.wanted, "released before the promise was on record"
 

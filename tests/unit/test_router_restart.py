@@ -95,7 +95,7 @@ class TestRestart:
             await asyncio.sleep(0.3)
             assert await world.redis.hlen(opened) == 0
             assert not {*holds, b"hold:" + b"ab" * 32} & set(await world.redis.hkeys(credit))
-            assert account.closed == nodes[0].lines[account.channel.key].cum_to
+            assert account.tiling.closed == nodes[0].lines[account.channel.key].cum_to
 
     async def test_settles_what_an_earlier_life_left_open(self, redis_url: str) -> None:
         nodes = [FakeNode("a", seconds_per_token=0.02)]
@@ -110,7 +110,7 @@ class TestRestart:
             assert (await world.ask(seed=5)).status_code == 200
             (account,) = world.router.channels.accounts()
             line = nodes[0].lines[account.channel.key]
-            await until(lambda: not account.open and account.closed == line.cum_to)
+            await until(lambda: not account.open and account.tiling.closed == line.cum_to)
             assert await world.settled()
             assert line.best >= line.cum_to
             await asyncio.sleep(0.2)
@@ -172,7 +172,7 @@ class TestRestart:
             assert (await world.ask(seed=5)).status_code == 402
             (account,) = await some(lambda: world.router.channels.accounts())
             # What the node tells it is owed, and never gets.
-            account.closed = account.claimed = account.delivered + 1
+            account.tiling.closed = account.claimed = account.delivered + 1
             await until(lambda: bool(account.once_paid))
             await asyncio.sleep(1)
             assert await world.redis.hlen(opened) == 1

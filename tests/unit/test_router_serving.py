@@ -116,7 +116,7 @@ class TestMoney:
             fees = sum(int(answer.headers["x-retally-cost"]) for answer in answers)
             assert line.cum_to == fees <= line.best
             account = world.router.channels.accounts()[0]
-            assert (account.closed, account.open, account.pending) == (fees, {}, {})
+            assert (account.tiling.closed, account.open, account.tiling.beyond) == (fees, {}, {})
 
     async def test_surplus_prepays_the_next_job(self, redis_url: str) -> None:
         async with router_world(redis_url, [FakeNode("a")]) as world:
@@ -227,7 +227,7 @@ class TestOtherNode:
                 await asyncio.sleep(0.05)
             assert await world.settled()
             line = dying.lines[account.channel.key]
-            assert account.closed == line.cum_to > 0
+            assert account.tiling.closed == line.cum_to > 0
             assert line.best >= line.cum_to
 
     @pytest.mark.parametrize("server", ["asgi", "native"])
@@ -258,7 +258,7 @@ class TestOtherNode:
                 if not account.open:
                     break
                 await asyncio.sleep(0.05)
-            assert account.closed == slow.lines[account.channel.key].cum_to
+            assert account.tiling.closed == slow.lines[account.channel.key].cum_to
 
 
 class TestDishonestNode:

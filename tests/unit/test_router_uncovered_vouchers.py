@@ -46,7 +46,7 @@ def sender(node: TakingNode, monkeypatch: pytest.MonkeyPatch) -> VoucherSender:
 def owing(credit: Credit, channel: ChannelId, job: str, amount: int) -> ChannelAccount:
     """A channel whose node is owed so much for a job."""
     account = ChannelAccount(channel, KEY, DOMAIN, "http://node", credit.promise)
-    account.owing, account.closed, account.claimed = {bytes.fromhex(job): amount}, amount, amount
+    account.owing, account.tiling.closed, account.claimed = {bytes.fromhex(job): amount}, amount, amount
     return account
 
 
@@ -58,7 +58,7 @@ async def test_what_nothing_covers_waits_and_holds_up_no_other(
     await lose(world)
     await hold(other, "b", 160)
     short, fine = owing(credit, line(0), "0a", 10), ChannelAccount(line(1), KEY, DOMAIN, "http://node", credit.promise)
-    fine.closed = fine.claimed = 7
+    fine.tiling.closed = fine.claimed = 7
     sender.pay(short)
     sender.pay(fine)
     # One of them has not what it is owed.
@@ -114,10 +114,10 @@ async def test_a_job_that_ended_while_its_share_was_asked_for_holds_up_no_other(
     ending, fine = owing(credit, line(0), "0a", 10), owing(credit, line(1), "0b", 7)
     promise = ending.promise
 
-    async def ended(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+    async def ended(channel: ChannelId, total: int, jobs: Mapping[str, int], known: int) -> int:
         if next(tries):
             raise Unavailable("job ended before its fee was set aside")
-        return await promise(channel, total, jobs)
+        return await promise(channel, total, jobs, known)
 
     ending.promise = ended
     sender.pay(ending)
@@ -171,13 +171,13 @@ async def test_a_job_that_no_voucher_can_be_made_for_is_nowhere(redis_url: str, 
         (account,) = world.router.channels.accounts()
         payer, promise = world.payer.address, account.promise
 
-        async def forgetful(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+        async def forgetful(channel: ChannelId, total: int, jobs: Mapping[str, int], known: int) -> int:
             # The job was set aside; the store forgot it, and meanwhile its signer expired, or its chain went away.
             await world.redis.delete(credit_key(payer))
             world.chain.dead = missing == "chain"
             world.chain.standings[payer] = replace(world.chain.standings[payer], expiry=0)
             await asyncio.sleep(0.1)
-            return await promise(channel, total, jobs)
+            return await promise(channel, total, jobs, known)
 
         account.promise = forgetful
         answer = await world.ask(seed=2)

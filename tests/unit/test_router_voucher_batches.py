@@ -15,10 +15,11 @@ from retally.errors import InsufficientFunds, RemoteError
 from retally.protocol.voucher import MAX_VOUCHERS, ChannelId
 from retally_router.channel_state import ChannelAccount
 from retally_router.ports import NodeApi
+from retally_router.tiling import Tiling
 from retally_router.vouchers import VoucherSender
 
 
-async def promise(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+async def promise(channel: ChannelId, total: int, jobs: Mapping[str, int], known: int) -> int:
     """There is enough."""
     return total
 
@@ -44,19 +45,19 @@ async def test_a_voucher_that_takes_long_to_make_holds_up_no_other() -> None:
     node, gate = TakingNode(), asyncio.Event()
     sender = VoucherSender(cast(NodeApi, node))
 
-    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int], known: int) -> int:
         await gate.wait()
         return total
 
-    late = ChannelAccount(line(0), KEY, DOMAIN, "http://node", slow, closed=10, claimed=10)
-    fine = ChannelAccount(line(1), KEY, DOMAIN, "http://node", promise, closed=7, claimed=7)
+    late = ChannelAccount(line(0), KEY, DOMAIN, "http://node", slow, tiling=Tiling(10), claimed=10)
+    fine = ChannelAccount(line(1), KEY, DOMAIN, "http://node", promise, tiling=Tiling(7), claimed=7)
     sender.pay(late)
     sender.pay(fine)
     await asyncio.wait_for(node.is_paid.wait(), 1)
     # It is paid as often as its node sends a chunk, which holds up nobody either.
     for total in (8, 9):
         node.is_paid.clear()
-        fine.closed = fine.claimed = total
+        fine.tiling.closed = fine.claimed = total
         sender.pay(late)
         sender.pay(fine)
         await asyncio.wait_for(node.is_paid.wait(), 0.2)
@@ -78,7 +79,9 @@ async def test_more_channels_than_a_node_takes_at_once_are_all_paid(
     sender = VoucherSender(cast(NodeApi, node))
 
     for lane in range(2 * MAX_VOUCHERS + 1):
-        account = ChannelAccount(line(lane), KEY, DOMAIN, "http://node", promise, closed=1 + lane, claimed=1 + lane)
+        account = ChannelAccount(
+            line(lane), KEY, DOMAIN, "http://node", promise, tiling=Tiling(1 + lane), claimed=1 + lane
+        )
 
         async def act(lane: int = lane) -> None:
             acted.append(lane)
@@ -109,7 +112,7 @@ async def test_a_node_that_can_take_nothing_now_is_asked_again(monkeypatch: pyte
     node = Starting()
     sender = VoucherSender(cast(NodeApi, node))
 
-    sender.pay(ChannelAccount(line(0), KEY, DOMAIN, "http://node", promise, closed=5, claimed=5))
+    sender.pay(ChannelAccount(line(0), KEY, DOMAIN, "http://node", promise, tiling=Tiling(5), claimed=5))
     assert await sender.drain(5)
     assert node.taken == ["5"]
     await sender.close()
@@ -120,18 +123,19 @@ async def test_a_pause_is_its_channels_and_not_an_accounts(monkeypatch: pytest.M
     node, acted = TakingNode(), list[str]()
     sender = VoucherSender(cast(NodeApi, node))
 
-    async def short(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+    async def short(channel: ChannelId, total: int, jobs: Mapping[str, int], known: int) -> int:
         raise InsufficientFunds(total, 0)
 
     async def act() -> None:
         acted.append("paid")
 
-    old = ChannelAccount(line(0), KEY, DOMAIN, "http://node", short, closed=10, claimed=10)
+    old = ChannelAccount(line(0), KEY, DOMAIN, "http://node", short, tiling=Tiling(10), claimed=10)
     sender.pay(old)
     await asyncio.sleep(0.05)
     # Its money came by another way; it was forgotten while it was idle, and read anew.
     old.promised = old.delivered = 10
-    new = ChannelAccount(line(0), KEY, DOMAIN, "http://node", promise, closed=40, claimed=40, promised=10, delivered=10)
+    new = ChannelAccount(line(0), KEY, DOMAIN, "http://node", promise, tiling=Tiling(40), claimed=40)
+    new.promised = new.delivered = 10
     sender.pay(new)
     await sender.once_paid(new, act)
     await asyncio.sleep(0.4)
@@ -144,13 +148,13 @@ async def test_what_was_promised_before_goes_ahead_of_what_becomes_due_faster(mo
     node = TakingNode()
     sender = VoucherSender(cast(NodeApi, node))
 
-    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int], known: int) -> int:
         await asyncio.sleep(0.05)
         return total
 
     account = ChannelAccount(line(0), KEY, DOMAIN, "http://node", slow)
     for total in range(1, 100):
-        account.closed = account.claimed = total
+        account.tiling.closed = account.claimed = total
         sender.pay(account)
         await asyncio.sleep(0.01)
     assert len(node.taken) > 5
@@ -164,12 +168,12 @@ async def test_a_sender_that_closes_leaves_no_voucher_in_the_making(monkeypatch:
     node, gate = TakingNode(), asyncio.Event()
     sender = VoucherSender(cast(NodeApi, node))
 
-    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int], known: int) -> int:
         await gate.wait()
         return total
 
     before = asyncio.all_tasks()
-    account = ChannelAccount(line(0), KEY, DOMAIN, "http://node", slow, closed=5, claimed=5)
+    account = ChannelAccount(line(0), KEY, DOMAIN, "http://node", slow, tiling=Tiling(5), claimed=5)
     sender.pay(account)
     await sender.close()
     # What was asked for is heard; nobody waits for it.

@@ -58,7 +58,7 @@ class TestKeyed:
         (account,) = world.router.channels.accounts()
         channel = world.nodes[0].world.node.book.find(account.channel.key)
         assert channel.state().unpaid == 0
-        assert channel.state().last_cum_to == account.closed == 2 * int(plain.headers["x-retally-cost"])
+        assert channel.state().last_cum_to == account.tiling.closed == 2 * int(plain.headers["x-retally-cost"])
 
     async def test_parallel_jobs_keep_one_line(self, world: World) -> None:
         answers = await asyncio.gather(*[world.ask(body(seed=seed, n=1 + seed % 3)) for seed in range(16)])
@@ -66,8 +66,8 @@ class TestKeyed:
         assert await world.settled()
         (account,) = world.router.channels.accounts()
         state = world.nodes[0].world.node.book.find(account.channel.key).state()
-        assert (state.last_cum_to, state.unpaid, state.open) == (account.closed, 0, 0)
-        assert (account.open, account.pending) == ({}, {})
+        assert (state.last_cum_to, state.unpaid, state.open) == (account.tiling.closed, 0, 0)
+        assert (account.open, account.tiling.beyond) == ({}, {})
 
     async def test_client_checks_every_answer(self, world: World, tmp_path: Path) -> None:
         client = AsyncClient(base_url=world.url, api_key=world.api_key, deployment=DEPLOYMENT, home=tmp_path)

@@ -1,0 +1,80 @@
+"""A channel's receipts in the order of its money: up to where they tile it, and those beyond a gap (R-20)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+# Receipts are facts: they are added, in whatever order and by whichever process, and nothing is taken back. So two
+# routers that write to one channel, after a lane went over, end with the same line. KEYS: the channel; ARGV: how far it
+# is known to be tiled, then each receipt's cumFrom and cumTo. Answers all that is on record now.
+ADD_RECEIPTS = """
+local key = KEYS[1]
+local function whole(number) return string.format('%.0f', number) end
+local closed = math.max(tonumber(redis.call('HGET', key, 'closed') or '0'), tonumber(ARGV[1]))
+for i = 2, #ARGV, 2 do
+  if tonumber(ARGV[i]) >= closed then redis.call('HSET', key, 'beyond:' .. ARGV[i], ARGV[i + 1]) end
+end
+local to = redis.call('HGET', key, 'beyond:' .. whole(closed))
+while to do
+  redis.call('HDEL', key, 'beyond:' .. whole(closed))
+  closed = tonumber(to)
+  to = redis.call('HGET', key, 'beyond:' .. whole(closed))
+end
+redis.call('HSET', key, 'closed', whole(closed))
+return redis.call('HGETALL', key)
+"""
+_BEYOND = b"beyond:"
+
+
+@dataclass(slots=True)
+class Tiling:
+    """What receipts bill, in units of money from the channel's start."""
+
+    closed: int = 0
+    #: By cumFrom, the cumTo of receipts beyond a gap.
+    beyond: dict[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, line: Mapping[bytes, bytes]) -> Tiling:
+        """What is on record of a channel."""
+        tiling = cls(int(line.get(b"closed", 0)))
+        names = [name for name in line if name.startswith(_BEYOND)]
+        for start, to in sorted((int(name.removeprefix(_BEYOND)), int(line[name])) for name in names):
+            tiling.add(start, to)
+        return tiling
+
+    @property
+    def billed(self) -> int:
+        """What all receipts cost, also those beyond a gap."""
+        return self.closed + sum(to - start for start, to in self.beyond.items())
+
+    def is_free(self, start: int, to: int) -> bool:
+        """Whether no receipt bills any of that."""
+        others = self.beyond.items()
+        return start >= self.closed and not any(start < other_to and other < to for other, other_to in others)
+
+    def has(self, start: int, to: int) -> bool:
+        """Whether that receipt is among them."""
+        return to <= self.closed or self.beyond.get(start) == to
+
+    def add(self, start: int, to: int) -> None:
+        """One more receipt, if nothing of it is billed yet."""
+        if self.is_free(start, to):
+            self.beyond[start] = to
+            self.close_to(self.closed)
+
+    def close_to(self, closed: int) -> None:
+        """All up to there is billed."""
+        self.closed = max(self.closed, closed)
+        while self.closed in self.beyond:
+            self.closed = self.beyond.pop(self.closed)
+        self.beyond = {start: to for start, to in self.beyond.items() if start > self.closed}
+
+    def add_all(self, other: Tiling) -> int:
+        """All receipts of another count of the same channel; answers how much more is billed by it."""
+        before = self.billed
+        self.close_to(other.closed)
+        for start, to in sorted(other.beyond.items()):
+            self.add(start, to)
+        return max(0, self.billed - before)
