@@ -54,10 +54,11 @@ class Channels:
         channel = ChannelId(session.payer, session.signer, placed.node.node, placed.lane)
         async with self._opening[channel.key]:
             account = self._accounts.get(channel.key)
-            if account is not None and account.is_shared:
+            # A gap that no open job explains is of a receipt that another has, or that never comes.
+            if account is not None and (account.is_shared or account.tiling.beyond):
                 if account.is_idle:
                     account = None
-                elif past and not any(key in account.open for key in past):
+                elif account.is_shared and past and not any(key in account.open for key in past):
                     raise Unavailable("jobs of before are in the channel", hint="retry in seconds")
             if account is None:
                 self._accounts.pop(channel.key, None)

@@ -40,8 +40,11 @@ class Tiling:
         """What is on record of a channel."""
         tiling = cls(int(line.get(b"closed", 0)))
         names = [name for name in line if name.startswith(_BEYOND)]
+        end = tiling.closed
         for start, to in sorted((int(name.removeprefix(_BEYOND)), int(line[name])) for name in names):
-            tiling.add(start, to)
+            if start >= end:
+                tiling.beyond[start] = end = to
+        tiling.close_to(tiling.closed)
         return tiling
 
     @property
@@ -75,6 +78,8 @@ class Tiling:
         """All receipts of another count of the same channel; answers how much more is billed by it."""
         before = self.billed
         self.close_to(other.closed)
-        for start, to in sorted(other.beyond.items()):
-            self.add(start, to)
+        for start, to in other.beyond.items():
+            # Most are known: a gap may stay for long, and what lies beyond it is many.
+            if start not in self.beyond:
+                self.add(start, to)
         return max(0, self.billed - before)

@@ -20,6 +20,7 @@ from retally_router.job_log import JobLog, JobRecord
 from retally_router.keys import Session
 from retally_router.lanes import Lanes
 from retally_router.open_segments import OpenSegment
+from retally_router.tiling import Tiling
 from retally_router.vouchers import VoucherSender
 
 KEY_A, KEY_B = ((bytes.fromhex(job * 32), 0, 0) for job in ("0a", "0b"))
@@ -79,10 +80,13 @@ async def test_what_a_dead_router_left_on_the_lane_that_one_moves_to_is_taken_up
 
 
 class ShownApi:
-    """A node that shows its channel as empty."""
+    """A node that shows its channel as empty, or as billed so far."""
+
+    def __init__(self, last_cum_to: int = 0) -> None:
+        self._last = last_cum_to
 
     async def channel(self, *_: Any) -> dict[str, Any]:
-        return ChannelState(best=0, best_signature=None, last_cum_to=0, due=0, open=0, unpaid=0).to_wire()
+        return ChannelState(best=0, best_signature=None, last_cum_to=self._last, due=0, open=0, unpaid=0).to_wire()
 
 
 async def test_a_channel_that_another_may_have_written_is_read_anew_once_own_jobs_are_over(world: LeaseWorld) -> None:
@@ -104,6 +108,20 @@ async def test_a_channel_that_another_may_have_written_is_read_anew_once_own_job
     again = await channels.open(session, placed, past=[KEY_B])
     assert (again is not old, again.promised) == (True, 40)
     assert await channels.open(session, placed, past=[KEY_B]) is again
+
+
+async def test_a_gap_whose_receipt_never_comes_is_closed_by_what_the_node_counts(world: LeaseWorld) -> None:
+    credit, log = world.process(0), JobLog(world.redis)
+    await credit.promise(line(0), 40)
+    channels = Channels(cast(Any, ShownApi(30)), log, credit, DOMAIN)
+    placed = cast(Any, SimpleNamespace(node=SimpleNamespace(node=NODE, endpoint="http://n"), lane=0))
+    old = await channels.open(cast(Session, Asking()), placed)
+    old.tiling = Tiling(0, {20: 30})
+    old.open.add({KEY_A: OpenSegment(0, 1_000_000, 10)})
+    assert await channels.open(cast(Session, Asking()), placed) is old, "a job's receipt may still come"
+    old.open.close(KEY_A)
+    again = await channels.open(cast(Session, Asking()), placed)
+    assert again.tiling == Tiling(30)
 
 
 async def test_an_act_whose_total_fell_is_done_and_the_sender_rests(
