@@ -13,7 +13,7 @@ from retally.protocol.eip712 import Domain, SigningKey
 from retally.protocol.receipt import JobReceipt, ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
 from retally_router.open_segments import OpenSegment, OpenSegments, SegmentKey
-from retally_router.shares import PromisedMeanwhile, Shares, shares_of
+from retally_router.shares import Shares, shares_of
 from retally_router.tiling import Tiling
 
 Act = Callable[[], Awaitable[None]]
@@ -37,15 +37,11 @@ class ChannelAccount:
     key: SigningKey
     domain: Domain
     endpoint: str
-    #: Of that total, for which jobs, and the total that is known of.
-    promise: Callable[[ChannelId, int, Mapping[str, int], int], Awaitable[int]]
+    promise: Callable[[ChannelId, int, Mapping[str, int]], Awaitable[int]]
     #: The highest total on record, to be asked for where a promise failed: it may be there all the same.
     total: Callable[[ChannelId], Awaitable[int]] | None = None
     tiling: Tiling = field(default_factory=Tiling)
     promised: int = 0
-    #: What other processes, which had the lane meanwhile, promised beyond what their jobs billed, as far as is known:
-    #: less than nothing where a receipt was heard of first.
-    strange: int = 0
     #: Whether another process may have written to the channel since it was read.
     is_shared: bool = False
     delivered: int = 0
@@ -72,19 +68,14 @@ class ChannelAccount:
     unheard: dict[int, Shares] = field(default_factory=dict)
 
     @property
-    def spoken_for(self) -> int:
-        """What own receipts so far cost, and what others' jobs were promised: those pay for themselves."""
-        return self.tiling.billed + self.strange
-
-    @property
     def own_due(self) -> int:
         """The most that is due by our own count."""
-        return self.spoken_for + self.open.upper
+        return self.tiling.billed + self.open.upper
 
     @property
     def limit(self) -> int:
         """What the node can have counted at all, however far behind we read."""
-        return self.tiling.billed + max(0, self.strange) + self.open.limit
+        return self.tiling.billed + self.open.limit
 
     @property
     def wanted(self) -> int:
@@ -99,7 +90,7 @@ class ChannelAccount:
     @property
     def needed(self) -> int:
         """The least total by which each ended job paid for itself, and none with what was promised for another."""
-        return self.spoken_for + self.open.share
+        return self.tiling.billed + self.open.share
 
     @property
     def slack(self) -> int:
@@ -124,7 +115,7 @@ class ChannelAccount:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is open, owed, undelivered or on its way to the record."""
-        is_busy = self.batch is not None or self.lock.locked()
+        is_busy = self.batch is not None or self.recording is not None or self.lock.locked()
         is_owing = bool(self.open or self.owing or self.once_paid)
         return not is_busy and not is_owing and not self.has_to_pay
 
@@ -170,9 +161,8 @@ class ChannelAccount:
 
     def take_in(self, recorded: Tiling) -> None:
         """Counts what is on record, whoever put it there: another process may have had the lane meanwhile."""
-        more = self.tiling.add_all(recorded)
-        if more:
-            self.strange, self.is_shared = self.strange - more, True
+        if self.tiling.add_all(recorded):
+            self.is_shared = True
             # It may have settled what runs here, too.
             self.reopened.update(self.open)
             self._look_again()
@@ -225,9 +215,10 @@ class ChannelAccount:
             self.promised = found
             self._share(shares)
         if total > self.promised:
-            # Nothing of it was for jobs that are counted here: they still pay for themselves.
-            self.strange += total - self.promised
+            # Of one that has the lane meanwhile: nobody knows for which jobs, and those may be counted here too.
+            shares = shares_of(total - self.promised, self.owing, self.open)
             self.promised, self.is_shared = total, True
+            self._share(shares)
 
     def _place(self, start: int, to: int, limit: int) -> None:
         if not self.tiling.is_free(start, to):
@@ -273,14 +264,13 @@ class ChannelAccount:
             shares = shares_of(asked - self.promised, self.owing, self.open)
             total = max(self.needed, self.promised + shares.total)
             # What it is for, should its answer be lost.
-            before = self.unheard
-            self.unheard = {**before, total: shares}
-            try:
-                self.promised = await self.promise(self.channel, total, shares.jobs, self.promised)
+            self.unheard[total] = shares
+            promised = await self.promise(self.channel, total, shares.jobs)
+            if promised > total:
+                self._note_promised(promised)
+            else:
+                self.promised = max(self.promised, promised)
                 self._share(shares)
-            except PromisedMeanwhile as found:
-                self.unheard = before
-                self._note_promised(found.total)
             self.unheard = {each: known for each, known in self.unheard.items() if each > self.promised}
             self.recorded = self.promised
         except BaseException:

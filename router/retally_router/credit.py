@@ -25,7 +25,6 @@ from retally_router.lease_returns import LeaseReturns
 from retally_router.leases import PLAIN_SECONDS, Lease, Leases
 from retally_router.ports import Standing
 from retally_router.promises import Promises
-from retally_router.shares import PromisedMeanwhile
 
 NO_JOBS: Mapping[str, int] = MappingProxyType({})
 
@@ -78,13 +77,10 @@ class Credit:
             found += [(job, int(lane))] if holder == signer else []
         return found
 
-    async def promise(
-        self, channel: ChannelId, cumulative: int, jobs: Mapping[str, int] = NO_JOBS, known: int = LARGEST
-    ) -> int:
+    async def promise(self, channel: ChannelId, cumulative: int, jobs: Mapping[str, int] = NO_JOBS) -> int:
         """Records the highest total promised on a channel, and for which jobs; answers the highest so far.
 
-        Raises where a job has nothing that covers it any more, and nothing is left: without waiting for others' leases;
-        and PromisedMeanwhile where more was on record than is known.
+        Raises where a job has nothing that covers it any more, and nothing is left: without waiting for others' leases.
         """
         if cumulative > LARGEST:
             raise CapExceeded(cumulative, LARGEST)
@@ -96,13 +92,13 @@ class Credit:
                 # Of what seems to be missing some may be on record.
                 promised = await self._store.promised(channel)
                 jobs = _without(jobs, self._promises.heard(channel, promised))
-                if promised >= cumulative or promised > known:
-                    return _told(promised, known)
+                if promised >= cumulative:
+                    return promised
                 for part in short:
                     await self._covers.extend(part, jobs[part.want.job], Patience.SOME)
             taken = self._promises.take(jobs)
             try:
-                promised, state, hold = await self._store.promise(channel, cumulative, taken, known)
+                promised, state, hold = await self._store.promise(channel, cumulative, taken)
             except BaseException:
                 self._promises.doubt(channel, cumulative, taken)
                 raise
@@ -112,7 +108,7 @@ class Credit:
             self._promises.put_back(taken)
             heard = self._promises.heard(channel, promised)
             if state == Promise.OLD:
-                return _told(promised, known)
+                return promised
             jobs = _without(jobs, heard)
             # What was heard may be all that is missing.
             for share in taken.uncovered(hold) if not heard else ():
@@ -207,12 +203,6 @@ class Credit:
         if not work.cancelled():
             work.exception()
         self._returns.doubt(want.payer, want.job)
-
-
-def _told(promised: int, known: int) -> int:
-    if promised > known:
-        raise PromisedMeanwhile(promised)
-    return promised
 
 
 def _without(jobs: Mapping[str, int], heard: Mapping[str, int]) -> Mapping[str, int]:

@@ -165,14 +165,13 @@ return {{'ok', whole(moved)}}
 
 # The promise is on record before the voucher that makes it leaves. What is promised for a job is held for it no more:
 # counted twice, it would refuse the last jobs that the deposit covers. Each hold is named with what is taken of it and
-# what it has to have before. Where more is on record than whoever asks knows of, others' or by a promise whose answer
-# was lost, nothing is done: what it asks for would be less than it thinks. No more than is new is taken, so that
-# promised and held together never shrink.
+# what it has to have before. Of a promise whose answer was lost part may be on record already: no more than is new is
+# taken, so that promised and held together never shrink.
 PROMISE = f"""{_SUMS}
 local old, new = tonumber(redis.call('HGET', KEYS[1], 'promised') or '0'), tonumber(ARGV[1])
-if new <= old or old > tonumber(ARGV[3]) then return {{whole(old), 0, ''}} end
+if new <= old then return {{whole(old), 0, ''}} end
 local key, signer = KEYS[2], ARGV[2]
-for i = 4, #ARGV, 3 do
+for i = 3, #ARGV, 3 do
   local least = tonumber(ARGV[i + 2])
   if least > 0 then
     local amount = string.match(redis.call('HGET', key, 'hold:' .. ARGV[i]) or '0|', '^(%d+)|')
@@ -184,7 +183,7 @@ local promised = redis.call('HINCRBY', key, 'promised:' .. signer, whole(new - o
 local used = tonumber(redis.call('HGET', key, 'used:' .. signer) or '0')
 add(key, 'owed', owed(promised, used) - owed(promised - (new - old), used))
 local left = new - old
-for i = 4, #ARGV, 3 do
+for i = 3, #ARGV, 3 do
   local field = 'hold:' .. ARGV[i]
   local amount, holder, rest = string.match(redis.call('HGET', key, field) or '', '^(%d+)|(%w+)(|.+)$')
   if amount then

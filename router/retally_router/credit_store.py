@@ -83,10 +83,10 @@ class CreditStore:
         left, took = (0, int(left)) if is_held else (int(left), 0)
         return Answer(reason.decode(), left, open_leases, covered_by(standing), took)
 
-    async def promise(self, channel: ChannelId, cumulative: int, taken: Taken, known: int) -> tuple[int, Promise, str]:
+    async def promise(self, channel: ChannelId, cumulative: int, taken: Taken) -> tuple[int, Promise, str]:
         """The highest total promised so far, what became of this one, and the hold that has too little."""
         keys = channel_key_of(channel), credit_key(channel.payer)
-        args = [cumulative, channel.signer, known, *chain.from_iterable(taken.holds())]
+        args = [cumulative, channel.signer, *chain.from_iterable(taken.holds())]
         crash_point("before:promise")
         promised, state, name = await self._redis.eval(PROMISE, 2, *keys, *args)
         crash_point("after:promise")

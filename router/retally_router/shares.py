@@ -8,14 +8,6 @@ from dataclasses import dataclass, field
 from retally_router.open_segments import OpenSegments, SegmentKey
 
 
-class PromisedMeanwhile(Exception):
-    """More is on record of a channel than whoever promises knew of; nothing was done."""
-
-    def __init__(self, total: int) -> None:
-        super().__init__(f"{total} is promised already")
-        self.total = total
-
-
 @dataclass(slots=True)
 class Shares:
     """Parts of one promise."""

@@ -11,9 +11,13 @@ from dataclasses import dataclass, field
 ADD_RECEIPTS = """
 local key = KEYS[1]
 local function whole(number) return string.format('%.0f', number) end
-local closed = math.max(tonumber(redis.call('HGET', key, 'closed') or '0'), tonumber(ARGV[1]))
+local before = tonumber(redis.call('HGET', key, 'closed') or '0')
+local closed = math.max(before, tonumber(ARGV[1]))
 for i = 2, #ARGV, 2 do
-  if tonumber(ARGV[i]) >= closed then redis.call('HSET', key, 'beyond:' .. ARGV[i], ARGV[i + 1]) end
+  local field, to = 'beyond:' .. ARGV[i], tonumber(ARGV[i + 1])
+  if tonumber(ARGV[i]) >= closed and to > tonumber(redis.call('HGET', key, field) or '0') then
+    redis.call('HSET', key, field, whole(to))
+  end
 end
 local to = redis.call('HGET', key, 'beyond:' .. whole(closed))
 while to do
@@ -22,7 +26,13 @@ while to do
   to = redis.call('HGET', key, 'beyond:' .. whole(closed))
 end
 redis.call('HSET', key, 'closed', whole(closed))
-return redis.call('HGETALL', key)
+local line = redis.call('HGETALL', key)
+-- What is billed by now, where it is closed by what a node counts or receipts contradict each other.
+for i = 1, closed > before and #line or 0, 2 do
+  local start = string.match(line[i], '^beyond:(%d+)$')
+  if start and tonumber(start) < closed then redis.call('HDEL', key, line[i]) end
+end
+return line
 """
 _BEYOND = b"beyond:"
 

@@ -1,4 +1,4 @@
-"""Two routers that write one channel after a lapse, while others buy all that is free: nothing is promised twice."""
+"""Two routers that write one channel after a lapse: the node is paid whatever it bills, and nothing is left over."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 from tests.fakes_world import DOMAIN
 from tests.holds_world import KEY, SlowNode, settling
-from tests.lease_world import PAYER, LeaseWorld, hold, line, promised, sell
+from tests.lease_world import PAYER, LeaseWorld, hold, line, sell
 from tests.properties.test_channel_money import DEPOSIT, Job
 from tests.router_world import DATABASE, database_url
 
@@ -171,10 +171,8 @@ async def play(url: str, lease_jobs: int, taken: list[tuple[Any, ...]]) -> None:
         shared = Shared(world, both)
         for name, *args in taken:
             await getattr(shared, name)(*args)
-            assert await promised(world) <= DEPOSIT
             await asyncio.sleep(0)
         await shared.end()
-        assert await promised(world) <= DEPOSIT
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -192,7 +190,7 @@ async def play(url: str, lease_jobs: int, taken: list[tuple[Any, ...]]) -> None:
         ("read", 0),
     ],
 )
-# A total that another has put on record meanwhile: less of it is one's own than was asked for.
+# A total of which less is one's own than was asked for.
 @example(
     lease_jobs=0,
     taken=[("begin", 0, 0, 0, 1), ("begin", 1, 2, 2, 1), ("begin", 0, 1, 6, 1), ("close", 1, 0)],

@@ -49,6 +49,24 @@ def test_two_that_write_one_channel_end_with_one_line(redis_url: str, fees: list
     asyncio.run(play(database_url(redis_url, DATABASE), tiles, order, knows))
 
 
+async def test_receipts_that_contradict_each_other_bill_no_less_and_leave_nothing(redis_url: str) -> None:
+    async with Redis.from_url(database_url(redis_url, DATABASE)) as redis:
+        await redis.flushdb()
+
+        async def add(closed: int, *bounds: int) -> Tiling:
+            line = await redis.eval(ADD_RECEIPTS, 1, "channel", closed, *bounds)  # type: ignore[misc]  # its stub
+            return Tiling.of(dict(zip(line[::2], line[1::2], strict=True)))
+
+        assert await add(0, 10, 30) == Tiling(0, {10: 30})
+        # The same start, and less.
+        assert await add(0, 10, 11) == Tiling(0, {10: 30})
+        assert await add(0, 0, 20) == Tiling(20)
+        # By what the node counts.
+        assert await add(0, 40, 50) == Tiling(20, {40: 50})
+        assert await add(45) == Tiling(45)
+        assert await redis.hgetall("channel") == {b"closed": b"45"}
+
+
 @given(a=lengths, b=lengths)
 def test_what_a_node_bills_twice_counts_once(a: dict[int, int], b: dict[int, int]) -> None:
     one, other = Tiling(), Tiling()

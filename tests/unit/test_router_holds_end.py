@@ -61,9 +61,9 @@ async def test_a_hold_outlasts_the_winners_last_promise_where_the_loser_is_settl
     settle = settling(credit, sender)
     account = await begun(credit)
 
-    async def late(channel: ChannelId, total: int, jobs: Mapping[str, int], known: int) -> int:
+    async def late(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
         await gate.wait()
-        return await credit.promise(channel, total, jobs, known)
+        return await credit.promise(channel, total, jobs)
 
     account.promise = late
     sender.pay(account)

@@ -55,7 +55,7 @@ def segment(prompt: int = 100, output: int = 0) -> OpenSegment:
 
 
 def account() -> ChannelAccount:
-    async def promise(channel: ChannelId, total: int, _: Mapping[str, int], known: int) -> int:
+    async def promise(channel: ChannelId, total: int, _: Mapping[str, int]) -> int:
         return total
 
     return ChannelAccount(CHANNEL, SESSION, DOMAIN, "http://node", promise)
@@ -69,7 +69,7 @@ class TestChannelAccount:
     async def test_what_was_refused_is_not_in_the_next_voucher(self) -> None:
         refused = [InsufficientFunds(100, 0)]
 
-        async def promise(channel: ChannelId, total: int, _: Mapping[str, int], known: int) -> int:
+        async def promise(channel: ChannelId, total: int, _: Mapping[str, int]) -> int:
             if refused:
                 raise refused.pop()
             return total

@@ -97,7 +97,7 @@ async def test_a_job_that_lived_on_anothers_prompt_pays_for_itself_when_it_ends(
 async def test_what_is_billed_beyond_a_gap_stays_owed_by_its_job(world: LeaseWorld) -> None:
     promises: list[dict[str, int]] = []
 
-    async def promise(channel: ChannelId, total: int, jobs: Mapping[str, int], known: int) -> int:
+    async def promise(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
         promises.append(dict(jobs))
         return total
 
@@ -167,9 +167,9 @@ async def test_a_promise_under_way_counts_for_a_segment_that_closes_meanwhile(wo
     credit, gate = world.process(0), asyncio.Event()
     await hold(credit, A, 100)
 
-    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int], known: int) -> int:
+    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
         await gate.wait()
-        return await credit.promise(channel, total, jobs, known)
+        return await credit.promise(channel, total, jobs)
 
     account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", slow, credit.promised)
     account.admit({key(A): segment(100)})
@@ -258,8 +258,8 @@ async def test_a_promise_whose_answer_was_lost_is_its_own_jobs(
     credit, sender = world.process(lease_jobs), VoucherSender(cast(Any, node))
     settle = settling(credit, sender)
 
-    async def unanswered(channel: ChannelId, total: int, jobs: Mapping[str, int], known: int) -> int:
-        found = await credit.promise(channel, total, jobs, known)
+    async def unanswered(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+        found = await credit.promise(channel, total, jobs)
         if is_lost:
             raise StoreUnreachable("gone before it answered")
         return found

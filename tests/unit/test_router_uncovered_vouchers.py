@@ -114,10 +114,10 @@ async def test_a_job_that_ended_while_its_share_was_asked_for_holds_up_no_other(
     ending, fine = owing(credit, line(0), "0a", 10), owing(credit, line(1), "0b", 7)
     promise = ending.promise
 
-    async def ended(channel: ChannelId, total: int, jobs: Mapping[str, int], known: int) -> int:
+    async def ended(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
         if next(tries):
             raise Unavailable("job ended before its fee was set aside")
-        return await promise(channel, total, jobs, known)
+        return await promise(channel, total, jobs)
 
     ending.promise = ended
     sender.pay(ending)
@@ -171,13 +171,13 @@ async def test_a_job_that_no_voucher_can_be_made_for_is_nowhere(redis_url: str, 
         (account,) = world.router.channels.accounts()
         payer, promise = world.payer.address, account.promise
 
-        async def forgetful(channel: ChannelId, total: int, jobs: Mapping[str, int], known: int) -> int:
+        async def forgetful(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
             # The job was set aside; the store forgot it, and meanwhile its signer expired, or its chain went away.
             await world.redis.delete(credit_key(payer))
             world.chain.dead = missing == "chain"
             world.chain.standings[payer] = replace(world.chain.standings[payer], expiry=0)
             await asyncio.sleep(0.1)
-            return await promise(channel, total, jobs, known)
+            return await promise(channel, total, jobs)
 
         account.promise = forgetful
         answer = await world.ask(seed=2)

@@ -19,7 +19,7 @@ from retally_router.tiling import Tiling
 from retally_router.vouchers import VoucherSender
 
 
-async def promise(channel: ChannelId, total: int, jobs: Mapping[str, int], known: int) -> int:
+async def promise(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
     """There is enough."""
     return total
 
@@ -45,7 +45,7 @@ async def test_a_voucher_that_takes_long_to_make_holds_up_no_other() -> None:
     node, gate = TakingNode(), asyncio.Event()
     sender = VoucherSender(cast(NodeApi, node))
 
-    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int], known: int) -> int:
+    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
         await gate.wait()
         return total
 
@@ -123,7 +123,7 @@ async def test_a_pause_is_its_channels_and_not_an_accounts(monkeypatch: pytest.M
     node, acted = TakingNode(), list[str]()
     sender = VoucherSender(cast(NodeApi, node))
 
-    async def short(channel: ChannelId, total: int, jobs: Mapping[str, int], known: int) -> int:
+    async def short(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
         raise InsufficientFunds(total, 0)
 
     async def act() -> None:
@@ -148,7 +148,7 @@ async def test_what_was_promised_before_goes_ahead_of_what_becomes_due_faster(mo
     node = TakingNode()
     sender = VoucherSender(cast(NodeApi, node))
 
-    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int], known: int) -> int:
+    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
         await asyncio.sleep(0.05)
         return total
 
@@ -168,7 +168,7 @@ async def test_a_sender_that_closes_leaves_no_voucher_in_the_making(monkeypatch:
     node, gate = TakingNode(), asyncio.Event()
     sender = VoucherSender(cast(NodeApi, node))
 
-    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int], known: int) -> int:
+    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
         await gate.wait()
         return total
 
