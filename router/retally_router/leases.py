@@ -182,7 +182,9 @@ class Leases:
         """The job holds for itself, unless it took of a lease."""
         part = self._parts.get(want.job)
         if part is None or part.lease is None:
-            self._parts[want.job] = Part(want, None, want.amount)
+            # Asked for again it keeps the larger of the two, as in the store.
+            had = part.left if part is not None and part.want.signer == want.signer else 0
+            self._parts[want.job] = Part(want, None, max(had, want.amount))
 
     def note_block(self, lease: Lease, block: int, covered: int, now: float) -> None:
         """What the store granted, by what the chain had."""

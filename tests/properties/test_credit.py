@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 from tests.router_world import DATABASE, database_url
@@ -147,6 +147,8 @@ async def play(url: str, taken: list[tuple[Any, ...]]) -> None:
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(taken=st.lists(steps, max_size=30))
+# A job that is held again for less keeps what it holds.
+@example(taken=[("hold", "c", 0, 8), ("hold", "c", 0, 0), ("promise", 0, 63, {}), ("promise", 0, 8, {"c": 8})])
 def test_running_sums_refuse_and_grant_as_a_full_count_does(redis_url: str, taken: list[tuple[Any, ...]]) -> None:
     asyncio.run(play(database_url(redis_url, DATABASE), taken))
 
