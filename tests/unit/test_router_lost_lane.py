@@ -11,8 +11,10 @@ from redis.asyncio import Redis
 from tests.fakes_world import DOMAIN
 from tests.holds_world import JOB, KEY, Asking, OwnLane, Record, SlowNode, settling
 from tests.lease_world import NODE, PAYER, SIGNER, LeaseWorld, hold, line, promised
+from tests.unit.test_router_money import receipt
 
-from retally.errors import Unavailable
+from retally.errors import InvalidReceipt, Unavailable
+from retally.protocol.receipt import ReceiptLeaf
 from retally.protocol.wire import ChannelState
 from retally_router.channel_state import ChannelAccount
 from retally_router.channels import Channels
@@ -122,6 +124,32 @@ async def test_a_gap_whose_receipt_never_comes_is_closed_by_what_the_node_counts
     old.open.close(KEY_A)
     again = await channels.open(cast(Session, Asking()), placed)
     assert again.tiling == Tiling(30)
+
+
+async def test_a_node_is_no_cheat_for_what_another_router_had_of_it(
+    world: LeaseWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credit, log = world.process(0), JobLog(world.redis)
+    channels = Channels(cast(Any, ShownApi()), log, credit, DOMAIN)
+    offer = SimpleNamespace(price_in=0, price_out=1_000_000)
+    placed = cast(Any, SimpleNamespace(node=SimpleNamespace(node=NODE, endpoint="http://n", offer=offer), lane=0))
+    account = await channels.open(cast(Session, Asking()), placed)
+    account.open.add({KEY_A: OpenSegment(0, 1_000_000, 10)})
+    theirs = {"job_id": KEY_B[0], "request": SimpleNamespace(max_output=20), "prompt_tokens_at_most": 5}
+    other = SimpleNamespace(node=NODE, lane=0, segments=((0, 0, 0),))
+    other.placed = lambda _: SimpleNamespace(**theirs, node=placed.node)
+
+    async def past_jobs(*_: Any) -> list[Any]:
+        return [other]
+
+    leaf = ReceiptLeaf(receipt(20, 30, KEY_A[0]), b"")
+    with pytest.raises(InvalidReceipt, match="R-21"):
+        await channels.close_segment(account, leaf, 0)
+    # The other's job, that it bills before it, is on record and open.
+    monkeypatch.setattr(log, "past_jobs", past_jobs)
+    await channels.close_segment(account, leaf, 0)
+    assert (account.tiling, dict(account.open)) == (Tiling(0, {20: 30}), {})
+    assert (await log.totals(account.channel))[1] == account.tiling
 
 
 async def test_an_act_whose_total_fell_is_done_and_the_sender_rests(
