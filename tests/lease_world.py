@@ -188,6 +188,20 @@ async def sell(world: LeaseWorld, amount: int) -> None:
     await other.release(PAYER, "other")
 
 
+async def free(world: LeaseWorld) -> int:
+    """What nobody holds and nothing promised, by one look."""
+    found = await world.redis.hgetall(credit_key(PAYER))
+    sums = [int(value) for name, value in found.items() if name == b"held" or name.startswith(b"promised:")]
+    return world.balance - sum(sums)
+
+
+async def buy(world: LeaseWorld, *, but: int = 0) -> None:
+    """Somebody else buys all that is free, but for so much."""
+    amount = await free(world) - but
+    if amount > 0:
+        await sell(world, amount)
+
+
 async def open_later(store: Breaking) -> None:
     """The answers that were kept back come."""
     await asyncio.sleep(0.05)

@@ -123,7 +123,7 @@ class JobLog:
             _keep(pipe, leaves)
             pipe.eval(ADD_RECEIPTS, 1, channel_key_of(channel), closed, *bounds)
             *_, line = await _execute(pipe)
-        return Tiling.of(dict(zip(line[::2], line[1::2], strict=True)))
+        return Tiling.of_reply(line)
 
     async def add_fault(self, placed: Placed, what: str, frame: Mapping[str, Any]) -> None:
         """Keeps what a node signed that does not hold, for whoever brings it before the contracts."""

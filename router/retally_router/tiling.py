@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 # Receipts are facts: they are added, in whatever order and by whichever process, and nothing is taken back. So two
@@ -56,6 +56,11 @@ class Tiling:
                 tiling.beyond[start] = end = to
         tiling.close_to(tiling.closed)
         return tiling
+
+    @classmethod
+    def of_reply(cls, flat: Sequence[bytes]) -> Tiling:
+        """The same, as the script answers it: names and values in turn."""
+        return cls.of(dict(zip(flat[::2], flat[1::2], strict=True)))
 
     @property
     def billed(self) -> int:

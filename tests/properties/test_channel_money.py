@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 from tests.fakes_world import DOMAIN
 from tests.holds_world import KEY, SlowNode, settling
-from tests.lease_world import PAYER, LeaseWorld, hold, line, promised, sell
+from tests.lease_world import PAYER, LeaseWorld, buy, hold, line, promised
 from tests.router_world import DATABASE, database_url
 
 from retally.errors import PaymentRequired, Unavailable
 from retally_router.channel_state import ChannelAccount
 from retally_router.credit import Credit
-from retally_router.credit_keys import credit_key
 from retally_router.open_segments import OpenSegment, SegmentKey
 from retally_router.settle_jobs import SettleJobs
 from retally_router.store_errors import StoreUnreachable
@@ -164,17 +163,8 @@ class Channel:
             self.account.open.close(job.key)
             await self.settle.release(PAYER, job.name, self.account)
 
-    async def free(self) -> int:
-        """What nobody holds and nothing promised, by one look."""
-        found = await self.world.redis.hgetall(credit_key(PAYER))
-        sums = [int(value) for name, value in found.items() if name == b"held" or name.startswith(b"promised:")]
-        return DEPOSIT - sum(sums)
-
     async def buy(self) -> None:
-        """Somebody else buys all that is free, but for some."""
-        free = await self.free()
-        if free > 200:
-            await sell(self.world, free - 200)
+        await buy(self.world, but=200)
 
     async def fail(self, is_heard: bool) -> None:
         self.store.fault = is_heard
@@ -185,8 +175,7 @@ class Channel:
     async def end(self) -> None:
         """All that is open ends, and everybody buys what is free."""
         self.store.fault = None
-        free = await self.free()
-        await sell(self.world, max(0, free))
+        await buy(self.world)
         for number in list(self.jobs):
             await self.answer(number, 100)
             await self.ask(number)

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 from tests.fakes_world import DOMAIN
 from tests.holds_world import KEY, SlowNode, settling
-from tests.lease_world import PAYER, LeaseWorld, hold, line, sell
+from tests.lease_world import PAYER, LeaseWorld, buy, hold, line
 from tests.properties.test_channel_money import DEPOSIT, Job
 from tests.router_world import DATABASE, database_url
 
 from retally.errors import InvalidReceipt, PaymentRequired, Unavailable
 from retally_router.channel_state import ChannelAccount
 from retally_router.credit import Credit
-from retally_router.credit_keys import channel_key_of, credit_key
+from retally_router.credit_keys import channel_key_of
 from retally_router.open_segments import OpenSegment
 from retally_router.settle_jobs import SettleJobs
 from retally_router.tiling import ADD_RECEIPTS, Tiling
@@ -123,17 +123,10 @@ class Shared:
     async def look(self, account: ChannelAccount, bounds: list[int]) -> None:
         key = channel_key_of(account.channel)
         found = await cast(Any, self.world.redis).eval(ADD_RECEIPTS, 1, key, account.tiling.closed, *bounds)
-        account.take_in(Tiling.of(dict(zip(found[::2], found[1::2], strict=True))))
-
-    async def free(self) -> int:
-        found = await self.world.redis.hgetall(credit_key(PAYER))
-        sums = [int(value) for name, value in found.items() if name == b"held" or name.startswith(b"promised:")]
-        return DEPOSIT - sum(sums)
+        account.take_in(Tiling.of_reply(found))
 
     async def buy(self) -> None:
-        free = await self.free()
-        if free > 200:
-            await sell(self.world, free - 200)
+        await buy(self.world, but=200)
 
     async def tidy(self) -> None:
         for its in self.routers:
@@ -141,9 +134,7 @@ class Shared:
 
     async def end(self) -> None:
         """Whatever is free is bought; then all that is open ends."""
-        free = await self.free()
-        if free > 0:
-            await sell(self.world, free)
+        await buy(self.world)
         for number in list(self.jobs):
             await self.ask(number)
             await self.close(number)

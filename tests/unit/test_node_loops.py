@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+
+from tests.until import until
 
 from retally.errors import ChainUnreachable
 from retally_node.loops import Loops
@@ -23,14 +24,6 @@ class Steps:
         await self.may_end.wait()
         if self.error is not None:
             raise self.error
-
-
-async def until(met: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if met():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("not within ten seconds")
 
 
 async def told(loops: Loops, *, ails: bool) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
@@ -12,6 +12,7 @@ from tests.fakes_router import FakeNode
 from tests.fakes_world import NOW
 from tests.router_books import read_books
 from tests.router_world import DATABASE, World, database_url, router_world, running_router
+from tests.until import until
 
 from retally.protocol.eip712 import SigningKey, keccak
 from retally.protocol.voucher import ChannelId
@@ -21,14 +22,6 @@ from retally_router.ports import Standing
 
 #: Nobody renews a lane by itself meanwhile.
 LONG = {"lane_lease_seconds": 600.0, "node_stale_seconds": 60.0}
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if holds():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("not within six seconds")
 
 
 @asynccontextmanager
