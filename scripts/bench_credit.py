@@ -19,6 +19,7 @@ from retally.devnet.redis_server import RedisServer
 from retally.protocol.eip712 import Address, SigningKey, keccak
 from retally.protocol.voucher import ChannelId
 from retally_router.credit import Credit
+from retally_router.earmarks import Ask
 from retally_router.joined_redis import open_store
 from retally_router.ports import Standing
 
@@ -36,10 +37,10 @@ async def spent(redis: Any) -> int:
     return int((await redis.info("commandstats"))["cmdstat_evalsha"]["usec"])
 
 
-async def job(credit: Credit, name: str, total: int) -> None:
+async def job(credit: Credit, name: str) -> None:
     """One job's three writes."""
     await credit.hold(PAYER, SIGNER, name, 100)
-    await credit.promise(ChannelId(PAYER, SIGNER, NODE, 0), total, {name: 100})
+    await credit.promise(ChannelId(PAYER, SIGNER, NODE, 0), [Ask(name, name, 100, is_new=True)])
     await credit.release(PAYER, name)
 
 
@@ -62,10 +63,10 @@ async def measure_one(redis: Any, store: Any, opened: int, jobs: int, lease_jobs
     credit = Credit(store, rich, lease_jobs=lease_jobs)
     for number in range(opened):
         await credit.hold(PAYER, SIGNER, f"open{number}", 100)
-    await job(credit, "first", 1)
+    await job(credit, "first")
     before = await spent(redis)
     for number in range(jobs):
-        await job(credit, str(number), 100 * (number + 1))
+        await job(credit, str(number))
     return round((await spent(redis) - before) / jobs, 1)
 
 

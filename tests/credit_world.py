@@ -13,7 +13,8 @@ from retally.errors import PaymentRequired, Unavailable
 from retally.protocol.eip712 import Address
 from retally.protocol.voucher import ChannelId
 from retally_router.credit import Credit
-from retally_router.credit_keys import credit_key
+from retally_router.credit_keys import channel_key_of, credit_key, earmarks_key
+from retally_router.earmarks import Ask
 from retally_router.joined_redis import open_store
 from retally_router.ports import Standing
 from retally_router.store_errors import StoreUnreachable
@@ -64,11 +65,9 @@ class Job:
     name: str
     signer: int
     left: int
-    #: By channel: what was promised, as far as was heard, and what was not promised or not heard of.
-    totals: dict[int, int] = field(default_factory=dict)
-    owed: dict[int, int] = field(default_factory=dict)
-    #: Where a promise failed.
-    unsure: set[int] = field(default_factory=set)
+    #: By node, what was to be for it, and what is, as far as was heard.
+    asked: dict[int, int] = field(default_factory=dict)
+    known: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -79,8 +78,8 @@ class Two:
     stores: list[Failing]
     processes: list[Credit]
     jobs: dict[str, Job] = field(default_factory=dict)
-    #: How many jobs there were, each with channels of its own.
-    count: int = 0
+    #: All that there were, by name.
+    past: dict[str, Job] = field(default_factory=dict)
     #: Whether the store keeps what it heard: then no job may be refused what it holds.
     is_kept: bool = False
 
@@ -95,16 +94,17 @@ class Two:
         if job in self.jobs:
             return
         # No job has the name of an earlier one.
-        self.count, name = self.count + 1, f"{job}{self.count}"
+        name = f"{job}{len(self.past)}"
+        self.past[name] = made = Job(name, signer, amount)
         await self.processes[process_of(job)].hold(PAYER, SIGNERS[signer], name, amount, lane=process_of(job))
-        self.jobs[job] = Job(name, signer, amount)
+        self.jobs[job] = made
 
     async def release(self, job: str) -> None:
         if job in self.jobs:
             await self.processes[process_of(job)].release(PAYER, self.jobs.pop(job).name)
 
     async def promise(self, wanted: list[tuple[str, int, int]], *, is_beyond: bool = False) -> None:
-        """Several at once, one for each channel; a job is promised at up to two nodes."""
+        """Several at once; a job is promised at up to two nodes, where all jobs of its signer share a channel."""
         lines = {(job, node): most for job, node, most in wanted if job in self.jobs}
         works = (self._promise(job, node, most, is_beyond=is_beyond) for (job, node), most in lines.items())
         await asyncio.gather(*works)
@@ -135,27 +135,19 @@ class Two:
         if letter not in self.jobs:
             return
         job, credit = self.jobs[letter], self.processes[process_of(letter)]
-        channel = ChannelId(PAYER, SIGNERS[job.signer], NODE, 2 * int(job.name[1:]) + node)
-        if node in job.unsure:
-            # It failed before: what is on record all the same is asked first, as channels' accounts do.
-            total = await credit.promised(channel)
-            if self.jobs.get(letter) is not job:
-                # It ended meanwhile: which jobs a promise is for is decided after that answer.
-                return
-            job.owed[node] -= total - job.totals.get(node, 0)
-            job.totals[node] = total
-            job.unsure.remove(node)
-        more, before = most if is_beyond else min(most, job.left), job.totals.get(node, 0)
+        more = most if is_beyond else min(most, job.left)
         job.left = max(0, job.left - more)
-        # What one node may be owed is no other's, whether it was heard or not.
-        job.owed[node] = share = job.owed.get(node, 0) + more
-        job.unsure.add(node)
+        # What one node may be owed is no other's, whether it was heard or not: what failed is asked for again.
+        job.asked[node] = asked = job.asked.get(node, 0) + more
+        ask = Ask(f"{job.name}:{node}", job.name, asked, is_new=True)
         refused = (Unavailable, StoreUnreachable) if self.is_kept and not is_beyond else (*REFUSED, StoreUnreachable)
         with contextlib.suppress(*refused):
-            total = await credit.promise(channel, before + share, {job.name: share})
-            assert total == before + share
-            job.totals[node], job.owed[node] = total, 0
-            job.unsure.discard(node)
+            found = await credit.promise(channel_of(job.signer, node), [ask])
+            mark = found.earmarks[ask.place]
+            # Neither more nor less, whatever was heard of earlier ones.
+            assert mark is not None
+            assert mark[0] == asked
+            job.known[node] = asked
 
     async def fail(self, process: int, number: int, kind: str) -> None:
         """Of that process's next scripts one breaks off."""
@@ -187,6 +179,28 @@ class Two:
         await self.redis.hdel(credit_key(PAYER), "counted")
 
 
+def channel_of(signer: int, node: int) -> ChannelId:
+    """A node's with a signer."""
+    return ChannelId(PAYER, SIGNERS[signer], NODE, node)
+
+
+async def check_books(two: Two) -> None:
+    """Each channel's total is what is for its jobs: as much as was heard of, and no more than was asked for."""
+    found = await two.redis.hgetall(earmarks_key(PAYER))
+    marks = {place.decode(): int(mark.split(b"|")[0]) for place, mark in found.items()}
+    sums: dict[ChannelId, int] = {channel_of(signer, node): 0 for signer in (0, 1) for node in (0, 1)}
+    for name, job in two.past.items():
+        for node, asked in job.asked.items():
+            mark = marks.pop(f"{name}:{node}", 0)
+            assert job.known.get(node, 0) <= mark <= asked
+            sums[channel_of(job.signer, node)] += mark
+    assert marks == {}
+    for channel, total in sums.items():
+        promised, kept = await two.redis.hmget(channel_key_of(channel), "promised", "kept")
+        assert (int(promised or 0), int(kept or 0)) == (total, total)
+    assert await sold(two.redis) == sum(sums.values()) <= BALANCE
+
+
 async def sold(redis: Any) -> int:
     """What is promised, by the store that loses none of it."""
     rows = await redis.hgetall(credit_key(PAYER))
@@ -214,5 +228,5 @@ async def play(url: str, taken: list[tuple[Any, ...]], *, is_kept: bool = False)
         for process in two.processes:
             await process.close()
             await process.close()
-        assert await sold(redis) <= BALANCE
+        await check_books(two)
         assert await rest_of(redis) == []

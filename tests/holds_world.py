@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
 from retally.errors import RemoteError, Unavailable
 from retally.protocol.eip712 import SigningKey, keccak
+from retally.protocol.voucher import ChannelId
 from retally_router.channel_state import ChannelAccount
 from retally_router.credit import Credit
+from retally_router.earmarks import Ask, Count, Earmark, Mark, Promised
 from retally_router.keys import Session
 from retally_router.open_segments import OpenSegment
 from retally_router.settle_jobs import SettleJobs
 from retally_router.vouchers import VoucherSender
+from tests.books import Books
 from tests.fakes_world import DOMAIN
 from tests.lease_world import PAYER, SIGNER, LeaseWorld, hold, line
 
@@ -50,9 +54,14 @@ class TwoNodes:
     """A dead router's log of one job that was hedged, and its channel."""
 
     account: ChannelAccount
+    books: Books | None = None
 
     async def open_jobs(self, payer: str, signer: str) -> list[Any]:
         return [Record(f"0x{JOB}", node) for node in ("0xA", "0xB")]
+
+    async def forget(self, record: Any) -> None:
+        assert self.books is not None
+        await self.books.forget(record.field)
 
     def take_up(self, record: Any) -> bool:
         return True
@@ -97,7 +106,7 @@ class OwnLane:
 
 
 class Settling(SettleJobs):
-    """Whose second node is away for a while and then shows what it is owed."""
+    """Whose first node has nothing of a job, and whose second is away for a while and then shows what it is owed."""
 
     shows: asyncio.Event
     sender: VoucherSender
@@ -108,8 +117,11 @@ class Settling(SettleJobs):
     async def _settle(self, placed: Any, account: ChannelAccount, record: Any) -> None:
         if record.node == "0xB":
             await self.shows.wait()
-            account.owing, account.tiling.closed, account.claimed = {bytes.fromhex(JOB): 70}, 90, 90
+            owe(account, JOB, 90, record.field)
             self.sender.pay(account)
+            await self._until(partial(self.sender.once_promised, job_id=bytes.fromhex(JOB)), account, 10**9)
+        else:
+            await self._log.forget(record)
 
 
 def settling(credit: Credit, sender: VoucherSender, books: Any = None, lanes: Any = None) -> Settling:
@@ -153,12 +165,44 @@ class Refusing:
         raise RemoteError(400, "bad_request", "no")
 
 
+@dataclass
+class Plenty:
+    """There is enough for one channel, whoever holds it."""
+
+    total: int = 0
+    marks: dict[str, int] = field(default_factory=dict)
+
+    async def promise(self, channel: ChannelId, asks: Sequence[Ask], count: Count) -> Promised:
+        before, self.total = self.total, max(self.total, count.total)
+        for ask in asks:
+            had = self.marks.get(ask.place, 0)
+            self.marks[ask.place] = max(had, ask.total)
+            self.total += self.marks[ask.place] - had
+        return Promised(self.total, before, {ask.place: Mark(self.marks[ask.place]) for ask in asks})
+
+
+def owe(account: ChannelAccount, job: str, amount: int, place: str = "") -> None:
+    """A node is owed so much more by a job's receipts; of the channel no other is open."""
+    place = place or job
+    mark = account.earmarks.setdefault(place, Earmark(place, bytes.fromhex(job), is_new=True))
+    account.earmarks.bill(mark, amount)
+    account.owing.setdefault(mark.job, {})[place] = mark
+    account.tiling.close_to(account.tiling.closed + amount)
+    account.claimed = account.tiling.closed
+
+
+def bill(account: ChannelAccount, fee: int, start: int = 0, job: str = JOB) -> None:
+    """A job's receipt is over so much."""
+    receipt = cast(Any, SimpleNamespace(fee=fee, cum_from=start, cum_to=start + fee))
+    account.close((bytes.fromhex(job), 0, 0), receipt)
+
+
 async def begun(credit: Credit) -> ChannelAccount:
     """A channel that was promised 30 for the job, of 100 that it holds, and is owed 80."""
     await hold(credit, JOB, 100)
     account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise)
     key = (bytes.fromhex(JOB), 0, 0)
-    account.admit({key: OpenSegment(0, 1_000_000, 100)})
+    account.admit({key: OpenSegment(0, 1_000_000, 100, JOB)})
     await account.voucher(30)
     account.note_due(31)
     account.open.count(key, 80)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,8 @@ from retally.protocol.eip712 import Address, SigningKey, keccak
 from retally.protocol.voucher import ChannelId
 from retally_router.credit import Credit
 from retally_router.credit_keys import credit_key, leases_key
+from retally_router.earmark_scripts import PROMISE
+from retally_router.earmarks import Ask
 from retally_router.leases import IDLE_SECONDS
 from retally_router.ports import Standing
 from retally_router.store_errors import StoreUnreachable
@@ -21,6 +25,9 @@ from tests.fakes_world import NOW
 #: Each job for itself, and in blocks of eight.
 LEASES = pytest.mark.parametrize("lease_jobs", [0, 8])
 PAYER, SIGNER, NODE = (SigningKey(keccak(name)).address for name in (b"payer", b"session", b"node"))
+
+
+SALES = itertools.count()
 
 
 @dataclass
@@ -159,7 +166,7 @@ class Overtaken:
         return getattr(self._redis, name)
 
     async def eval(self, script: str, *args: Any) -> Any:
-        if "new <= old" in script:
+        if script is PROMISE:
             self._promises += 1
             await asyncio.sleep(0.05 if self._promises == 1 else 0)
         return await self._redis.eval(script, *args)
@@ -168,6 +175,12 @@ class Overtaken:
 def line(number: int) -> ChannelId:
     """One of its channels."""
     return ChannelId(PAYER, SIGNER, NODE, number)
+
+
+async def promise(credit: Credit, channel: ChannelId, jobs: Mapping[str, int]) -> int:
+    """So much of the channel's total is for each of these jobs, all in all; answers that total."""
+    asks = [Ask(f"{job}:{channel.lane}", job, most, is_new=True) for job, most in jobs.items()]
+    return (await credit.promise(channel, asks)).total
 
 
 async def lose(world: LeaseWorld, payer: Address = PAYER) -> None:
@@ -182,10 +195,10 @@ async def promised(world: LeaseWorld) -> int:
 
 async def sell(world: LeaseWorld, amount: int) -> None:
     """Another process promises so much."""
-    other = world.process(0)
-    await hold(other, "other", amount)
-    await other.promise(line(9), amount, {"other": amount})
-    await other.release(PAYER, "other")
+    other, name = world.process(0), f"other{next(SALES)}"
+    await hold(other, name, amount)
+    await promise(other, line(9), {name: amount})
+    await other.release(PAYER, name)
 
 
 async def free(world: LeaseWorld) -> int:

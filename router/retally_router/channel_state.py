@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 from retally.errors import InvalidReceipt
 from retally.protocol.eip712 import Domain, SigningKey
 from retally.protocol.receipt import JobReceipt, ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
+from retally_router.earmarks import Ask, Count, Earmark, Earmarks, Promised, asks_of
 from retally_router.open_segments import OpenSegment, OpenSegments, SegmentKey
-from retally_router.shares import Shares, shares_of
 from retally_router.tiling import Tiling
+
+#: Where nothing is known.
+NOTHING: Mapping[str, int] = MappingProxyType({})
 
 Act = Callable[[], Awaitable[None]]
 SignedVoucher = tuple[Voucher, bytes]
@@ -25,7 +30,8 @@ class ReceiptBatch:
     """Receipts of one channel that are put on record together, and the segments that they close."""
 
     work: asyncio.Task[None]
-    leaves: list[ReceiptLeaf] = field(default_factory=list)
+    #: Each with its job's place.
+    leaves: list[tuple[ReceiptLeaf, str]] = field(default_factory=list)
     segments: dict[SegmentKey, OpenSegment] = field(default_factory=dict)
 
 
@@ -37,9 +43,7 @@ class ChannelAccount:
     key: SigningKey
     domain: Domain
     endpoint: str
-    promise: Callable[[ChannelId, int, Mapping[str, int]], Awaitable[int]]
-    #: The highest total on record, to be asked for where a promise failed: it may be there all the same.
-    total: Callable[[ChannelId], Awaitable[int]] | None = None
+    promise: Callable[[ChannelId, Sequence[Ask], Count], Awaitable[Promised]]
     tiling: Tiling = field(default_factory=Tiling)
     promised: int = 0
     #: Whether another process may have written to the channel since it was read.
@@ -49,23 +53,21 @@ class ChannelAccount:
     claimed: int = 0
     open: OpenSegments = field(default_factory=OpenSegments)
     reopened: set[SegmentKey] = field(default_factory=set)
-    #: By job: what closed segments cost beyond what was promised for them.
-    owing: dict[bytes, int] = field(default_factory=dict)
-    #: What waits until so much is on record and nothing is owing for that job, and what waits no more.
-    once_promised: list[tuple[int, bytes, Act]] = field(default_factory=list)
+    #: What of the total is for the jobs that are open here, and by job, for which of them more has to be.
+    earmarks: Earmarks = field(default_factory=Earmarks)
+    owing: dict[bytes, dict[str, Earmark]] = field(default_factory=dict)
+    #: What waits until a job owes nothing, and what waits no more.
+    once_promised: list[tuple[bytes, Act]] = field(default_factory=list)
     now_promised: deque[tuple[int, Act]] = field(default_factory=deque)
     once_paid: deque[tuple[int, Act]] = field(default_factory=deque)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     #: The receipts that the next write puts on record.
     batch: ReceiptBatch | None = None
     asked: int = 0
-    #: The total that this account put on record, or found there.
-    recorded: int = 0
     signed: SignedVoucher | None = None
-    recording: asyncio.Task[None] | None = None
-    #: Whether more may be on record than is counted here, and by total what promises without an answer were for.
-    is_unsure: bool = False
-    unheard: dict[int, Shares] = field(default_factory=dict)
+    recording: asyncio.Task[bool] | None = None
+    #: Whether that is on its way already: what is asked for now is not in it.
+    is_sent: bool = False
 
     @property
     def own_due(self) -> int:
@@ -81,16 +83,6 @@ class ChannelAccount:
     def wanted(self) -> int:
         """What the node is owed: what it claims, as far as our own count bears it out."""
         return min(self.claimed, self.own_due + self.slack)
-
-    @property
-    def most(self) -> int:
-        """The most that may be promised: what jobs hold for this channel, and what was billed in any case."""
-        return max(self.needed, self.promised + sum(self.owing.values()) + self.open.limit - self.open.share)
-
-    @property
-    def needed(self) -> int:
-        """The least total by which each ended job paid for itself, and none with what was promised for another."""
-        return self.tiling.billed + self.open.share
 
     @property
     def slack(self) -> int:
@@ -122,7 +114,7 @@ class ChannelAccount:
     def admit(self, segments: Mapping[SegmentKey, OpenSegment]) -> int:
         """Opens a job's segments; answers the total that its voucher has to promise before prefill (R-22)."""
         slack = self.slack
-        self.open.add(segments)
+        self._open(segments, is_new=True)
         return max(self.promised, self.own_due + slack)
 
     def most_before(self, segments: Mapping[SegmentKey, OpenSegment]) -> int:
@@ -134,10 +126,20 @@ class ChannelAccount:
         self.claimed = max(self.claimed, due)
         return self.wanted >= due
 
-    def reopen(self, segments: Mapping[SegmentKey, OpenSegment]) -> None:
-        """Opens what is on record as open; a crash may have come between counting a receipt and saying so."""
-        self.open.add(segments)
+    def note_begun(self, place: str) -> None:
+        """Its record is in the store."""
+        if place in self.earmarks:
+            self.earmarks[place].is_new = False
+
+    def reopen(self, segments: Mapping[SegmentKey, OpenSegment], known: Mapping[str, int] = NOTHING) -> None:
+        """Opens what is on record as open; a crash may have come between counting a receipt and saying so.
+
+        By place, so much of the total is known to be for them.
+        """
+        self._open(segments, is_new=False)
         self.reopened.update(segments)
+        for place, promised in known.items():
+            self.earmarks.hear(self.earmarks[place], promised)
 
     def close(self, segment: SegmentKey, receipt: JobReceipt, beside: int = 0) -> None:
         """Moves the money line by a checked receipt; receipts of parallel streams may come out of order.
@@ -148,77 +150,66 @@ class ChannelAccount:
             return
         if receipt.fee and not (segment in self.reopened and self.tiling.has(receipt.cum_from, receipt.cum_to)):
             self._place(receipt.cum_from, receipt.cum_to, self.limit + beside)
-        known = self.open[segment]
-        del self.open[segment]
-        short = receipt.fee - known.share
-        if short > 0 and not known.is_charged:
-            self.owing[segment[0]] = self.owing.get(segment[0], 0) + short
+        known, mark = self.open[segment], self.earmarks[self.open[segment].place]
+        if not known.is_charged:
+            self.earmarks.bill(mark, receipt.fee)
+        self._leave(segment)
         known.is_charged = True
-        self.reopened.discard(segment)
         # Also for what an earlier life counted beyond this receipt, and may not have paid.
         self.note_due(max(self.tiling.closed, receipt.cum_to if receipt.fee else 0))
-        self._look_again()
+
+    def drop(self, keys: Iterable[SegmentKey]) -> None:
+        """What costs nothing: its node refused it, or never had it."""
+        for key in keys:
+            if key in self.open:
+                self._leave(key)
+
+    def note_recorded(self, places: Iterable[str]) -> None:
+        """Receipts of these jobs are on record: one that is new there makes it owe, if nobody had it open any more."""
+        for place in self.earmarks.keys() & set(places):
+            self.earmarks[place].is_gone, self.earmarks[place].is_recorded = False, True
+            self._look_at([self.earmarks[place]])
+
+    def _open(self, segments: Mapping[SegmentKey, OpenSegment], *, is_new: bool) -> None:
+        self.open.add(segments)
+        for key, segment in segments.items():
+            self.earmarks.of(segment.place, key[0], is_new=is_new).open.add(key)
+
+    def _leave(self, key: SegmentKey) -> None:
+        mark = self.earmarks[self.open[key].place]
+        del self.open[key]
+        self.reopened.discard(key)
+        mark.open.discard(key)
+        self._look_at([mark])
+
+    def _look_at(self, marks: Iterable[Earmark]) -> None:
+        """Whether these jobs owe something, and who waited for that."""
+        for mark in marks:
+            owing = self.owing.get(mark.job, {})
+            if mark.owes:
+                self.owing.setdefault(mark.job, owing)[mark.place] = mark
+            elif owing.pop(mark.place, None) is not None and not owing:
+                del self.owing[mark.job]
+            if mark.is_over:
+                self.earmarks.drop(mark)
+        waiting, self.once_promised = self.once_promised, []
+        for job, act in waiting:
+            if self.has_promised(job):
+                self.now_promised.append((0, act))
+            else:
+                self.once_promised.append((job, act))
 
     def take_in(self, recorded: Tiling) -> None:
         """Counts what is on record, whoever put it there: another process may have had the lane meanwhile."""
         if self.tiling.add_all(recorded):
             self.is_shared = True
-            # It may have settled what runs here, too.
+            # It may have settled what runs here, too, and leave it to us that the node hears of it.
             self.reopened.update(self.open)
-            self._look_again()
+            self.note_due(self.tiling.closed)
 
-    def spread(self) -> None:
-        """Of what an earlier life promised: what closed receipts do not cost was for open segments, whichever."""
-        spare = self.promised - self.needed
-        for key, segment in self.open.items():
-            share = max(0, min(spare, segment.limit - segment.share))
-            self.open.give(key, share)
-            spare -= share
-
-    def _share(self, shares: Shares) -> None:
-        """Notes for what a promise was made."""
-        for job_id, amount in shares.owing.items():
-            self._pay(job_id, amount)
-        for key, amount in shares.open.items():
-            if key in self.open and not self.open[key].is_charged:
-                self.open.give(key, amount)
-            else:
-                # Its receipt came while the promise was on its way, and was counted without it.
-                self._pay(key[0], amount)
-        self._look_again()
-
-    def _look_again(self) -> None:
-        if self.promised >= self.needed:
-            self.owing.clear()
-        waiting, self.once_promised = self.once_promised, []
-        for each in waiting:
-            if self.has_promised(each[0], each[1]):
-                # Whatever total it waited for: what is wanted may have fallen below.
-                self.now_promised.append((0, each[2]))
-            else:
-                self.once_promised.append(each)
-
-    def has_promised(self, wanted: int, job_id: bytes) -> bool:
-        """Whether so much of what is owed is on record, and all of what this job owes beyond what was for it before."""
-        return self.promised >= min(wanted, self.wanted) and job_id not in self.owing
-
-    def _pay(self, job_id: bytes, amount: int) -> None:
-        left = self.owing.pop(job_id, 0) - amount
-        if left > 0:
-            self.owing[job_id] = left
-
-    def _note_promised(self, total: int) -> None:
-        """More is on record than is counted here, by a promise whose answer was lost or by another process."""
-        found = max((asked for asked in self.unheard if asked <= total), default=0)
-        if found > self.promised:
-            shares = self.unheard[found].first(found - self.promised)
-            self.promised = found
-            self._share(shares)
-        if total > self.promised:
-            # Of one that has the lane meanwhile: nobody knows for which jobs, and those may be counted here too.
-            shares = shares_of(total - self.promised, self.owing, self.open)
-            self.promised, self.is_shared = total, True
-            self._share(shares)
+    def has_promised(self, job_id: bytes) -> bool:
+        """Whether all that a job's closed segments cost is for it on record, whatever is for others."""
+        return job_id not in self.owing
 
     def _place(self, start: int, to: int, limit: int) -> None:
         if not self.tiling.is_free(start, to):
@@ -232,56 +223,72 @@ class ChannelAccount:
 
         It is over less where nobody holds that much: who asked for it asked when other jobs were open.
         """
-        # A segment that ended without a receipt may have left what another job owes.
-        self._look_again()
         if self.signed is None or self.signed[0].cumulative < cumulative:
-            await self.put_on_record(max(cumulative, self.promised))
+            await self.put_on_record(cumulative)
         if self.signed is None or self.signed[0].cumulative < min(cumulative, self.promised):
             channel = self.channel
             voucher = Voucher(channel.payer, channel.signer, channel.node, channel.lane, self.promised)
             self.signed = voucher, self.key.sign(voucher.digest(self.domain))
         return self.signed
 
-    async def put_on_record(self, cumulative: int) -> None:
-        """Promises that total or more, and what ended jobs still have to pay for themselves; nothing is signed."""
-        while self.recorded < min(cumulative, self.most):
-            self.asked = max(self.asked, cumulative)
+    async def put_on_record(self, cumulative: int, job_id: bytes | None = None) -> None:
+        """Promises that total or more, and what closed segments cost by now, all or one job's; nothing is signed."""
+        jobs = self.owing.values() if job_id is None else [self.owing.get(job_id, {})]
+        owing = [(mark, mark.fees) for marks in jobs for mark in marks.values()]
+        while self.promised < cumulative or any(mark.owes and mark.known < fee for mark, fee in owing):
+            self.asked, is_late = max(self.asked, cumulative), self.is_sent
             if self.recording is None:
                 # It begins in the loop's next turn: whoever asks in this one is in it.
                 self.recording = asyncio.create_task(self._record())
                 self.recording.add_done_callback(look_at)
-            await asyncio.shield(self.recording)
+            if not await asyncio.shield(self.recording) and not is_late:
+                return
 
-    async def _record(self) -> None:
+    async def _record(self) -> bool:
         # The total is on record before it is signed; never less than promised before.
         try:
-            if self.is_unsure and self.total is not None:
-                # What is there already is held by no job: it is not to be held once more.
-                self._note_promised(await self.total(self.channel))
-            self.is_unsure = False
             # Who asks from here on asks again after it.
-            asked, self.asked = max(self.asked, self.needed), 0
-            shares = shares_of(asked - self.promised, self.owing, self.open)
-            total = max(self.needed, self.promised + shares.total)
-            # What it is for, should its answer be lost.
-            self.unheard[total] = shares
-            promised = await self.promise(self.channel, total, shares.jobs)
-            if promised > total:
-                self._note_promised(promised)
-            else:
-                self.promised = max(self.promised, promised)
-                self._share(shares)
-            self.unheard = {each: known for each, known in self.unheard.items() if each > self.promised}
-            self.recorded = self.promised
+            asked, self.asked, self.is_sent = self.asked, 0, True
+            asks = self._asks(asked)
+            if not asks and asked <= self.promised:
+                return False
+            # What nobody holds here another may have promised.
+            count = Count(self.promised, self.earmarks.kept + self.tiling.billed)
+            return self._note_promised(await self.promise(self.channel, asks, count))
         except BaseException:
             # Whoever asked hears of it: the next voucher is for what is wanted then, which somebody holds.
-            self.asked, self.is_unsure = 0, True
+            self.asked = 0
             raise
         finally:
-            self.recording = None
+            self.recording, self.is_sent = None, False
+
+    def _asks(self, total: int) -> list[Ask]:
+        # What is spare is taken first, and makes no total.
+        spare = self.promised - self.tiling.billed - self.earmarks.kept
+        missing = total - self.promised + max(0, spare) if total > self.promised else 0
+        beyond = total - self.own_due - self.slack
+        owing = (mark for marks in self.owing.values() for mark in marks.values())
+        return asks_of(owing, self.earmarks, self.open, missing, beyond)
+
+    def _note_promised(self, found: Promised) -> bool:
+        """Whether it is more than was known."""
+        if found.before > self.promised:
+            # By another process, or with an answer that was lost.
+            self.is_shared = True
+        is_more, self.promised = found.total > self.promised, max(self.promised, found.total)
+        marks = [(self.earmarks[place], mark) for place, mark in found.earmarks.items() if place in self.earmarks]
+        for mark, there in marks:
+            if there is None:
+                # Others settled it: what it bills was promised by them.
+                mark.is_gone = self.is_shared = True
+                self.earmarks.forget(mark)
+            elif self.earmarks.hear(mark, there.promised):
+                is_more = True
+        self._look_at(mark for mark, _ in marks)
+        return is_more
 
 
-def look_at(work: asyncio.Task[None]) -> None:
+def look_at(work: asyncio.Task[Any]) -> None:
     """Whoever still waits hears of a failure; nobody may be left to."""
     if not work.cancelled():
         work.exception()

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from retally.errors import InvalidReceipt, InvalidSignature, NodeUnavailable, Unavailable
 from retally.protocol.eip712 import Domain, check_signed_by
+from retally.protocol.encoding import to_hex
 from retally.protocol.receipt import ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
 from retally.protocol.wire import ChannelState
@@ -16,7 +17,8 @@ from retally_router.asking import Patience
 from retally_router.channel_state import ChannelAccount, ReceiptBatch, look_at
 from retally_router.check_frames import Placed
 from retally_router.credit import Credit
-from retally_router.job_log import JobLog, JobRecord
+from retally_router.earmarks import Count
+from retally_router.job_log import JobLog, JobRecord, place_of
 from retally_router.keys import Session
 from retally_router.open_segments import OpenSegment, SegmentKey
 from retally_router.ports import NodeApi
@@ -98,8 +100,11 @@ class Channels:
             if lane is None or account.channel.lane == lane:
                 account.is_shared = True
 
-    async def close_segment(self, account: ChannelAccount, leaf: ReceiptLeaf, segment: int) -> None:
-        """Moves the money line by a checked receipt and puts it on record, with the others that wait for that."""
+    async def close_segment(self, account: ChannelAccount, leaf: ReceiptLeaf, segment: int, place: str) -> None:
+        """Moves the money line by a checked receipt and puts it on record, with the others that wait for that.
+
+        The place is the job's on record at its node.
+        """
         receipt = leaf.receipt
         key = (receipt.job_id, receipt.choice, segment)
         known = account.open.get(key)
@@ -112,7 +117,7 @@ class Channels:
         if batch is None:
             batch = account.batch = ReceiptBatch(asyncio.create_task(self._record(account)))
             batch.work.add_done_callback(look_at)
-        batch.leaves.append(leaf)
+        batch.leaves.append((leaf, place))
         if known is not None:
             batch.segments[key] = known
         # A client that leaves ends its waiting; the others' receipts are in the same write.
@@ -146,6 +151,7 @@ class Channels:
                 account.reopen(batch.segments)
                 raise
             account.take_in(recorded)
+            account.note_recorded(place for _, place in batch.leaves)
 
     async def last_voucher(self, session: Session, placed: Placed) -> tuple[Voucher, bytes]:
         """A voucher over what the job's channel has promised already, whoever writes to it."""
@@ -165,7 +171,7 @@ class Channels:
 
     async def _load(self, session: Session, channel: ChannelId, endpoint: str, at_store: AtStore) -> ChannelAccount:
         credit = self._credit
-        account = ChannelAccount(channel, session.signing_key, self._domain, endpoint, credit.promise, credit.promised)
+        account = ChannelAccount(channel, session.signing_key, self._domain, endpoint, credit.promise)
         with at_store():
             account.promised, account.tiling = await self._log.totals(channel)
         shown = await self._api.channel(endpoint, channel.payer, channel.signer, channel.lane)
@@ -174,7 +180,7 @@ class Channels:
         account.delivered = state.best
         with at_store():
             if state.best > account.promised:
-                account.promised = await self._credit.promise(channel, state.best)
+                account.promised = (await self._credit.promise(channel, count=Count(state.best))).total
             past = await self._reopen(account)
         self._check_closed(account, state)
         for record in past:
@@ -193,9 +199,10 @@ class Channels:
     async def _reopen(self, account: ChannelAccount) -> list[JobRecord]:
         """Segments of an earlier life of this lane may still cost money; answers whose they are."""
         past = await self._past(account)
+        known = await self._log.promised_for(account.channel.payer, past)
         for record in past:
-            account.reopen(segments_of(record.placed(self._domain), record.segments))
-        account.spread()
+            promised = {record.field: known[record.field]} if record.field in known else {}
+            account.reopen(segments_of(record.placed(self._domain), record.segments), promised)
         return past
 
     async def _past(self, account: ChannelAccount) -> list[JobRecord]:
@@ -221,8 +228,9 @@ class Channels:
 def segments_of(placed: Placed, segments: Sequence[tuple[int, int, int]]) -> dict[SegmentKey, OpenSegment]:
     """A job's segments as its channel counts them while they are open."""
     price_out, most = placed.node.offer.price_out, placed.request.max_output
+    place = place_of(to_hex(placed.job_id), placed.node.node, segments)
     return {
-        (placed.job_id, choice, segment): OpenSegment(input_cost(placed, choice, start), price_out, most - start)
+        (placed.job_id, choice, segment): OpenSegment(input_cost(placed, choice, start), price_out, most - start, place)
         for choice, segment, start in segments
     }
 

@@ -11,6 +11,7 @@ from retally_router.asking import Asking, Patience, ended
 from retally_router.channel_state import look_at
 from retally_router.credit_answer import HELD, Answer
 from retally_router.credit_store import CreditStore
+from retally_router.earmarks import Ask, Count
 from retally_router.lease_returns import LeaseReturns
 from retally_router.leases import Leases, Part
 from retally_router.ports import Standing
@@ -35,6 +36,12 @@ class Covers:
         work = asyncio.create_task(self._extend(part, amount, patience))
         work.add_done_callback(look_at)
         await asyncio.shield(work)
+
+    async def hear(self, part: Part) -> None:
+        """Looks up what promises took of it whose answers were lost: that is held no more."""
+        for place, channel in list(part.unheard.items()):
+            look = await self._store.promise(channel, [Ask(place, part.want.job, 0)], {}, Count())
+            self._promises.hear(part, place, look.earmarks)
 
     async def renew(self, share: Share) -> None:
         """The store has too little of what covered a job: it holds for itself what it needs, or the promise ends."""
@@ -76,9 +83,7 @@ class Covers:
         lease = part.lease
         # A lease in doubt is looked at again in any case; the jobs of one that is lost come all at once.
         async with nullcontext() if lease is None or lease.is_in_doubt else lease.lock:
-            for channel in self._promises.unheard_of(part):
-                # A promise whose answer was lost may have taken of it.
-                self._promises.heard(channel, await self._store.promised(channel))
+            await self.hear(part)
             if part.is_over:
                 return HELD
             more = max(0, least - part.left)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 from retally.errors import CapExceeded, RetallyError
@@ -20,13 +19,14 @@ from retally.protocol.voucher import ChannelId
 from retally_router.asking import Asking, Patience, ReadStanding
 from retally_router.covers import Covers
 from retally_router.credit_answer import HELD, Answer, Want, covered_by
-from retally_router.credit_store import LARGEST, CreditStore, Promise
+from retally_router.credit_store import LARGEST, CreditStore
+from retally_router.earmarks import Ask, Count, Promised
 from retally_router.lease_returns import LeaseReturns
 from retally_router.leases import PLAIN_SECONDS, Lease, Leases
 from retally_router.ports import Standing
 from retally_router.promises import Promises
 
-NO_JOBS: Mapping[str, int] = MappingProxyType({})
+NOTHING = Count()
 
 
 class Credit:
@@ -65,9 +65,12 @@ class Credit:
             self._returns.doubt(payer, job)
             raise
 
-    async def release(self, payer: Address, job: str) -> None:
-        """Ends the hold of a job or of a lease; what was promised for it stays counted."""
-        await self._returns.release(payer, job)
+    async def release(self, payer: Address, job: str, *, settled: Sequence[str] = ()) -> None:
+        """Ends the hold of a job or of a lease; what was promised for it stays counted.
+
+        Of one that another process began, and that is open elsewhere than where it was settled, it stays.
+        """
+        await self._returns.release(payer, job, settled=settled)
 
     async def holds(self, payer: Address, signer: Address) -> list[tuple[str, int]]:
         """The signer's jobs and leases that hold something, each with the lane of the process that holds it."""
@@ -77,48 +80,36 @@ class Credit:
             found += [(job, int(lane))] if holder == signer else []
         return found
 
-    async def promise(self, channel: ChannelId, cumulative: int, jobs: Mapping[str, int] = NO_JOBS) -> int:
-        """Records the highest total promised on a channel, and for which jobs; answers the highest so far.
+    async def promise(self, channel: ChannelId, asks: Sequence[Ask] = (), count: Count = NOTHING) -> Promised:
+        """Records for which jobs a channel's total is to have how much, and a total that is counted elsewhere.
 
         Raises where a job has nothing that covers it any more, and nothing is left: without waiting for others' leases.
         """
-        if cumulative > LARGEST:
-            raise CapExceeded(cumulative, LARGEST)
+        if (most := max([count.total, *(ask.total for ask in asks)])) > LARGEST:
+            raise CapExceeded(most, LARGEST)
         # One that ends meanwhile is no stranger: what covered it is gone.
-        parts = self._promises.parts(jobs)
+        parts = [self.leases.part_of(ask.job) for ask in asks]
         while True:
             # Nothing is awaited between the last look and the taking: no other promise comes in between.
-            while short := [part for part in parts if (more := jobs[part.want.job]) and not part.has(more)]:
+            while short := self._promises.short(asks, parts):
                 # Of what seems to be missing some may be on record.
-                promised = await self._store.promised(channel)
-                jobs = _without(jobs, self._promises.heard(channel, promised))
-                if promised >= cumulative:
-                    return promised
-                for part in short:
-                    await self._covers.extend(part, jobs[part.want.job], Patience.SOME)
-            taken = self._promises.take(jobs)
+                unheard = [part for part, _ in short if part.unheard]
+                for part in unheard:
+                    await self._covers.hear(part)
+                for part, more in () if unheard else short:
+                    await self._covers.extend(part, more, Patience.SOME)
+            taken = self._promises.take(asks, parts)
             try:
-                promised, state, hold = await self._store.promise(channel, cumulative, taken)
+                found = await self._store.promise(channel, asks, taken.holds, count)
             except BaseException:
-                self._promises.doubt(channel, cumulative, taken)
+                self._promises.doubt(channel, taken)
                 raise
-            if state == Promise.NEW:
-                self._promises.record(channel, taken)
-                return promised
-            self._promises.put_back(taken)
-            heard = self._promises.heard(channel, promised)
-            if state == Promise.OLD:
-                return promised
-            jobs = _without(jobs, heard)
-            # What was heard may be all that is missing.
-            for share in taken.uncovered(hold) if not heard else ():
+            if isinstance(found, Promised):
+                self._promises.record(taken, found.earmarks)
+                return found
+            self._promises.refuse(taken, found.earmarks)
+            for share in taken.uncovered(found.hold):
                 await self._covers.renew(share)
-
-    async def promised(self, channel: ChannelId) -> int:
-        """The highest total on record; what it took without an answer is held no more."""
-        total = await self._store.promised(channel)
-        self._promises.heard(channel, total)
-        return total
 
     async def cover(self, job: str, amount: int, patience: Patience = Patience.ALL) -> None:
         """Sees that a job holds so much of which nothing was promised; raises with what is missing.
@@ -203,8 +194,3 @@ class Credit:
         if not work.cancelled():
             work.exception()
         self._returns.doubt(want.payer, want.job)
-
-
-def _without(jobs: Mapping[str, int], heard: Mapping[str, int]) -> Mapping[str, int]:
-    """What is still to be promised for each job."""
-    return {job: share - min(share, heard.get(job, 0)) for job, share in jobs.items()}

@@ -29,3 +29,13 @@ def ended_key(payer: Address, name: str) -> str:
 def channel_key_of(channel: ChannelId) -> str:
     """Where a channel's totals are kept."""
     return f"retally:{{{channel.payer}}}:channel:{channel.signer}:{channel.node}:{channel.lane}"
+
+
+def open_key(payer: str) -> str:
+    """Which jobs of a payer are open at a node."""
+    return f"retally:{{{payer}}}:open"
+
+
+def earmarks_key(payer: str) -> str:
+    """What of its channels' totals is for which of them."""
+    return f"retally:{{{payer}}}:earmarks"

@@ -26,7 +26,7 @@ BLOCK_PART = 8
 #: Much longer than a look at the chain is kept; a chain that began anew is behind for no longer.
 SEEN_SECONDS = 600
 
-_SUMS = f"""
+SUMS = f"""
 local function whole(number) return string.format('%.0f', number) end
 local function add(key, field, amount)
   if amount ~= 0 and redis.call('HINCRBY', key, field, whole(amount)) < 0 then redis.call('HDEL', key, 'counted') end
@@ -50,7 +50,7 @@ end
 
 # An outstanding promise is one that the chain has not seen collected or reserved yet: promised - used, per signer.
 # It is asked with one object of names; what is only written down again comes as text.
-HOLD = f"""{_SUMS}
+HOLD = f"""{SUMS}
 local ask = cjson.decode(ARGV[1])
 local key, job, signer, amount, now = KEYS[1], ask.job, ask.signer, ask.amount, ask.now
 local balance, used, cap = ask.balance, ask.used, ask.cap
@@ -163,44 +163,16 @@ redis.call('HSET', key, 'hold:' .. job, table.concat({{whole(amount), signer, as
 return {{'ok', whole(moved)}}
 """
 
-# The promise is on record before the voucher that makes it leaves. What is promised for a job is held for it no more:
-# counted twice, it would refuse the last jobs that the deposit covers. Each hold is named with what is taken of it and
-# what it has to have before. Of a promise whose answer was lost part may be on record already: no more than is new is
-# taken, so that promised and held together never shrink.
-PROMISE = f"""{_SUMS}
-local old, new = tonumber(redis.call('HGET', KEYS[1], 'promised') or '0'), tonumber(ARGV[1])
-if new <= old then return {{whole(old), 0, ''}} end
-local key, signer = KEYS[2], ARGV[2]
-for i = 3, #ARGV, 3 do
-  local least = tonumber(ARGV[i + 2])
-  if least > 0 then
-    local amount = string.match(redis.call('HGET', key, 'hold:' .. ARGV[i]) or '0|', '^(%d+)|')
-    if tonumber(amount) < least then return {{whole(old), 2, ARGV[i]}} end
-  end
-end
-redis.call('HSET', KEYS[1], 'promised', ARGV[1])
-local promised = redis.call('HINCRBY', key, 'promised:' .. signer, whole(new - old))
-local used = tonumber(redis.call('HGET', key, 'used:' .. signer) or '0')
-add(key, 'owed', owed(promised, used) - owed(promised - (new - old), used))
-local left = new - old
-for i = 3, #ARGV, 3 do
-  local field = 'hold:' .. ARGV[i]
-  local amount, holder, rest = string.match(redis.call('HGET', key, field) or '', '^(%d+)|(%w+)(|.+)$')
-  if amount then
-    local share = math.min(tonumber(amount), tonumber(ARGV[i + 1]), left)
-    left = left - share
-    redis.call('HSET', key, field, whole(tonumber(amount) - share) .. '|' .. holder .. rest)
-    add(key, 'held', -share)
-    add(key, 'held:' .. holder, -share)
-  end
-end
-return {{ARGV[1], 1, ''}}
-"""
-
-# In doubt, it leaves word for a hold that may be heard only now.
-RELEASE = f"""{_SUMS}
-if ARGV[2] == '1' then redis.call('SET', KEYS[3], '1', 'PX', {ENDED_SECONDS * 1000}) end
+# In doubt, it leaves word for a hold that may be heard only now. Of a job that another router began no hold ends while
+# the job is open elsewhere than where it was settled: it is for that.
+RELEASE = f"""{SUMS}
 local key, field = KEYS[1], 'hold:' .. ARGV[1]
+local settled = {{}}
+for i = 3, #ARGV do settled[ARGV[i]] = true end
+for _, place in ipairs(#ARGV > 2 and redis.call('HKEYS', KEYS[4]) or {{}}) do
+  if string.sub(place, 3, 2 + #ARGV[1]) == ARGV[1] and not settled[place] then return 0 end
+end
+if ARGV[2] == '1' then redis.call('SET', KEYS[3], '1', 'PX', {ENDED_SECONDS * 1000}) end
 local amount, signer = string.match(redis.call('HGET', key, field) or '', '^(%d+)|(%w+)|')
 redis.call('HDEL', KEYS[2], ARGV[1])
 if not amount then return 0 end
@@ -212,7 +184,7 @@ return 1
 
 # What a lease gives back, down to what its jobs need; nothing is free of it any more. Whether as much as is counted of
 # it was there. In doubt, it leaves word for a block that may be heard only now.
-SHRINK = f"""{_SUMS}
+SHRINK = f"""{SUMS}
 local key, field, back, kept = KEYS[1], 'hold:' .. ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local counted = tonumber(ARGV[4])
 if ARGV[5] == '1' then redis.call('SET', KEYS[3], '1', 'PX', {ENDED_SECONDS * 1000}) end
@@ -229,4 +201,4 @@ return amount >= counted and 1 or 0
 """
 
 # Whether the look was late enough to be counted.
-USED = f"{_SUMS} return set_used(KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]))"
+USED = f"{SUMS} return set_used(KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]))"

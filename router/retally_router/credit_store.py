@@ -5,9 +5,7 @@ Lua counts in doubles: amounts stay below 2^53, and what the chain reports beyon
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Sequence
-from itertools import chain
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,23 +14,22 @@ from retally.crash_points import crash_point
 from retally.protocol.eip712 import Address
 from retally.protocol.voucher import ChannelId
 from retally_router.credit_answer import Answer, Want, covered_by
-from retally_router.credit_keys import channel_key_of, credit_key, ended_key, leases_key, wanted_key
-from retally_router.credit_scripts import HOLD, PROMISE, RELEASE, SHRINK, USED
+from retally_router.credit_keys import (
+    channel_key_of,
+    credit_key,
+    earmarks_key,
+    ended_key,
+    leases_key,
+    open_key,
+    wanted_key,
+)
+from retally_router.credit_scripts import HOLD, RELEASE, SHRINK, USED
+from retally_router.earmark_scripts import PROMISE
+from retally_router.earmarks import Ask, Count, Lacking, Mark, Promised
 from retally_router.leases import HOLD_SECONDS, Lease
 from retally_router.ports import Standing
-from retally_router.promises import Taken
 
 LARGEST = 2**53 - 1
-
-
-class Promise(enum.IntEnum):
-    """What became of one."""
-
-    #: As much was promised before: nothing was taken of what the jobs hold.
-    OLD = 0
-    NEW = 1
-    #: A hold has less than would be taken of it: nothing was promised.
-    UNBACKED = 2
 
 
 class CreditStore:
@@ -83,20 +80,35 @@ class CreditStore:
         left, took = (0, int(left)) if is_held else (int(left), 0)
         return Answer(reason.decode(), left, open_leases, covered_by(standing), took)
 
-    async def promise(self, channel: ChannelId, cumulative: int, taken: Taken) -> tuple[int, Promise, str]:
-        """The highest total promised so far, what became of this one, and the hold that has too little."""
-        keys = channel_key_of(channel), credit_key(channel.payer)
-        args = [cumulative, channel.signer, *chain.from_iterable(taken.holds())]
-        crash_point("before:promise")
-        promised, state, name = await self._redis.eval(PROMISE, 2, *keys, *args)
-        crash_point("after:promise")
-        return int(promised), Promise(int(state)), name.decode()
+    async def promise(
+        self, channel: ChannelId, asks: Sequence[Ask], holds: Mapping[str, str], count: Count
+    ) -> Promised | Lacking:
+        """What is on record then, or which hold has too little for it, and nothing was done.
 
-    async def release(self, payer: Address, name: str, *, in_doubt: bool) -> None:
-        """Ends a hold; one in doubt ends too if it is heard only later."""
-        keys = credit_key(payer), leases_key(payer), ended_key(payer, name)
+        By job, `holds` names what it comes out of. Of a job that is not named, say a dead router's, it comes out of
+        what that holds, and beyond that out of nothing: its node has to be paid.
+        """
+        keys = channel_key_of(channel), credit_key(channel.payer), earmarks_key(channel.payer), open_key(channel.payer)
+        args: list[str | int] = [channel.signer, count.total, count.used]
+        for ask in asks:
+            args += [ask.place, ask.total, ask.known, int(ask.is_new), holds.get(ask.job, ask.job)]
+            args.append(int(ask.job in holds))
+        crash_point("before:promise")
+        state, before, after, hold, *flat = await self._redis.eval(PROMISE, 4, *keys, *args)
+        crash_point("after:promise")
+        numbers = [int(each) for each in flat]
+        marks = [Mark(*numbers[at : at + 3]) for at in range(0, len(numbers), 3)]
+        found = {ask.place: mark if mark.promised >= 0 else None for ask, mark in zip(asks, marks, strict=True)}
+        return Promised(int(after), int(before), found) if state == 1 else Lacking(hold.decode(), found)
+
+    async def release(self, payer: Address, name: str, *, in_doubt: bool, settled: Sequence[str] = ()) -> None:
+        """Ends a hold; one in doubt ends too if it is heard only later.
+
+        With the places at which its job was settled, it stays while that is open at any other.
+        """
+        keys = credit_key(payer), leases_key(payer), ended_key(payer, name), open_key(payer)
         crash_point("before:release")
-        await self._redis.eval(RELEASE, 3, *keys, name, int(in_doubt))
+        await self._redis.eval(RELEASE, 4, *keys, name, int(in_doubt), *settled)
         crash_point("after:release")
 
     async def shrink(self, lease: Lease, back: int, *, in_doubt: bool) -> bool:
@@ -120,11 +132,6 @@ class CreditStore:
         is_counted = await self._redis.eval(USED, 1, credit_key(payer), signer, *look)
         crash_point("after:used")
         return bool(is_counted)
-
-    async def promised(self, channel: ChannelId) -> int:
-        """The highest total promised on a channel."""
-        (promised,) = await self._redis.hmget(channel_key_of(channel), "promised")
-        return int(promised or 0)
 
     async def fields(self, payer: Address, kind: str) -> list[tuple[str, str]]:
         """Names and values of one kind among the payer's numbers."""

@@ -23,6 +23,10 @@ class GroupedTasks:
         """What runs in that group."""
         return list(self._groups.get(group, {}).values())
 
+    def names(self, group: str) -> list[str]:
+        """Their names."""
+        return list(self._groups.get(group, {}))
+
     def has(self, group: str, name: str) -> bool:
         """Whether that one runs."""
         return name in self._groups.get(group, {})

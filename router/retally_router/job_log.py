@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,8 +16,9 @@ from retally.protocol.offer import Offer
 from retally.protocol.receipt import ReceiptLeaf
 from retally.protocol.voucher import ChannelId
 from retally_router.check_frames import Placed
-from retally_router.credit_keys import channel_key_of
+from retally_router.credit_keys import channel_key_of, earmarks_key, open_key
 from retally_router.directory import Listed
+from retally_router.earmark_scripts import FORGET
 from retally_router.tiling import ADD_RECEIPTS, Tiling
 
 KEEP_SECONDS = 30 * 86_400
@@ -43,7 +44,12 @@ class JobRecord(msgspec.Struct, frozen=True):
     @property
     def field(self) -> str:
         """Its place in the payer's hash of open jobs; a node that lost a race for a job may go on with it later."""
-        return f"{self.job_id}:{self.node}:{max(number for _, number, _ in self.segments)}"
+        return place_of(self.job_id, self.node, self.segments)
+
+    @property
+    def channel(self) -> ChannelId:
+        """Whose total pays for it."""
+        return ChannelId(self.request["payer"], self.request["signer"], Address(self.node), self.lane)
 
     def placed(self, domain: Domain) -> Placed:
         """What its receipts have to say."""
@@ -62,6 +68,11 @@ class JobRecord(msgspec.Struct, frozen=True):
             free_exposure=0,
         )
         return Placed(domain, request.digest(domain), request, self.lane, node, self.prompt_tokens_at_most)
+
+
+def place_of(job_id: str, node: str, segments: Iterable[tuple[int, int, int]]) -> str:
+    """The place of a job at a node among its payer's open jobs."""
+    return f"{job_id}:{node}:{max(number for _, number, _ in segments)}"
 
 
 def record_of(placed: Placed, segments: Sequence[tuple[int, int, int]]) -> JobRecord:
@@ -98,13 +109,15 @@ class JobLog:
         self._known.add(record.field)
         self._opened.add(record.field)
         crash_point("before:job")
-        await self._redis.hset(_open_key(record.request["payer"]), record.field, msgspec.json.encode(record))
+        await self._redis.hset(open_key(record.request["payer"]), record.field, msgspec.json.encode(record))
         crash_point("after:job")
 
     async def forget(self, record: JobRecord) -> None:
-        """The node refused the job, or all its receipts are in."""
+        """The node refused the job, or all its receipts are in; what was promised for it beyond those is spare."""
+        payer = record.request["payer"]
+        keys = channel_key_of(record.channel), earmarks_key(payer), open_key(payer)
         crash_point("before:forget")
-        await self._redis.hdel(_open_key(record.request["payer"]), record.field)
+        await self._redis.eval(FORGET, 3, *keys, record.field)
         self._known.discard(record.field)
         self._opened.discard(record.field)
         crash_point("after:forget")
@@ -115,13 +128,13 @@ class JobLog:
             _keep(pipe, leaves)
             await _execute(pipe)
 
-    async def add_receipts(self, leaves: Sequence[ReceiptLeaf], channel: ChannelId, closed: int) -> Tiling:
-        """The same, of a channel known to be billed so far; answers all that receipts on record bill."""
-        billed = [leaf.receipt for leaf in leaves if leaf.receipt.fee]
-        bounds = [bound for receipt in billed for bound in (receipt.cum_from, receipt.cum_to)]
+    async def add_receipts(self, leaves: Sequence[tuple[ReceiptLeaf, str]], channel: ChannelId, closed: int) -> Tiling:
+        """The same, each with its job's place, of a channel known to be billed so far; answers all that is billed."""
+        billed = [(leaf.receipt, place) for leaf, place in leaves if leaf.receipt.fee]
+        bounds = [each for receipt, place in billed for each in (receipt.cum_from, receipt.cum_to, place)]
         async with self._redis.pipeline(transaction=False) as pipe:
-            _keep(pipe, leaves)
-            pipe.eval(ADD_RECEIPTS, 1, channel_key_of(channel), closed, *bounds)
+            _keep(pipe, [leaf for leaf, _ in leaves])
+            pipe.eval(ADD_RECEIPTS, 2, channel_key_of(channel), earmarks_key(channel.payer), closed, *bounds)
             *_, line = await _execute(pipe)
         return Tiling.of_reply(line)
 
@@ -148,7 +161,7 @@ class JobLog:
 
     async def open_jobs(self, payer: Address, signer: Address) -> list[JobRecord]:
         """The signer's jobs whose receipts never came."""
-        found = await self._redis.hvals(_open_key(payer))
+        found = await self._redis.hvals(open_key(payer))
         records = [msgspec.json.decode(raw, type=JobRecord) for raw in found]
         return [record for record in records if record.request["signer"] == signer]
 
@@ -174,6 +187,12 @@ class JobLog:
         """What Redis knows of a channel: promised, and what receipts bill."""
         line = await self._redis.hgetall(channel_key_of(channel))
         return int(line.get(b"promised", 0)), Tiling.of(line)
+
+    async def promised_for(self, payer: Address, records: Sequence[JobRecord]) -> dict[str, int]:
+        """By place, what of a channel's total is for these jobs."""
+        places = [record.field for record in records]
+        found = await self._redis.hmget(earmarks_key(payer), *places) if places else []
+        return {place: int(mark.split(b"|")[0]) for place, mark in zip(places, found, strict=True) if mark is not None}
 
     async def job_of(self, generation: str) -> Bytes32:
         """The job behind the hex digits of an answer's id; raises NotFound."""
@@ -211,10 +230,6 @@ async def _execute(pipe: Any) -> list[Any]:
     found: list[Any] = await pipe.execute()
     crash_point("after:receipt")
     return found
-
-
-def _open_key(payer: str) -> str:
-    return f"retally:{{{payer}}}:open"
 
 
 def _generation_key(name: str) -> str:

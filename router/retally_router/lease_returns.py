@@ -33,17 +33,19 @@ class LeaseReturns:
         """The job has ended, and what it holds is not known: it is released until that was heard."""
         self._doubts[payer, job] = next(self._numbers)
 
-    async def release(self, payer: Address, name: str, *, in_doubt: bool = False) -> None:
-        """Ends the hold of a job, or of a dead process's lease."""
+    async def release(self, payer: Address, name: str, *, in_doubt: bool = False, settled: Sequence[str] = ()) -> None:
+        """Ends the hold of a job, or of a dead process's lease; of a job settled there, if it is open nowhere else."""
         part = self._leases.end(name)
         lease = None if part is None else part.lease
         in_doubt = in_doubt or is_lease(name) or (part is not None and (part.is_in_doubt or part.is_expected))
         if lease is None or in_doubt:
             # In doubt, a job of a lease may hold for itself as well, or be about to.
             try:
-                await self._store.release(payer, name, in_doubt=in_doubt)
+                await self._store.release(payer, name, in_doubt=in_doubt, settled=settled)
             except BaseException:
-                self.doubt(payer, name)
+                # Of a job of another's, whoever asked asks again.
+                if not settled:
+                    self.doubt(payer, name)
                 raise
         if lease is not None and lease.back:
             await self.give_back(lease)

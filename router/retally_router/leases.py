@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from retally.protocol.eip712 import Address
+from retally.protocol.voucher import ChannelId
 from retally_router.credit_answer import Want
+from retally_router.earmarks import Mark
 
 PREFIX = "lease:"
 #: A hold expires in the store so long after it was made, a lease's after its last block.
@@ -52,8 +54,10 @@ class Part:
     is_in_doubt: bool = False
     #: Whether one was asked for that nobody answered: it may be heard at any time, also after the job's end.
     is_expected: bool = False
-    #: Whether a promise was made of it that nobody answered: it may have less than what is left.
-    is_unheard: bool = False
+    #: By the job's place, what is for it of a channel's total, as far as was heard.
+    earmarks: dict[str, Mark] = field(default_factory=dict)
+    #: By the same, the channels of promises that nobody answered: it may have less than what is left.
+    unheard: dict[str, ChannelId] = field(default_factory=dict)
     #: Whether its job has ended.
     is_over: bool = False
     #: While the store is asked to move what it holds: no promise may be made of it then.
@@ -181,10 +185,11 @@ class Leases:
     def note_own(self, want: Want) -> None:
         """The job holds for itself, unless it took of a lease."""
         part = self._parts.get(want.job)
-        if part is None or part.lease is None:
+        if part is None or (part.lease is None and part.want.signer != want.signer):
+            self._parts[want.job] = Part(want, None, want.amount)
+        elif part.lease is None:
             # Asked for again it keeps the larger of the two, as in the store.
-            had = part.left if part is not None and part.want.signer == want.signer else 0
-            self._parts[want.job] = Part(want, None, max(had, want.amount))
+            part.left = max(part.left, want.amount)
 
     def note_block(self, lease: Lease, block: int, covered: int, now: float) -> None:
         """What the store granted, by what the chain had."""
@@ -248,7 +253,7 @@ class Leases:
 
     def give(self, part: Part, lease: Lease, amount: int) -> None:
         """An ended job needs so much of what was its part no more."""
-        if part.is_in_doubt or part.is_unheard:
+        if part.is_in_doubt or part.unheard:
             # It may have taken it with it, or promised it: given back, it would be another job's. What is too much
             # goes once nothing is on its way.
             self.lose(lease)

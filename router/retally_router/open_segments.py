@@ -21,10 +21,10 @@ class OpenSegment:
     input_cost: int
     price_out: int
     max_output: int
+    #: The place on record of the job at its node.
+    place: str
     #: Raised by OpenSegments.count alone, once it is among them.
     output: int = 0
-    #: What was promised for it; raised by OpenSegments.give alone, once it is among them.
-    share: int = 0
     #: Whether its receipt is counted already, and only not on record yet: it costs nothing more.
     is_charged: bool = False
     #: What it can be due for at all.
@@ -51,11 +51,13 @@ class OpenSegment:
 
 
 class OpenSegments(dict[SegmentKey, OpenSegment]):
-    """The segments by key, with running sums of their upper, slack, limit and share."""
+    """The segments by key, with running sums of their upper, slack and limit."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.upper = self.slack = self.limit = self.share = 0
+        self.upper = self.slack = self.limit = 0
+        #: Which may be due for more than when this was emptied last, in the order in which they grew.
+        self.grown: dict[SegmentKey, None] = {}
 
     def count(self, key: SegmentKey, tokens: int) -> None:
         """So many more tokens were seen of a segment, if it is open."""
@@ -66,13 +68,7 @@ class OpenSegments(dict[SegmentKey, OpenSegment]):
             upper = segment.upper
             self.upper += upper - before
             self.slack += segment.slack_beyond(upper) - segment.slack_beyond(before)
-
-    def give(self, key: SegmentKey, amount: int) -> None:
-        """So much more was promised for an open segment."""
-        segment = self[key]
-        segment.share += amount
-        if not segment.is_charged:
-            self.share += amount
+            self.grown[key] = None
 
     def add(self, segments: Mapping[SegmentKey, OpenSegment]) -> None:
         """Opens them."""
@@ -84,19 +80,15 @@ class OpenSegments(dict[SegmentKey, OpenSegment]):
             self._add(self[key], -1)
         super().__setitem__(key, segment)
         self._add(segment, 1)
+        self.grown[key] = None
 
     def __delitem__(self, key: SegmentKey) -> None:
         self._add(self[key], -1)
         super().__delitem__(key)
 
-    def close(self, key: SegmentKey) -> None:
-        """Forgets a segment, if it is open."""
-        if key in self:
-            del self[key]
-
     # What would change the segments past the sums is not there.
     def pop(self, *_: Any) -> Any:
-        """Use `close`."""
+        """Use `del`."""
         raise NotImplementedError
 
     def update(self, *_: Any, **__: Any) -> None:
@@ -111,4 +103,3 @@ class OpenSegments(dict[SegmentKey, OpenSegment]):
         self.upper += sign * segment.upper
         self.slack += sign * segment.slack
         self.limit += sign * segment.limit
-        self.share += sign * segment.share

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from retally.protocol.voucher import ChannelId
+from retally_router.earmarks import Ask, Mark, Marks
 from retally_router.leases import Lease, Leases, Part
+
+UNMARKED = Mark(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a promise takes of one job's part."""
+    """What a promise may take of one job's part."""
 
+    ask: Ask
     part: Part
     #: What covered the part then.
     lease: Lease | None
@@ -27,19 +31,15 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What one promise takes."""
+    """What one promise may take; of a job that is not counted here, say a dead router's, that is what it holds."""
 
+    asks: Sequence[Ask]
     shares: list[Share] = field(default_factory=list)
-    #: By job, of what is not counted here: a dead router's jobs hold what they hold.
-    strange: dict[str, int] = field(default_factory=dict)
 
-    def holds(self) -> Iterator[tuple[str, int, int]]:
-        """Each hold with what is taken of it and what it has to have."""
-        of: dict[str, int] = {}
-        for share in self.shares:
-            of[share.hold] = of.get(share.hold, 0) + share.amount
-        yield from ((hold, amount, amount) for hold, amount in of.items())
-        yield from ((job, amount, 0) for job, amount in self.strange.items())
+    @property
+    def holds(self) -> dict[str, str]:
+        """By job, what it is taken from."""
+        return {share.ask.job: share.hold for share in self.shares}
 
     def uncovered(self, hold: str) -> list[Share]:
         """The shares that were to be taken from that hold."""
@@ -51,29 +51,22 @@ class Promises:
 
     def __init__(self, leases: Leases) -> None:
         self._leases = leases
-        self._unheard: dict[ChannelId, list[tuple[int, Taken]]] = {}
 
-    def parts(self, jobs: Mapping[str, int]) -> list[Part]:
-        """What these jobs hold, of those that are counted here."""
-        return [part for part in map(self._leases.part_of, jobs) if part is not None]
+    def short(self, asks: Sequence[Ask], parts: Sequence[Part | None]) -> list[tuple[Part, int]]:
+        """Which jobs hold less than may be taken of them, and how much that is."""
+        needs: dict[Part, int] = {}
+        for ask, part in zip(asks, parts, strict=True):
+            if part is not None:
+                needs[part] = needs.get(part, 0) + more_of(ask, part)
+        return [(part, more) for part, more in needs.items() if more and not part.has(more)]
 
-    def unheard_of(self, part: Part) -> list[ChannelId]:
-        """The channels on which it is not known whether a promise took of it."""
-        return [
-            channel
-            for channel, each in self._unheard.items()
-            if any(share.part is part for _, taken in each for share in taken.shares)
-        ]
-
-    def take(self, jobs: Mapping[str, int]) -> Taken:
-        """What a promise for these jobs takes; what they hold shrinks by as much, at once."""
-        taken = Taken()
-        for job, most in jobs.items():
-            part = self._leases.part_of(job)
+    def take(self, asks: Sequence[Ask], parts: Sequence[Part | None]) -> Taken:
+        """What a promise for these jobs may take; what they hold shrinks by as much, at once."""
+        taken = Taken(asks)
+        for ask, part in zip(asks, parts, strict=True):
             if part is None:
-                taken.strange[job] = most
                 continue
-            share = Share(part, part.lease, min(most, part.left), part.renewals)
+            share = Share(ask, part, part.lease, min(more_of(ask, part), part.left), part.renewals)
             part.left -= share.amount
             part.flying += share.amount
             if part.lease is not None:
@@ -82,52 +75,75 @@ class Promises:
             taken.shares.append(share)
         return taken
 
-    def record(self, channel: ChannelId, taken: Taken) -> None:
-        """The promise is on record; so is, in its total, whatever was not heard of before."""
-        self._unheard.pop(channel, None)
+    def record(self, taken: Taken, marks: Marks) -> None:
+        """The promise is on record: what it did not take is held still."""
         for share in taken.shares:
             _land(share)
+            gone, bare = self._heard(share.part, share.ask.place, marks)
+            if marks[share.ask.place] is None:
+                # Whoever settled it may have promised it out of nothing that was found.
+                bare = share.amount
+            self._give_back(share, share.amount - gone - bare)
+            self._return(share.lease, bare)
 
-    def put_back(self, taken: Taken) -> None:
-        """The store took nothing of it."""
+    def refuse(self, taken: Taken, marks: Marks) -> None:
+        """The store took nothing, and says what is there."""
         for share in taken.shares:
             _land(share)
-            part = share.part
-            if not part.is_over:
-                part.left += share.amount
-                if part.lease is not None:
-                    part.lease.taken += share.amount
-            elif share.lease is not None:
-                self._leases.give(part, share.lease, share.amount)
+            gone, bare = self._heard(share.part, share.ask.place, marks)
+            self._give_back(share, share.amount - gone - bare)
+            self._return(share.lease, bare)
 
-    def doubt(self, channel: ChannelId, total: int, taken: Taken) -> None:
+    def doubt(self, channel: ChannelId, taken: Taken) -> None:
         """Whether it was heard is unknown: what it takes counts as held until that shows."""
         for share in taken.shares:
-            share.part.is_unheard = True
+            share.part.unheard[share.ask.place] = channel
             if share.lease is not None:
                 self._leases.retire(share.lease)
-        self.put_back(taken)
-        self._unheard.setdefault(channel, []).append((total, taken))
+        for share in taken.shares:
+            _land(share)
+            self._give_back(share, share.amount)
 
-    def heard(self, channel: ChannelId, total: int) -> dict[str, int]:
-        """What by a channel's total in the store was taken without an answer, by job: that is not held any more.
+    def hear(self, part: Part, place: str, marks: Marks) -> None:
+        """What is on record for a job, asked for because a promise had no answer: that is not held any more."""
+        gone, bare = self._heard(part, place, marks)
+        if part.is_over:
+            return
+        left = min(part.left, gone + bare)
+        part.left -= left
+        if part.lease is not None:
+            part.lease.taken -= left
+            self._return(part.lease, min(left, bare))
 
-        Of several the highest says it all; where a lower one took other shares, too much counts as held.
-        """
-        unheard = self._unheard.get(channel, [])
-        found = [each for each in unheard if each[0] <= total]
-        if not found:
-            return {}
-        del self._unheard[channel]
-        shares = max(found, key=lambda each: each[0])[1].shares
-        for share in shares:
-            part = share.part
-            gone = min(share.amount, part.left)
-            if not part.is_over:
-                part.left -= gone
-                if part.lease is not None:
-                    part.lease.taken -= gone
-        return {share.part.want.job: share.amount for share in shares}
+    def _heard(self, part: Part, place: str, marks: Marks) -> tuple[int, int]:
+        """How much more of what a part covers was promised than was known: out of what it holds, and out of nothing."""
+        part.unheard.pop(place, None)
+        mark, before = marks[place], part.earmarks.pop(place, UNMARKED)
+        if mark is None:
+            return 0, 0
+        part.earmarks[place] = mark
+        return max(0, mark.held - before.held), max(0, mark.bare - before.bare)
+
+    def _return(self, lease: Lease | None, bare: int) -> None:
+        """What another promised without this process's lease is in both: it goes back, to be nobody's part."""
+        if lease is not None:
+            lease.back += bare
+
+    def _give_back(self, share: Share, amount: int) -> None:
+        part = share.part
+        if part.is_over:
+            if share.lease is not None and amount > 0:
+                self._leases.give(part, share.lease, amount)
+            return
+        amount = max(amount, -part.left)
+        part.left += amount
+        if part.lease is not None:
+            part.lease.taken += amount
+
+
+def more_of(ask: Ask, part: Part) -> int:
+    """What is asked for beyond what is known to be for it."""
+    return max(0, ask.total - part.earmarks.get(ask.place, UNMARKED).promised)
 
 
 def _land(share: Share) -> None:

@@ -229,7 +229,8 @@ class ServeJob:
             log.info("due_not_borne_out", node=account.channel.node, due=taken.chunk.due, own=account.own_due)
         if taken.receipt is not None:
             segment_number = self.choices[taken.receipt.receipt.choice].segment
-            await self.means.channels.close_segment(account, taken.receipt, segment_number)
+            place = placement.record.field
+            await self.means.channels.close_segment(account, taken.receipt, segment_number, place)
         self.means.sender.pay(account)
 
     def _leave(self, error: RetallyError) -> None:
@@ -288,6 +289,7 @@ class ServeJob:
                     return
                 self.means.sender.pay(account)
                 # Not before: a router that dies before its last voucher is out leaves it to the next.
-                await self.means.sender.once_paid(account, partial(self.means.log.forget, placement.record))
+                forget = partial(self.means.log.forget, placement.record)
+                await self.means.sender.once_paid(account, forget, self.job.job_id)
         elif account is not None:
             self.means.settle.later(placement.placed, account, placement.record)

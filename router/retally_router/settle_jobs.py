@@ -23,7 +23,6 @@ from retally_router.job_log import JobLog, JobRecord
 from retally_router.keys import Session
 from retally_router.lanes import Lanes
 from retally_router.leases import is_lease
-from retally_router.past_channels import Past, Pasts
 from retally_router.ports import Clock, NodeApi
 from retally_router.store_errors import StoreError
 from retally_router.vouchers import VoucherSender
@@ -74,7 +73,6 @@ class SettleJobs:
         #: By job and node: own jobs, dead routers' jobs, and settled ones whose node has not got what it is owed yet.
         self._settling, self._taken_up, self._unpaid = GroupedTasks(), GroupedTasks(), GroupedTasks()
         self._ending_holds = GroupedTasks()
-        self._pasts = Pasts()
         self._recovering: dict[str, asyncio.Task[None]] = {}
         self._recovered_at: dict[str, float] = {}
         self._recovered: set[str] = set()
@@ -144,8 +142,7 @@ class SettleJobs:
         for record in records:
             # What runs here, or did a moment ago, may be on a lane that was lost and taken again.
             if record.lane in taken and self._log.take_up(record):
-                past = self._pasts.begin((session.signer, record.node, record.lane), record.field)
-                work = self._take_up(session, record.placed(self._domain), record, past)
+                work = self._take_up(session, record.placed(self._domain), record)
                 self._taken_up.start(record.job_id, record.field, work)
         opened = {record.job_id[2:] for record in records}
         for job, lane in await self._credit.holds(session.payer, session.signer):
@@ -176,7 +173,7 @@ class SettleJobs:
         grouped = (self._settling, self._taken_up, self._unpaid, self._ending_holds)
         await end_tasks([*(task for each in grouped for task in each), *self._recovering.values()])
 
-    async def _take_up(self, session: Session, placed: Placed, record: JobRecord, past: Past) -> None:
+    async def _take_up(self, session: Session, placed: Placed, record: JobRecord) -> None:
         try:
             account = await self._opened(session, placed, record)
             if account is None:
@@ -190,13 +187,10 @@ class SettleJobs:
             # What nobody foresaw: the next job of its signer tries again.
             self._log.leave(record)
             raise
-        finally:
-            past.settle(record.field)
-        # What was promised for which job of a channel is not known any more: all its jobs' holds cover each other.
-        await past.is_settled.wait()
         # Of a job that was at two nodes, the last that is settled frees what it holds.
         if not self._is_taken_up_elsewhere(record):
-            await _persist(lambda: self._credit.release(session.payer, record.job_id[2:]))
+            settled = [record.field, *self._unpaid.names(record.job_id)]
+            await _persist(lambda: self._credit.release(session.payer, record.job_id[2:], settled=settled))
 
     async def _opened(self, session: Session, placed: Placed, record: JobRecord) -> ChannelAccount | None:
         """The job's channel; None if its node does not show it for as long as a receipt can be committed."""
@@ -254,7 +248,8 @@ class SettleJobs:
         return done.is_set()
 
     async def _forget_once_paid(self, account: ChannelAccount, record: JobRecord, end: int) -> None:
-        if not await self._until(self._sender.once_paid, account, end, partial(self._log.forget, record)):
+        once = partial(self._sender.once_paid, job_id=bytes.fromhex(record.job_id[2:]))
+        if not await self._until(once, account, end, partial(self._log.forget, record)):
             await self._end(account, record)
 
     async def _fetch(self, placed: Placed, account: ChannelAccount, record: JobRecord) -> bool:
@@ -266,7 +261,7 @@ class SettleJobs:
             receipt = leaf.receipt
             segment = segments.get((receipt.choice, receipt.output_from))
             if segment is not None:
-                await self._channels.close_segment(account, leaf, segment)
+                await self._channels.close_segment(account, leaf, segment, record.field)
         self._sender.pay(account)
         return not any(key in account.open for key in self._keys(record))
 
@@ -277,8 +272,7 @@ class SettleJobs:
         return replace(placed, node=replace(placed.node, endpoint=endpoint))
 
     async def _end(self, account: ChannelAccount, record: JobRecord) -> None:
-        for key in self._keys(record):
-            account.open.close(key)
+        account.drop(self._keys(record))
         await _persist(lambda: self._log.forget(record))
 
     def _keys(self, record: JobRecord) -> list[tuple[bytes, int, int]]:

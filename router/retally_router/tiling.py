@@ -6,19 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 # Receipts are facts: they are added, in whatever order and by whichever process, and nothing is taken back. So two
-# routers that write to one channel, after a lane went over, end with the same line. KEYS: the channel; ARGV: how far it
-# is known to be tiled, then each receipt's cumFrom and cumTo. Answers all that is on record now.
+# routers that write to one channel, after a lane went over, end with the same line. What is new is counted with what is
+# for its job (`earmark_scripts.py`). KEYS: the channel, what of its total is for whom; ARGV: how far it is known to be
+# tiled, then each receipt's cumFrom, cumTo and job's place. Answers all that is on record now.
 ADD_RECEIPTS = """
 local key = KEYS[1]
 local function whole(number) return string.format('%.0f', number) end
 local before = tonumber(redis.call('HGET', key, 'closed') or '0')
-local closed = math.max(before, tonumber(ARGV[1]))
-for i = 2, #ARGV, 2 do
-  local field, to = 'beyond:' .. ARGV[i], tonumber(ARGV[i + 1])
-  if tonumber(ARGV[i]) >= closed and to > tonumber(redis.call('HGET', key, field) or '0') then
+for i = 2, #ARGV, 3 do
+  local field, to, place = 'beyond:' .. ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2]
+  local known = tonumber(redis.call('HGET', key, field) or ARGV[i])
+  if tonumber(ARGV[i]) >= before and to > known then
     redis.call('HSET', key, field, whole(to))
+    redis.call('HINCRBY', key, 'kept', whole(known - to))
+    local had, billed = string.match(redis.call('HGET', KEYS[2], place) or '0|0|0|0', '^(%d+|%d+|%d+)|(%d+)$')
+    redis.call('HSET', KEYS[2], place, had .. '|' .. whole(tonumber(billed) + to - known))
   end
 end
+local closed = math.max(before, tonumber(ARGV[1]))
 local to = redis.call('HGET', key, 'beyond:' .. whole(closed))
 while to do
   redis.call('HDEL', key, 'beyond:' .. whole(closed))
@@ -26,12 +31,14 @@ while to do
   to = redis.call('HGET', key, 'beyond:' .. whole(closed))
 end
 redis.call('HSET', key, 'closed', whole(closed))
-local line = redis.call('HGETALL', key)
--- What is billed by now, where it is closed by what a node counts or receipts contradict each other.
-for i = 1, closed > before and #line or 0, 2 do
+local line, billed = redis.call('HGETALL', key), closed
+for i = 1, #line, 2 do
   local start = string.match(line[i], '^beyond:(%d+)$')
-  if start and tonumber(start) < closed then redis.call('HDEL', key, line[i]) end
+  if start and tonumber(start) >= closed then billed = billed + tonumber(line[i + 1]) - tonumber(start)
+  -- What is billed by now, where it is closed by what a node counts or receipts contradict each other.
+  elseif start then redis.call('HDEL', key, line[i]) end
 end
+redis.call('HSET', key, 'billed', whole(billed))
 return line
 """
 _BEYOND = b"beyond:"

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -22,6 +23,7 @@ log = structlog.get_logger(__name__)
 
 FIRST_DELAY_SECONDS = 0.05
 LAST_DELAY_SECONDS = 15.0
+LATER_SECONDS = 0.4
 REFUSALS = 3
 #: Vouchers are made sooner; those that are not hold up no other.
 READY_SECONDS = 0.25
@@ -64,25 +66,27 @@ class VoucherSender:
             queue.task.add_done_callback(log_failure)
 
     async def once_promised(self, account: ChannelAccount, act: Act, job_id: bytes) -> None:
-        """Acts as soon as all that a job owes the node is promised on record out of what the job holds.
+        """Acts as soon as all that a job owes the node is promised on record, for it alone.
 
         That is promised at once, also where the channel's total covers it by what others prepaid, and whether the node
         takes vouchers or not.
         """
-        wanted = account.wanted
-        if not account.has_promised(wanted, job_id):
+        if not account.has_promised(job_id):
             try:
-                await account.put_on_record(max(wanted, account.needed))
+                await account.put_on_record(account.wanted, job_id)
             except (RetallyError, StoreError) as error:
                 log.info("job_unpromised", node=account.channel.node, job=job_id.hex(), error=str(error))
-        if account.has_promised(wanted, job_id):
+        if account.has_promised(job_id):
             await act()
         else:
-            account.once_promised.append((wanted, job_id, act))
+            account.once_promised.append((job_id, act))
             self.pay(account)
 
-    async def once_paid(self, account: ChannelAccount, act: Act) -> None:
-        """Acts as soon as the node has the voucher for all that is owed to it now."""
+    async def once_paid(self, account: ChannelAccount, act: Act, job_id: bytes) -> None:
+        """Acts as soon as a job owes nothing, and the node has the voucher for all that is owed to it then."""
+        await self.once_promised(account, partial(self._once_delivered, account, act), job_id)
+
+    async def _once_delivered(self, account: ChannelAccount, act: Act) -> None:
         if account.delivered >= account.wanted:
             await act()
         else:
@@ -211,8 +215,10 @@ class VoucherSender:
 
     async def _voucher(self, account: ChannelAccount) -> SignedVoucher | None:
         """None where this account's money, signer or chain is in the way; the store is all accounts'."""
+        total = max(account.wanted, account.promised)
         try:
-            made = await account.voucher(max(account.wanted, account.promised, account.needed))
+            made = await account.voucher(total)
+            await account.put_on_record(0)
         except RetallyError as error:
             if type(error) is Unavailable:
                 # A job ended while its share was asked for: the next time it has none.
@@ -223,6 +229,11 @@ class VoucherSender:
             self._set_aside(account, LAST_DELAY_SECONDS, self._aside)
             return None
         await act_on(account.now_promised, account.promised)
+        if made[0].cumulative < total and made[0].cumulative <= account.delivered:
+            # What is due is another router's to promise.
+            await act_on(account.once_paid, account.paid)
+            self._set_aside(account, LATER_SECONDS, self._soon)
+            return None
         return made
 
     def _set_aside(self, account: ChannelAccount, seconds: float, waiting: dict[bytes, asyncio.TimerHandle]) -> None:

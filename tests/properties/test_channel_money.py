@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
+from tests.books import Books
 from tests.fakes_world import DOMAIN
 from tests.holds_world import KEY, SlowNode, settling
 from tests.lease_world import PAYER, LeaseWorld, buy, hold, line, promised
@@ -19,6 +21,7 @@ from tests.router_world import DATABASE, database_url
 from retally.errors import PaymentRequired, Unavailable
 from retally_router.channel_state import ChannelAccount
 from retally_router.credit import Credit
+from retally_router.earmark_scripts import PROMISE
 from retally_router.open_segments import OpenSegment, SegmentKey
 from retally_router.settle_jobs import SettleJobs
 from retally_router.store_errors import StoreUnreachable
@@ -55,7 +58,7 @@ class Store:
         return getattr(self._redis, name)
 
     async def eval(self, script: str, *args: Any) -> Any:
-        fault = self.fault if "local old, new" in script else None
+        fault = self.fault if script is PROMISE else None
         if fault is None:
             return await self._redis.eval(script, *args)
         self.fault = None
@@ -93,6 +96,7 @@ class Channel:
     account: ChannelAccount
     sender: VoucherSender
     settle: SettleJobs
+    books: Books
     jobs: dict[int, Job] = field(default_factory=dict)
     #: What the node signed and the router has not read.
     receipts: list[tuple[Job, int]] = field(default_factory=list)
@@ -108,15 +112,25 @@ class Channel:
             await hold(self.credit, job.name, prompt + most)
         except PaymentRequired:
             return
-        segment = OpenSegment(prompt * 1_000_000, 1_000_000, most)
-        try:
-            await self.account.voucher(self.account.admit({job.key: segment}))
-        except (StoreUnreachable, Unavailable):
-            # A store that keeps what it heard refuses nothing that is held, but where another job just ended.
-            self.account.open.close(job.key)
-            await self.settle.release(PAYER, job.name, self.account)
-            return
+        segment = OpenSegment(prompt * 1_000_000, 1_000_000, most, job.name)
+        total = self.account.admit({job.key: segment})
+        # Its record may come before its promise or after.
+        works = self.account.voucher(total), self.books.begin(job.name)
+        found = await asyncio.gather(*(works if prompt % 2 else works[::-1]), return_exceptions=True)
+        for error in found:
+            if isinstance(error, (StoreUnreachable, Unavailable)):
+                # A store that keeps what it heard refuses nothing that is held, but where another job just ended.
+                await self.leave(job)
+                return
+            if isinstance(error, BaseException):
+                raise error
+        self.account.note_begun(job.name)
         self.jobs[number] = job
+
+    async def leave(self, job: Job) -> None:
+        self.account.drop([job.key])
+        await self.books.forget(job.name)
+        await self.settle.release(PAYER, job.name, self.account)
 
     async def answer(self, number: int, tokens: int) -> None:
         job = self.jobs.get(number)
@@ -152,7 +166,9 @@ class Channel:
         if not is_recorded:
             self.account.reopen({job.key: known})
             self.account.close(job.key, receipt)
+        await self.books.record(self.account, job.name, start, start + job.fee)
         self.sender.pay(self.account)
+        await self.sender.once_paid(self.account, partial(self.books.forget, job.name), job.key[0])
         await self.settle.release(PAYER, job.name, self.account)
 
     async def refuse(self, number: int) -> None:
@@ -160,8 +176,7 @@ class Channel:
         job = self.jobs.get(number)
         if job is not None and not job.tokens:
             del self.jobs[number]
-            self.account.open.close(job.key)
-            await self.settle.release(PAYER, job.name, self.account)
+            await self.leave(job)
 
     async def buy(self) -> None:
         await buy(self.world, but=200)
@@ -193,7 +208,11 @@ class Channel:
         )
         assert account.tiling.closed == self.total <= account.delivered <= account.promised
         assert account.is_idle
+        assert (dict(account.earmarks), account.earmarks.kept) == ({}, 0)
         assert await self.world.held() == 0
+        assert await self.books.is_empty()
+        total, _, billed = await self.books.line()
+        assert billed == self.total <= account.promised <= total
 
 
 async def play(url: str, lease_jobs: int, taken: list[tuple[Any, ...]]) -> None:
@@ -204,8 +223,8 @@ async def play(url: str, lease_jobs: int, taken: list[tuple[Any, ...]]) -> None:
         node.gate.set()
         credit, sender = world.process(lease_jobs, cast(Any, store)), VoucherSender(cast(Any, node))
         stack.push_async_callback(sender.close)
-        account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise, credit.promised)
-        channel = Channel(world, store, credit, account, sender, settling(credit, sender))
+        account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise)
+        channel = Channel(world, store, credit, account, sender, settling(credit, sender), Books(redis, line(0)))
         for name, *args in taken:
             # What breaks off is tried again in the background.
             with contextlib.suppress(StoreUnreachable):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,8 @@ from retally.errors import CapExceeded, InsufficientFunds
 from retally.protocol.eip712 import Address, SigningKey, keccak
 from retally.protocol.voucher import ChannelId
 from retally_router.credit import Credit
-from retally_router.credit_keys import credit_key, leases_key
+from retally_router.credit_keys import channel_key_of, credit_key, earmarks_key, leases_key, open_key
+from retally_router.earmarks import Ask, Count, Mark, Promised
 from retally_router.leases import HOLD_SECONDS
 from retally_router.ports import Standing
 
@@ -43,6 +45,9 @@ class Counted:
     promised: dict[int, int] = field(default_factory=lambda: {0: 0, 1: 0})
     collected: dict[int, int] = field(default_factory=lambda: {0: 0, 1: 0})
     seen: dict[int, int] = field(default_factory=lambda: {0: 0, 1: 0})
+    #: By place, what of a total is for a job, and how much of that was held. No job has the place of an earlier one.
+    marks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    ended: Counter[str] = field(default_factory=Counter)
 
     async def standing(self, payer: Address, signer: Address, fresh: bool) -> Standing:
         """What the chain says: what was collected has left the balance."""
@@ -75,22 +80,35 @@ class Counted:
             self.holds[job] = (most, signer, self.now + HOLD_SECONDS)
         return refused
 
-    def promise(self, signer: int, more: int, shares: dict[str, int]) -> None:
-        """What is promised for a job is held for it no more."""
-        self.promised[signer] += more
-        for job, share in shares.items():
-            amount, whose, ends = self.holds[job]
-            self.holds[job] = (amount - share, whose, ends)
+    def release(self, job: str) -> None:
+        """What was promised for it stays promised."""
+        self.holds.pop(job, None)
+        self.ended[job] += 1
 
-    def shares(self, signer: int, more: int, wanted: dict[str, int]) -> dict[str, int]:
-        """For which jobs so much may be promised: of what the signer holds for them, and no more than that."""
-        shares: dict[str, int] = {}
+    def asks(self, signer: int, wanted: dict[str, int]) -> list[Ask]:
+        """For which jobs so much more may be promised: of what the signer holds for them, and no more than that."""
+        asks = []
         for job, most in wanted.items():
             amount, whose, ends = self.holds.get(job, (0, signer, self.now))
             if whose == signer and ends >= self.now and job in self.holds:
-                shares[job] = min(most, amount, more)
-                more -= shares[job]
-        return shares
+                place = f"{signer}:{job}:{self.ended[job]}"
+                asks.append(Ask(place, job, self.marks.get(place, (0, 0))[0] + min(most, amount), is_new=True))
+        return asks
+
+    def promise(self, signer: int, total: int, asks: list[Ask]) -> Promised:
+        """What is spare goes to jobs first; what is promised for one beyond that is held for it no more."""
+        before, total = self.promised[signer], max(total, self.promised[signer])
+        spare = total - sum(had for place, (had, _) in self.marks.items() if place.startswith(f"{signer}:"))
+        for ask in asks:
+            had, held = self.marks.get(ask.place, (0, 0))
+            left = min(spare, ask.total - had)
+            rest, spare = ask.total - had - left, spare - left
+            amount, whose, ends = self.holds[ask.job]
+            self.holds[ask.job] = (amount - rest, whose, ends)
+            self.marks[ask.place] = (ask.total, held + rest)
+            total += rest
+        self.promised[signer] = total
+        return Promised(total, before, {ask.place: Mark(*self.marks[ask.place]) for ask in asks})
 
 
 async def hold(credit: Credit, job: str, signer: int, amount: int) -> tuple[str, int] | None:
@@ -110,13 +128,14 @@ async def step(credit: Credit, counted: Counted, name: str, *args: Any) -> None:
         assert await hold(credit, *args) == counted.hold(*args)
     elif name == "release":
         await credit.release(PAYER, args[0])
-        counted.holds.pop(args[0], None)
+        counted.release(args[0])
     elif name == "promise":
         signer, more, wanted = args
-        shares = counted.shares(signer, more, wanted)
-        total = counted.promised[signer] + more
-        assert await credit.promise(ChannelId(PAYER, SIGNERS[signer], NODE, 0), total, shares) == total
-        counted.promise(signer, more, shares)
+        asks, total = counted.asks(signer, wanted), counted.promised[signer] + more
+        # Asked again, it does nothing.
+        for _ in range(2):
+            found = await credit.promise(ChannelId(PAYER, SIGNERS[signer], NODE, 0), asks, Count(total))
+            assert found == counted.promise(signer, total, asks)
     elif name == "collect":
         signer, amount = args
         counted.collected[signer] = min(counted.promised[signer], counted.collected[signer] + amount)
@@ -133,6 +152,8 @@ async def play(url: str, taken: list[tuple[Any, ...]]) -> None:
         for each in taken:
             await step(credit, counted, *each)
         row = {name.decode(): value.decode() for name, value in (await redis.hgetall(credit_key(PAYER))).items()}
+        marks = await redis.hgetall(earmarks_key(PAYER))
+    assert marks == {place.encode(): b"%d|%d|0|0" % mark for place, mark in counted.marks.items() if mark[0]}
     held = [value.split("|") for name, value in row.items() if name.startswith("hold:")]
     if "counted" in row:
         assert int(row.get("held", 0)) == sum(int(amount) for amount, *_ in held)
@@ -148,7 +169,11 @@ async def play(url: str, taken: list[tuple[Any, ...]]) -> None:
 )
 @given(taken=st.lists(steps, max_size=30))
 # A job that is held again for less keeps what it holds.
-@example(taken=[("hold", "c", 0, 8), ("hold", "c", 0, 0), ("promise", 0, 63, {}), ("promise", 0, 8, {"c": 8})])
+@example(taken=[("hold", "c", 0, 8), ("hold", "c", 0, 0), ("promise", 0, 63, {}), ("promise", 0, 0, {"c": 8})])
+# Nor is it held again what was promised for it.
+@example(taken=[("hold", "a", 0, 45), ("promise", 0, 0, {"a": 40}), ("hold", "a", 0, 5), ("promise", 0, 0, {"a": 5})])
+# What is spare is for a job first, and its hold stays.
+@example(taken=[("hold", "c", 0, 8), ("promise", 0, 5, {"c": 8}), ("hold", "a", 0, 57), ("promise", 0, 0, {"c": 5})])
 def test_running_sums_refuse_and_grant_as_a_full_count_does(redis_url: str, taken: list[tuple[Any, ...]]) -> None:
     asyncio.run(play(database_url(redis_url, DATABASE), taken))
 
@@ -177,14 +202,9 @@ async def step_leased(processes: list[Credit], counted: Counted, held: set[str],
         await step(processes[process_of(args[0])], counted, name, *args)
         held.discard(args[0])
     elif name == "promise":
-        # Of what is held, as routers promise.
-        signer, _, wanted = args
-        shares = {
-            job: min(share, counted.holds[job][0])
-            for job, share in wanted.items()
-            if job in held and process_of(job) == 0 and job in counted.holds and counted.holds[job][1] == signer
-        }
-        await step(processes[0], counted, name, signer, sum(shares.values()), shares)
+        signer, more, wanted = args
+        own = {job: most for job, most in wanted.items() if job in held and process_of(job) == 0}
+        await step(processes[0], counted, name, signer, more, own)
     elif name == "tidy":
         await processes[args[0]].tidy()
     elif name != "hold":
@@ -241,6 +261,10 @@ def test_leases_grant_and_refuse_as_a_full_count_does(redis_url: str, taken: lis
         asyncio.run(play_leased(database_url(redis_url, DATABASE), taken))
 
 
+#: What reads a whole hash.
+WALKS = ("hgetall", "hkeys", "hvals")
+
+
 async def commands(redis: Any, name: str) -> int:
     """How often Redis ran it."""
     return int((await redis.info("commandstats")).get(f"cmdstat_{name}", {}).get("calls", 0))
@@ -248,16 +272,19 @@ async def commands(redis: Any, name: str) -> int:
 
 async def test_no_hold_promise_or_release_walks_what_is_open(redis_url: str) -> None:
     async with Redis.from_url(database_url(redis_url, DATABASE)) as redis:
-        await redis.delete(credit_key(PAYER), "retally:channel")
+        channel = ChannelId(PAYER, SIGNERS[0], NODE, 7)
+        await redis.delete(credit_key(PAYER), channel_key_of(channel), earmarks_key(PAYER), open_key(PAYER))
         counted = Counted()
         credit = Credit(redis, counted.standing, lambda: counted.now)
         await credit.hold(PAYER, SIGNERS[0], "first", 0)
-        before = await commands(redis, "hgetall")
+        before = [await commands(redis, name) for name in WALKS]
         for number in range(20):
             await credit.hold(PAYER, SIGNERS[0], str(number), 1)
-        await credit.promise(ChannelId(PAYER, SIGNERS[0], NODE, 7), 10**6, {"1": 1})
+            await redis.hset(open_key(PAYER), str(number), "{}")
+        assert (await credit.promise(channel, [Ask("1", "1", 1)])).earmarks == {"1": Mark(1, 1)}
+        await credit.promise(channel, count=Count(10**6))
         await credit.release(PAYER, "2")
-        assert await commands(redis, "hgetall") == before
+        assert [await commands(redis, name) for name in WALKS] == before
 
 
 async def test_sums_that_others_wrote_over_are_counted_anew(redis_url: str) -> None:

@@ -12,7 +12,12 @@ from retally_router.open_segments import OpenSegment, OpenSegments
 
 KEYS = [(bytes([number]), 0, 0) for number in range(4)]
 SEGMENTS = st.builds(
-    OpenSegment, st.integers(0, 10**10), st.integers(0, 10**8), st.integers(0, 500), st.integers(0, 600)
+    OpenSegment,
+    st.integers(0, 10**10),
+    st.integers(0, 10**8),
+    st.integers(0, 500),
+    st.just("place"),
+    st.integers(0, 600),
 )
 STEPS = st.one_of(
     st.tuples(st.just("open"), st.sampled_from(KEYS), SEGMENTS),
@@ -29,8 +34,8 @@ def test_sums_are_those_of_the_segments(steps: list[tuple[str, tuple[bytes, int,
             opened.add({key: value})
         elif what == "count":
             opened.count(key, value)
-        else:
-            opened.close(key)
+        elif key in opened:
+            del opened[key]
         for name in ("upper", "slack", "limit"):
             assert getattr(opened, name) == sum(getattr(segment, name) for segment in opened.values())
 

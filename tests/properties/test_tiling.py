@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import pairwise
+from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,19 +18,28 @@ lengths = st.dictionaries(st.integers(0, 40), st.integers(1, 9))
 fees = st.lists(st.integers(1, 2**44), min_size=1, max_size=8)
 
 
+async def record(redis: Any, closed: int, *receipt: int | str) -> Tiling:
+    """A receipt, if one is given, is written down."""
+    return Tiling.of_reply(await redis.eval(ADD_RECEIPTS, 2, "channel", "earmarks", closed, *receipt))
+
+
 async def play(url: str, tiles: list[tuple[int, int]], order: list[int], knows: list[bool]) -> None:
     """Two processes, each of which knows of its own receipts alone, write them in that order."""
     async with Redis.from_url(url) as redis:
         await redis.flushdb()
-        own, written = [Tiling(), Tiling()], Tiling()
+        own, written, billed = [Tiling(), Tiling()], Tiling(), dict[bytes, bytes]()
         for number in order:
             start, to = tiles[number]
             process = own[number % 2]
             process.add(start, to)
             written.add(start, to)
-            line = await redis.eval(ADD_RECEIPTS, 1, "channel", process.closed, start, to)  # type: ignore[misc]  # its stub
-            recorded = Tiling.of_reply(line)
+            recorded = await record(redis, process.closed, start, to, f"job {number}")
             assert recorded == written
+            # Once for its own job, and beside that for the channel.
+            billed[b"job %d" % number] = b"0|0|0|%d" % (to - start)
+            assert await redis.hgetall("earmarks") == billed
+            total = await redis.hmget("channel", "billed", "kept")
+            assert [int(each or 0) for each in total] == [written.billed, -written.billed]
             if knows[number]:
                 process.add_all(recorded)
                 assert process == written
@@ -54,8 +64,7 @@ async def test_receipts_that_contradict_each_other_bill_no_less_and_leave_nothin
         await redis.flushdb()
 
         async def add(closed: int, *bounds: int) -> Tiling:
-            line = await redis.eval(ADD_RECEIPTS, 1, "channel", closed, *bounds)  # type: ignore[misc]  # its stub
-            return Tiling.of_reply(line)
+            return await record(redis, closed, *bounds, *(("job",) if bounds else ()))
 
         assert await add(0, 10, 30) == Tiling(0, {10: 30})
         # The same start, and less.
@@ -64,7 +73,8 @@ async def test_receipts_that_contradict_each_other_bill_no_less_and_leave_nothin
         # By what the node counts.
         assert await add(0, 40, 50) == Tiling(20, {40: 50})
         assert await add(45) == Tiling(45)
-        assert await redis.hgetall("channel") == {b"closed": b"45"}
+        assert await redis.hgetall("channel") == {b"closed": b"45", b"billed": b"45", b"kept": b"-50"}
+        assert await redis.hgetall("earmarks") == {b"job": b"0|0|0|50"}
 
 
 @given(a=lengths, b=lengths)

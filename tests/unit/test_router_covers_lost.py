@@ -19,6 +19,7 @@ from tests.lease_world import (
     line,
     lose,
     open_later,
+    promise,
     promised,
     sell,
 )
@@ -50,9 +51,9 @@ class TestLostLease:
         await credit.tidy()
         await sell(world, 155)
         with pytest.raises(InsufficientFunds, match="10 needed, 5 available"):
-            await credit.promise(line(0), 10, {"b": 10})
+            await promise(credit, line(0), {"b": 10})
         world.balance += 5
-        assert await credit.promise(line(0), 10, {"b": 10}) == 10
+        assert await promise(credit, line(0), {"b": 10}) == 10
 
     @pytest.mark.parametrize("ends", ["close", "tidy"])
     async def test_a_block_for_one_that_is_lost_meanwhile_goes_back(self, world: LeaseWorld, ends: str) -> None:
@@ -61,7 +62,7 @@ class TestLostLease:
         await hold(credit, "a", 100)
         await lose(world)
         await hold(other, "x", 720)
-        found = asyncio.gather(credit.promise(line(0), 100, {"a": 100}), hold(credit, "b", 1), return_exceptions=True)
+        found = asyncio.gather(promise(credit, line(0), {"a": 100}), hold(credit, "b", 1), return_exceptions=True)
         refused, held = await asyncio.wait_for(found, 15)
         assert (type(refused), held) == (InsufficientFunds, None)
         for job in "ab":
@@ -83,7 +84,7 @@ class TestLostLease:
 
         monkeypatch.setattr("retally_router.asking.asyncio.sleep", sleep)
         with pytest.raises(InsufficientFunds):
-            await credit.promise(line(0), 10, {"a": 10})
+            await promise(credit, line(0), {"a": 10})
 
     async def test_a_job_that_ends_as_its_cover_is_missed_is_promised_nothing(self, world: LeaseWorld) -> None:
         store = Breaking(world.redis)
@@ -91,11 +92,11 @@ class TestLostLease:
         await hold(credit, "a")
         await lose(world)
         store.gate.clear()
-        promise = asyncio.create_task(credit.promise(line(0), 5, {"a": 5}))
+        promising = asyncio.create_task(promise(credit, line(0), {"a": 5}))
         await asyncio.sleep(0.05)
         await asyncio.gather(credit.release(PAYER, "a"), open_later(store))
         with pytest.raises(Unavailable, match="ended"):
-            await promise
+            await promising
         await credit.tidy()
         await credit.tidy()
         assert (await promised(world), await world.held(), list(credit.leases)) == (0, 0, [])
@@ -119,7 +120,7 @@ class TestDoubt:
         await store.hear()
         assert await world.held() == 200
         await credit.release(PAYER, "a")
-        await credit.promise(line(0), 60, {"b": 60})
+        await promise(credit, line(0), {"b": 60})
         assert (await world.held(), await promised(world)) == (40, 60)
 
     async def test_a_giving_back_in_doubt_is_done_again(self, world: LeaseWorld) -> None:
@@ -173,10 +174,10 @@ class TestOrder:
                     return
                 # To two nodes at once, and once more to one of them.
                 await asyncio.gather(
-                    *(credit.promise(line(2 * number + node), 3, {name: 3}) for node in (0, 1)),
+                    *(promise(credit, line(2 * number + node), {name: 3}) for node in (0, 1)),
                     asyncio.sleep(0.01 * (number % 3)),
                 )
-                await credit.promise(line(2 * number), 7, {name: 4})
+                assert await promise(credit, line(2 * number), {name: 7}) == 7
                 await credit.release(PAYER, name)
 
             await asyncio.gather(*(job(number) for number in range(90)))
@@ -190,7 +191,7 @@ class TestOrder:
         for job in "ab":
             await hold(credit, job)
         await hold(world.process(0), "x", 140)
-        asks = [credit.promise(line(number), 10, {job: 10}) for number, job in enumerate("ab")]
+        asks = [promise(credit, line(number), {job: 10}) for number, job in enumerate("ab")]
         assert await asyncio.gather(*asks) == [10, 10]
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 from tests.fakes_router import FakeNode
-from tests.lease_world import LEASES, PAYER, Breaking, LeaseWorld, hold, line, lose, promised, sell
+from tests.lease_world import LEASES, PAYER, Breaking, LeaseWorld, hold, line, lose, promise, promised, sell
 from tests.router_world import World, chat, check_error, router_world
 
 from retally.errors import CapExceeded, EngineUnavailable, InsufficientFunds
@@ -36,11 +36,11 @@ class TestCover:
     async def test_two_nodes_are_promised_no_more_than_there_is(self, world: LeaseWorld, lease_jobs: int) -> None:
         credit = world.process(lease_jobs)
         await hold(credit, "a", 60)
-        await credit.promise(line(0), 60, {"a": 60})
+        await promise(credit, line(0), {"a": 60})
         with pytest.raises(InsufficientFunds) as refused:
-            await credit.promise(line(1), 60, {"a": 60})
+            await promise(credit, line(1), {"a": 60})
         assert (refused.value.needed, refused.value.available) == (60, 40)
-        assert await credit.promise(line(1), 40, {"a": 40}) == 40
+        assert await promise(credit, line(1), {"a": 40}) == 40
         await credit.release(PAYER, "a")
         assert (await promised(world), await world.held()) == (100, 0)
 
@@ -49,7 +49,7 @@ class TestCover:
         credit = world.process(lease_jobs)
         await hold(credit, "a", 60)
         found = await asyncio.gather(
-            *(credit.promise(line(number), 60, {"a": 60}) for number in (0, 1)), return_exceptions=True
+            *(promise(credit, line(number), {"a": 60}) for number in (0, 1)), return_exceptions=True
         )
         assert [type(each) for each in found if isinstance(each, Exception)] == [InsufficientFunds]
         assert await promised(world) == 60
@@ -58,13 +58,13 @@ class TestCover:
     async def test_it_is_held_before_anything_is_promised(self, world: LeaseWorld, lease_jobs: int) -> None:
         credit, other = world.process(lease_jobs), world.process(0)
         await hold(credit, "a", 20)
-        await credit.promise(line(0), 5, {"a": 5})
+        await promise(credit, line(0), {"a": 5})
         await credit.cover("a", 20)
         with pytest.raises(InsufficientFunds):
             await hold(other, "b", 76)
         await credit.tidy()
         await hold(other, "b", 75)
-        assert await credit.promise(line(1), 20, {"a": 20}) == 20
+        assert await promise(credit, line(1), {"a": 20}) == 20
         await credit.release(PAYER, "a")
         await credit.close()
         assert (await promised(world), await world.held()) == (25, 75)
@@ -96,7 +96,7 @@ class TestCover:
         with pytest.raises(CapExceeded):
             await credit.cover("a", 31)
         # It keeps what it had.
-        assert await credit.promise(line(0), 30, {"a": 30}) == 30
+        assert await promise(credit, line(0), {"a": 30}) == 30
 
     async def test_what_others_leased_comes_back_first(self, world: LeaseWorld) -> None:
         world.balance = 1000
@@ -123,11 +123,11 @@ class TestStoreLost:
     async def test_it_forgot_the_hold(self, world: LeaseWorld, lease_jobs: int) -> None:
         credit = world.process(lease_jobs)
         await hold(credit, "a", 20)
-        await credit.promise(line(0), 10, {"a": 10})
+        await promise(credit, line(0), {"a": 10})
         await lose(world)
         await credit.cover("a", 20)
         await sell(world, 80)
-        assert await credit.promise(line(1), 20, {"a": 20}) == 20
+        assert await promise(credit, line(1), {"a": 20}) == 20
         assert await world.held() == 0
 
     @LEASES
@@ -136,13 +136,13 @@ class TestStoreLost:
         store = Breaking(world.redis)
         credit = world.process(lease_jobs, store)
         await hold(credit, "a", 20)
-        await credit.promise(line(0), 20, {"a": 20})
+        await promise(credit, line(0), {"a": 20})
         setattr(store, how, True)
         with pytest.raises(StoreUnreachable):
             await credit.cover("a", 30)
         setattr(store, how, False)
         await store.hear()
-        assert await credit.promise(line(1), 20, {"a": 20}) == 20
+        assert await promise(credit, line(1), {"a": 20}) == 20
         await credit.release(PAYER, "a")
         world.now += IDLE_SECONDS + 0.1
         for _ in range(2):

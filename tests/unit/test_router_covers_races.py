@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from redis.asyncio import Redis
-from tests.lease_world import LEASES, PAYER, Breaking, LeaseWorld, Stopping, hold, line, promised, sell, tidied
+from tests.lease_world import LEASES, PAYER, Breaking, LeaseWorld, Stopping, hold, line, promise, promised, sell, tidied
 
 from retally.errors import InsufficientFunds, Unavailable
 from retally_router.asking import Patience
@@ -28,7 +28,7 @@ class TestJobThatEnds:
         credit, other = world.process(lease_jobs, store), world.process(0)
         await hold(credit, "a", 20)
         store.is_closed = True
-        promising = asyncio.create_task(credit.promise(line(0), 300, {"a": 300}))
+        promising = asyncio.create_task(promise(credit, line(0), {"a": 300}))
         await store.is_there.wait()
         await credit.release(PAYER, "a")
         await tidied(world, credit)
@@ -47,7 +47,7 @@ class TestJobThatEnds:
         store.is_closed = True
         covering = asyncio.create_task(credit.cover("a", 400))
         await store.is_there.wait()
-        promising = asyncio.create_task(credit.promise(line(0), 600, {"a": 600}))
+        promising = asyncio.create_task(promise(credit, line(0), {"a": 600}))
         await asyncio.sleep(0.01)
         await credit.release(PAYER, "a")
         store.gate.set()
@@ -82,9 +82,9 @@ class TestPromiseOnRecord:
         await hold(credit, "a", 60)
         store.is_late = True
         with pytest.raises(StoreUnreachable):
-            await credit.promise(line(0), 60, {"a": 60})
+            await promise(credit, line(0), {"a": 60})
         store.is_late = False
-        assert await credit.promise(line(0), 65, {"a": 65}) == 65
+        assert await promise(credit, line(0), {"a": 65}) == 65
         await credit.release(PAYER, "a")
         assert (await promised(world), await tidied(world, credit)) == (65, 0)
 
@@ -94,10 +94,10 @@ class TestPromiseOnRecord:
         await hold(credit, "a", 60)
         store.is_late = True
         with pytest.raises(StoreUnreachable):
-            await credit.promise(line(0), 60, {"a": 60})
+            await promise(credit, line(0), {"a": 60})
         store.is_late = False
-        assert await credit.promise(line(1), 30, {"a": 30}) == 30
-        assert await credit.promise(line(0), 60, {"a": 60}) == 60
+        assert await promise(credit, line(1), {"a": 30}) == 30
+        assert await promise(credit, line(0), {"a": 60}) == 60
 
 
 class TestHoldAlone:
@@ -115,14 +115,14 @@ class TestHoldAlone:
         await store.hear()
         with pytest.raises(InsufficientFunds):
             await sell(world, 11)
-        assert await credit.promise(line(0), 90, {"a": 90}) == 90
+        assert await promise(credit, line(0), {"a": 90}) == 90
 
     async def test_of_a_lease_in_doubt_it_needs_only_what_is_missing(self, world: LeaseWorld) -> None:
         store = Breaking(world.redis)
         credit, other = world.process(8, store), world.process(0)
         for job in "abcd":
             await hold(credit, job, 100)
-        await credit.promise(line(0), 10, {"a": 10})
+        await promise(credit, line(0), {"a": 10})
         store.is_late = True
         with pytest.raises(StoreUnreachable):
             await credit.cover("a", 200)
@@ -131,7 +131,7 @@ class TestHoldAlone:
         await hold(other, "z", left - 15)
         await credit.cover("a", 100)
         for job in "bcd":
-            assert await credit.promise(line(ord(job)), 100, {job: 100}) == 100
+            assert await promise(credit, line(ord(job)), {job: 100}) == 100
 
     async def test_nothing_is_held_twice_once_it_is_known(self, world: LeaseWorld) -> None:
         store = Stopping(world.redis)
@@ -175,13 +175,13 @@ class TestHoldAlone:
         store.is_closed = True
         covering = asyncio.create_task(credit.cover("a", 150))
         await store.is_there.wait()
-        promising = asyncio.create_task(credit.promise(line(0), 40, {"a": 40}))
+        promising = asyncio.create_task(promise(credit, line(0), {"a": 40}))
         await asyncio.sleep(0.01)
         store.gate.set()
         await asyncio.wait([covering, promising])
         await sell(world, 1000 - await promised(world) - await world.held())
-        assert await credit.promise(line(1), 100, {"b": 100}) == 100
-        assert await credit.promise(line(0), 150, {"a": 110}) == 150
+        assert await promise(credit, line(1), {"b": 100}) == 100
+        assert await promise(credit, line(0), {"a": 150}) == 150
 
 
 class TestPatience:
@@ -200,7 +200,7 @@ class TestPatience:
         await hold(credit, "a", 20)
         covering = asyncio.create_task(credit.cover("a", 990))
         await asyncio.sleep(0.3)
-        assert await credit.promise(line(0), 21, {"a": 21}) == 21
+        assert await promise(credit, line(0), {"a": 21}) == 21
         assert not covering.done()
         await asyncio.wait([covering])
 
@@ -211,4 +211,4 @@ class TestPatience:
         # It is in doubt since nobody heard of a block: some of it is nobody's.
         credit.leases.lose(next(iter(credit.leases)))
         assert await world.held() > 100
-        assert await credit.promise(line(0), 900, {"a": 900}) == 900
+        assert await promise(credit, line(0), {"a": 900}) == 900

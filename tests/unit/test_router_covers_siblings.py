@@ -7,11 +7,24 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from tests.lease_world import LEASES, PAYER, Breaking, LeaseWorld, Slow, Stopping, hold, line, promised, sell, tidied
+from tests.lease_world import (
+    LEASES,
+    PAYER,
+    Breaking,
+    LeaseWorld,
+    Slow,
+    Stopping,
+    hold,
+    line,
+    promise,
+    promised,
+    sell,
+    tidied,
+)
 
 from retally.errors import InsufficientFunds, Unavailable
 from retally_router.credit import Credit
-from retally_router.credit_scripts import PROMISE
+from retally_router.earmark_scripts import PROMISE
 from retally_router.store_errors import StoreUnreachable
 
 
@@ -57,21 +70,21 @@ class TestSibling:
             await credit.cover("a", 150)
         else:
             total = 100 if then == "promise" else 150
-            assert await credit.promise(line(0), total, {"a": total}) == total
+            assert await promise(credit, line(0), {"a": total}) == total
         await store.hear()
         await sell_rest(world)
-        assert await credit.promise(line(1), 100, {"b": 100}) == 100
+        assert await promise(credit, line(1), {"b": 100}) == 100
 
     @pytest.mark.parametrize("how", ["is_late", "is_gone"])
     async def test_after_a_promise_that_nobody_heard_of(self, world: LeaseWorld, store: Breaking, how: str) -> None:
         credit = await sharing(world, store)
         setattr(store, how, True)
         with pytest.raises(StoreUnreachable):
-            await credit.promise(line(0), 100, {"a": 100})
+            await promise(credit, line(0), {"a": 100})
         setattr(store, how, False)
         await credit.cover("a", 101)
         await sell_rest(world)
-        assert await credit.promise(line(1), 100, {"b": 100}) == 100
+        assert await promise(credit, line(1), {"b": 100}) == 100
 
     async def test_after_a_promise_that_was_lost_while_a_cover_waited_for_it(self, world: LeaseWorld) -> None:
         store = Breaking(world.redis)
@@ -79,7 +92,7 @@ class TestSibling:
         await sell(world, 1600 - 200 - 50)
         store.is_late = True
         store.gate.clear()
-        promising = asyncio.create_task(credit.promise(line(0), 100, {"a": 100}))
+        promising = asyncio.create_task(promise(credit, line(0), {"a": 100}))
         await asyncio.sleep(0.01)
         covering = asyncio.create_task(credit.cover("a", 100))
         await asyncio.sleep(0.01)
@@ -90,7 +103,7 @@ class TestSibling:
         # All of it is promised: it needs all of it once more, and 50 are left.
         with pytest.raises(InsufficientFunds):
             await covering
-        assert await credit.promise(line(1), 100, {"b": 100}) == 100
+        assert await promise(credit, line(1), {"b": 100}) == 100
 
     async def test_of_a_job_that_ended_with_its_cover_on_its_way(self, world: LeaseWorld) -> None:
         class Answering(Stopping):
@@ -116,7 +129,7 @@ class TestSibling:
             await hold(credit, job, 100)
         await sell_rest(world)
         for job in "bc":
-            assert await credit.promise(line(ord(job)), 100, {job: 100}) == 100
+            assert await promise(credit, line(ord(job)), {job: 100}) == 100
 
     async def test_what_an_ended_job_was_to_get_of_its_lease_is_free(self, world: LeaseWorld) -> None:
         world.balance, store = 100_000, Stopping(world.redis)
@@ -162,14 +175,14 @@ class TestPromiseUnheard:
     async def test_of_a_job_that_ended(self, world: LeaseWorld, ends: str) -> None:
         store = Losing(world.redis)
         credit = await sharing(world, store)
-        unheard = asyncio.create_task(credit.promise(line(0), 100, {"a": 100}))
+        unheard = asyncio.create_task(promise(credit, line(0), {"a": 100}))
         await asyncio.sleep(0.02)
         if ends == "before":
             await credit.release(PAYER, "a")
         store.breaks_off.set()
         with pytest.raises(StoreUnreachable):
             await unheard
-        promising = asyncio.create_task(credit.promise(line(1), 100, {"b": 100}))
+        promising = asyncio.create_task(promise(credit, line(1), {"b": 100}))
         await asyncio.sleep(0.02)
         if ends == "after":
             # Also where giving back has found nothing wrong.
@@ -185,7 +198,7 @@ class TestPromiseUnheard:
     async def test_all_that_is_left_goes_back_at_its_end(self, world: LeaseWorld) -> None:
         store = Losing(world.redis)
         credit = await sharing(world, store)
-        unheard = asyncio.create_task(credit.promise(line(0), 40, {"a": 40}))
+        unheard = asyncio.create_task(promise(credit, line(0), {"a": 40}))
         await asyncio.sleep(0.02)
         store.breaks_off.set()
         with pytest.raises(StoreUnreachable):
@@ -202,7 +215,7 @@ class TestFlying:
         credit = world.process(lease_jobs)
         await hold(credit, "a", 20)
         found = await asyncio.gather(
-            credit.promise(line(0), 20, {"a": 20}), credit.cover("a", 50), credit.promise(line(1), 10, {"a": 10})
+            promise(credit, line(0), {"a": 20}), credit.cover("a", 50), promise(credit, line(1), {"a": 10})
         )
         assert (found[0], found[2]) == (20, 10)
         assert await promised(world) == 30
@@ -220,10 +233,10 @@ class TestFlying:
         await hold(credit, "a", 10)
         store.is_gone = True
         with pytest.raises(StoreUnreachable):
-            await credit.promise(line(0), 10, {"a": 10})
+            await promise(credit, line(0), {"a": 10})
         store.is_gone = False
         lines = range(count) if own else range(1, count + 1)
-        works = [credit.promise(line(number), 10 + number, {"a": 10 + number}) for number in lines]
+        works = [promise(credit, line(number), {"a": 10 + number}) for number in lines]
         found = await asyncio.wait_for(asyncio.gather(*works), 5)
         assert found == [10 + number for number in lines]
 
@@ -231,6 +244,6 @@ class TestFlying:
         world.balance = 10**6
         credit = world.process(0)
         await hold(credit, "a", 1)
-        found = await asyncio.gather(*(credit.promise(line(number), 10, {"a": 10}) for number in range(50)))
+        found = await asyncio.gather(*(promise(credit, line(number), {"a": 10}) for number in range(50)))
         assert found == [10] * 50
         assert (await promised(world), await world.held()) == (500, 0)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from redis.asyncio import Redis
-from tests.lease_world import NODE, PAYER, SIGNER, LeaseWorld, Slow, hold
+from tests.lease_world import NODE, PAYER, SIGNER, LeaseWorld, Slow, hold, promise
 
 from retally.errors import CapExceeded, InsufficientFunds
 from retally.protocol.eip712 import SigningKey, keccak
@@ -58,7 +58,7 @@ class TestBlock:
     async def test_what_is_promised_leaves_the_lease(self, world: LeaseWorld) -> None:
         credit = world.process()
         await hold(credit, "a")
-        await credit.promise(ChannelId(PAYER, SIGNER, NODE, 0), 7, {"a": 7})
+        await promise(credit, ChannelId(PAYER, SIGNER, NODE, 0), {"a": 7})
         assert await world.held() == 73
         await credit.release(PAYER, "a")
         await credit.close()
@@ -68,7 +68,7 @@ class TestBlock:
     async def test_a_promise_of_more_than_the_job_holds_takes_what_is_free(self, world: LeaseWorld) -> None:
         credit = world.process()
         await hold(credit, "a")
-        await credit.promise(ChannelId(PAYER, SIGNER, NODE, 0), 50, {"a": 50})
+        await promise(credit, ChannelId(PAYER, SIGNER, NODE, 0), {"a": 50})
         assert await world.held() == 30
 
 
@@ -244,7 +244,6 @@ class TestEnd:
         world.balance = 1000
         credits = [Credit(world.redis, world.standing, lease_jobs=8) for _ in range(processes)]
         keepers = [LeaseKeeper(credit) for credit in credits]
-        totals = [0] * processes
         sold: list[str] = []
         jobs = iter(range(125))
 
@@ -256,9 +255,8 @@ class TestEnd:
                 except InsufficientFunds:
                     continue
                 await asyncio.sleep(0.001)
-                totals[number % processes] += 10
                 channel = ChannelId(PAYER, SIGNER, NODE, number % processes)
-                await credit.promise(channel, totals[number % processes], {str(job): 10})
+                await promise(credit, channel, {str(job): 10})
                 await credit.release(PAYER, str(job))
                 sold.append(str(job))
 

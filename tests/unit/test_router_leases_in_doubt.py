@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from tests.lease_world import NODE, PAYER, SIGNER, Breaking, Counting, LeaseWorld, hold, leave, tidied
+from tests.lease_world import NODE, PAYER, SIGNER, Breaking, Counting, LeaseWorld, hold, leave, promise, tidied
 
 from retally.errors import InsufficientFunds
 from retally.protocol.voucher import ChannelId
@@ -79,7 +79,7 @@ class TestDoubt:
         await hold(credit, "a")
         store.is_gone = True
         with pytest.raises(StoreUnreachable):
-            await credit.promise(ChannelId(PAYER, SIGNER, NODE, 0), 10, {"a": 10})
+            await promise(credit, ChannelId(PAYER, SIGNER, NODE, 0), {"a": 10})
         store.is_gone = False
         await hold(credit, "b")
         assert len({name for name, _ in await credit.holds(PAYER, SIGNER)}) == 2

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from redis.asyncio import Redis
-from tests.lease_world import NODE, PAYER, SIGNER, Breaking, LeaseWorld, hold, lose, promised
+from tests.lease_world import NODE, PAYER, SIGNER, Breaking, LeaseWorld, hold, lose, promise, promised
 
 from retally.errors import InsufficientFunds
 from retally.protocol.voucher import ChannelId
@@ -33,11 +33,11 @@ class TestStoreThatForgot:
         await hold(credit, "c")
         for job in "ac":
             with pytest.raises(InsufficientFunds):
-                await credit.promise(CHANNEL, 10, {job: 10})
+                await promise(credit, CHANNEL, {job: 10})
         assert await promised(world) == 0
-        await other.promise(ChannelId(PAYER, SIGNER, NODE, 1), 160, {"b": 160})
+        await promise(other, ChannelId(PAYER, SIGNER, NODE, 1), {"b": 160})
         with pytest.raises(InsufficientFunds):
-            await credit.promise(CHANNEL, 10, {"a": 10})
+            await promise(credit, CHANNEL, {"a": 10})
         assert await promised(world) == 160
         for job in "ac":
             await credit.release(PAYER, job)
@@ -49,10 +49,10 @@ class TestStoreThatForgot:
         for job in "ab":
             await hold(credit, job)
         await lose(world)
-        assert await credit.promise(CHANNEL, 7, {"a": 7}) == 7
+        assert await promise(credit, CHANNEL, {"a": 7}) == 7
         assert await credit.holds(PAYER, SIGNER) == [("a", 0)]
         assert (await world.held(), await promised(world)) == (3, 7)
-        assert await credit.promise(CHANNEL, 14, {"b": 7}) == 14
+        assert await promise(credit, CHANNEL, {"b": 7}) == 14
         # New jobs lease anew.
         await hold(credit, "c")
         assert len(await world.open_leases()) == 1
@@ -74,11 +74,11 @@ class TestStoreThatForgot:
         await world.redis.hset(credit_key(PAYER), mapping=dict(earlier))
         await hold(other, "e", 780)
         # The hold that is left covers two of four, whichever come first.
-        assert await credit.promise(CHANNEL, 10, {"c": 10}) == 10
-        assert await credit.promise(CHANNEL, 20, {"a": 10}) == 20
+        assert await promise(credit, CHANNEL, {"c": 10}) == 10
+        assert await promise(credit, CHANNEL, {"a": 10}) == 20
         for job in "bd":
             with pytest.raises(InsufficientFunds, match="10 needed, 0 available"):
-                await credit.promise(CHANNEL, 30, {job: 10})
+                await promise(credit, CHANNEL, {job: 10})
         assert await promised(world) + await world.held() == 800
 
     async def test_giving_back_shows_it_too(self, world: LeaseWorld) -> None:
@@ -109,15 +109,15 @@ class TestStoreThatForgot:
         await lose(world)
         world.balance = 5
         with pytest.raises(InsufficientFunds):
-            await credit.promise(CHANNEL, 10, {"a": 10})
+            await promise(credit, CHANNEL, {"a": 10})
         world.balance = 10_000
         store.is_late = True
         with pytest.raises(StoreUnreachable):
-            await credit.promise(CHANNEL, 10, {"a": 10})
+            await promise(credit, CHANNEL, {"a": 10})
         store.is_late = False
-        assert await credit.promise(CHANNEL, 10, {"a": 10}) == 10
+        assert await promise(credit, CHANNEL, {"a": 10}) == 10
         # Of two who look after it at once, one does.
-        await asyncio.gather(*(credit.promise(ChannelId(PAYER, SIGNER, NODE, lane), 5, {"b": 5}) for lane in (1, 2)))
+        await asyncio.gather(*(promise(credit, ChannelId(PAYER, SIGNER, NODE, lane), {"b": 5}) for lane in (1, 2)))
         assert (await promised(world), await world.held()) == (20, 0)
         for job in "ab":
             await credit.release(PAYER, job)
@@ -134,9 +134,9 @@ class TestAdopted:
         await other.release(PAYER, name)
         await hold(other, "b", 155)
         with pytest.raises(InsufficientFunds, match="10 needed, 5 available"):
-            await credit.promise(CHANNEL, 10, {"a": 10})
+            await promise(credit, CHANNEL, {"a": 10})
         await other.release(PAYER, "b")
-        assert await credit.promise(CHANNEL, 10, {"a": 10}) == 10
+        assert await promise(credit, CHANNEL, {"a": 10}) == 10
 
     async def test_it_gets_no_block_of_it_later(self, world: LeaseWorld) -> None:
         credit, other = world.process(2), world.process()

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
-from tests.lease_world import NODE, PAYER, SIGNER
+from tests.lease_world import NODE, PAYER, SIGNER, promise
 
 from retally.chain.escrow import Account, Signer
 from retally.chain.rpc import RpcFailed
@@ -63,7 +63,7 @@ def channel(signer: Address) -> ChannelId:
 async def spend(credit: Credit, amount: int) -> None:
     """The other signer promises so much."""
     await credit.hold(PAYER, OTHER, "spent", amount)
-    await credit.promise(channel(OTHER), amount, {"spent": amount})
+    await promise(credit, channel(OTHER), {"spent": amount})
     await credit.release(PAYER, "spent")
 
 
@@ -120,7 +120,7 @@ async def test_who_was_seen_late_is_seen_again(redis: Redis, chain: Chain) -> No
     credit, other = router(redis, chain), router(redis, chain)
     await spend(credit, 40)
     await credit.hold(PAYER, third, "t", 20)
-    await credit.promise(channel(third), 20, {"t": 20})
+    await promise(credit, channel(third), {"t": 20})
     await credit.release(PAYER, "t")
     chain.collect(OTHER, 40)
     read = chain.standing

@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 from redis.asyncio import Redis
 from tests.fakes_world import DOMAIN
-from tests.holds_world import JOB, KEY, Asking, OwnLane, Record, SlowNode, settling
-from tests.lease_world import NODE, PAYER, SIGNER, LeaseWorld, hold, line, promised
+from tests.holds_world import JOB, KEY, Asking, OwnLane, Record, SlowNode, bill, settling
+from tests.lease_world import NODE, PAYER, SIGNER, LeaseWorld, hold, line, promise, promised
 from tests.unit.test_router_money import receipt
 
 from retally.errors import InvalidReceipt, Unavailable
@@ -25,7 +25,8 @@ from retally_router.open_segments import OpenSegment
 from retally_router.tiling import Tiling
 from retally_router.vouchers import VoucherSender
 
-KEY_A, KEY_B = ((bytes.fromhex(job * 32), 0, 0) for job in ("0a", "0b"))
+A, B = ("0a" * 32, "0b" * 32)
+KEY_A, KEY_B = ((bytes.fromhex(job), 0, 0) for job in (A, B))
 
 
 @pytest.fixture
@@ -97,16 +98,16 @@ async def test_a_channel_that_another_may_have_written_is_read_anew_once_own_job
     placed = cast(Any, SimpleNamespace(node=SimpleNamespace(node=NODE, endpoint="http://n"), lane=0))
     session = cast(Session, Asking())
     old = await channels.open(session, placed)
-    old.open.add({KEY_A: OpenSegment(0, 1_000_000, 10)})
+    old.admit({KEY_A: OpenSegment(0, 1_000_000, 10, A)})
     channels.lapse()
     # Another router has the lane meanwhile, and dies.
-    await credit.promise(line(0), 40)
+    await promise(credit, line(0), {B: 40})
     assert await channels.open(session, placed) is old, "own jobs go on"
     with pytest.raises(Unavailable):
         await channels.open(session, placed, past=[KEY_B])
     # A past job whose own segments are in it may go in.
     assert await channels.open(session, placed, past=[KEY_A]) is old
-    old.open.close(KEY_A)
+    old.drop([KEY_A])
     again = await channels.open(session, placed, past=[KEY_B])
     assert (again is not old, again.promised) == (True, 40)
     assert await channels.open(session, placed, past=[KEY_B]) is again
@@ -114,14 +115,14 @@ async def test_a_channel_that_another_may_have_written_is_read_anew_once_own_job
 
 async def test_a_gap_whose_receipt_never_comes_is_closed_by_what_the_node_counts(world: LeaseWorld) -> None:
     credit, log = world.process(0), JobLog(world.redis)
-    await credit.promise(line(0), 40)
+    await promise(credit, line(0), {B: 40})
     channels = Channels(cast(Any, ShownApi(30)), log, credit, DOMAIN)
     placed = cast(Any, SimpleNamespace(node=SimpleNamespace(node=NODE, endpoint="http://n"), lane=0))
     old = await channels.open(cast(Session, Asking()), placed)
     old.tiling = Tiling(0, {20: 30})
-    old.open.add({KEY_A: OpenSegment(0, 1_000_000, 10)})
+    old.admit({KEY_A: OpenSegment(0, 1_000_000, 10, A)})
     assert await channels.open(cast(Session, Asking()), placed) is old, "a job's receipt may still come"
-    old.open.close(KEY_A)
+    old.drop([KEY_A])
     again = await channels.open(cast(Session, Asking()), placed)
     assert again.tiling == Tiling(30)
 
@@ -134,7 +135,7 @@ async def test_a_node_is_no_cheat_for_what_another_router_had_of_it(
     offer = SimpleNamespace(price_in=0, price_out=1_000_000)
     placed = cast(Any, SimpleNamespace(node=SimpleNamespace(node=NODE, endpoint="http://n", offer=offer), lane=0))
     account = await channels.open(cast(Session, Asking()), placed)
-    account.open.add({KEY_A: OpenSegment(0, 1_000_000, 10)})
+    account.admit({KEY_A: OpenSegment(0, 1_000_000, 10, A)})
     theirs = {"job_id": KEY_B[0], "request": SimpleNamespace(max_output=20), "prompt_tokens_at_most": 5}
     other = SimpleNamespace(node=NODE, lane=0, segments=((0, 0, 0),))
     other.placed = lambda _: SimpleNamespace(**theirs, node=placed.node)
@@ -144,10 +145,10 @@ async def test_a_node_is_no_cheat_for_what_another_router_had_of_it(
 
     leaf = ReceiptLeaf(receipt(20, 30, KEY_A[0]), b"")
     with pytest.raises(InvalidReceipt, match="R-21"):
-        await channels.close_segment(account, leaf, 0)
+        await channels.close_segment(account, leaf, 0, A)
     # The other's job, that it bills before it, is on record and open.
     monkeypatch.setattr(log, "past_jobs", past_jobs)
-    await channels.close_segment(account, leaf, 0)
+    await channels.close_segment(account, leaf, 0, A)
     assert (account.tiling, dict(account.open)) == (Tiling(0, {20: 30}), {})
     assert (await log.totals(account.channel))[1] == account.tiling
 
@@ -158,29 +159,30 @@ async def test_an_act_whose_total_fell_is_done_and_the_sender_rests(
     node, acted = SlowNode(), list[str]()
     node.gate.set()
     credit, sender, sent = world.process(0), VoucherSender(cast(Any, node)), 0
-    for job in ("0a", "0b"):
-        await hold(credit, job * 32, 150)
-    account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise, credit.promised)
-    account.admit({KEY_A: OpenSegment(0, 1_000_000, 150), KEY_B: OpenSegment(0, 1_000_000, 150)})
+    for job in (A, B):
+        await hold(credit, job, 150)
+    account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise)
+    account.admit({KEY_A: OpenSegment(0, 1_000_000, 150, A), KEY_B: OpenSegment(0, 1_000_000, 150, B)})
     for key in (KEY_A, KEY_B):
         account.open.count(key, 100)
     account.note_due(300)
 
     async def act() -> None:
-        acted.append("promised")
+        acted.append("paid")
 
     async def counted(*args: Any) -> None:
         nonlocal sent
         sent += 1
 
     monkeypatch.setattr(node, "send_vouchers", counted)
-    account.close(KEY_A, cast(Any, SimpleNamespace(fee=100, cum_from=0, cum_to=100)))
-    account.once_promised.append((300, KEY_A[0], act))
+    bill(account, 100, 0, A)
+    account.once_paid.append((account.wanted, act))
+    assert account.wanted > 130
     # The other's receipt is over less than was claimed.
-    account.close(KEY_B, cast(Any, SimpleNamespace(fee=30, cum_from=100, cum_to=130)))
+    bill(account, 30, 100, B)
     sender.pay(account)
     assert await sender.drain(3.0)
-    assert (acted, await promised(world), sent) == (["promised"], 130, 1)
+    assert (acted, await promised(world), sent) == (["paid"], 130, 1)
     await sender.close()
 
 
@@ -204,7 +206,7 @@ async def test_a_channel_that_is_read_while_the_lane_lapses_is_read_once_more(wo
     placed = cast(Any, SimpleNamespace(node=SimpleNamespace(node=NODE, endpoint="http://n"), lane=0))
     opening = asyncio.create_task(channels.open(cast(Session, Asking()), placed))
     await asyncio.sleep(0.05)
-    await credit.promise(line(0), 40)
+    await promise(credit, line(0), {B: 40})
     channels.lapse()
     gate.set()
     assert (await opening).promised == 40

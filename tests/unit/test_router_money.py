@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 from tests.fakes_world import DOMAIN, NOW
+from tests.holds_world import Plenty
 
 from retally.errors import CapExceeded, InsufficientFunds, InvalidReceipt, SignerExpired, Unauthorized
 from retally.protocol.eip712 import Address, SigningKey, check_signed_by, keccak
@@ -17,6 +18,7 @@ from retally.protocol.receipt import JobReceipt
 from retally.protocol.voucher import ChannelId, SignerAuth
 from retally_router.channel_state import ChannelAccount
 from retally_router.credit import Credit
+from retally_router.earmarks import Ask, Count, Promised
 from retally_router.keys import Keys
 from retally_router.open_segments import OpenSegment
 from retally_router.ports import Standing
@@ -49,16 +51,13 @@ def receipt(start: int, to: int, job: bytes = JOB) -> JobReceipt:
     )
 
 
-def segment(prompt: int = 100, output: int = 0) -> OpenSegment:
+def segment(prompt: int = 100, output: int = 0, place: str = "job") -> OpenSegment:
     """Prices of one unit a token: sums are easy to read."""
-    return OpenSegment(prompt * 1_000_000, 1_000_000, 1000, output)
+    return OpenSegment(prompt * 1_000_000, 1_000_000, 1000, place, output)
 
 
 def account() -> ChannelAccount:
-    async def promise(channel: ChannelId, total: int, _: Mapping[str, int]) -> int:
-        return total
-
-    return ChannelAccount(CHANNEL, SESSION, DOMAIN, "http://node", promise)
+    return ChannelAccount(CHANNEL, SESSION, DOMAIN, "http://node", Plenty().promise)
 
 
 class TestChannelAccount:
@@ -67,12 +66,12 @@ class TestChannelAccount:
         assert line.admit({(JOB, 0, 0): segment(100)}) == 100
 
     async def test_what_was_refused_is_not_in_the_next_voucher(self) -> None:
-        refused = [InsufficientFunds(100, 0)]
+        refused, plenty = [InsufficientFunds(100, 0)], Plenty()
 
-        async def promise(channel: ChannelId, total: int, _: Mapping[str, int]) -> int:
+        async def promise(channel: ChannelId, asks: Sequence[Ask], count: Count) -> Promised:
             if refused:
                 raise refused.pop()
-            return total
+            return await plenty.promise(channel, asks, count)
 
         line = ChannelAccount(CHANNEL, SESSION, DOMAIN, "http://node", promise)
         line.admit({(JOB, 0, 0): segment(100)})
@@ -88,23 +87,23 @@ class TestChannelAccount:
     def test_leaves_room_for_tokens_not_yet_seen_on_other_streams(self) -> None:
         line = account()
         line.admit({(JOB, 0, 0): segment(100)})
-        assert line.admit({(OTHER, 0, 0): segment(50)}) > 150 + 64
+        assert line.admit({(OTHER, 0, 0): segment(50, place="other")}) > 150 + 64
 
     def test_takes_a_due_that_its_own_count_bears_out(self) -> None:
         line = account()
-        line.open[JOB, 0, 0] = segment(100, output=16)
+        line.admit({(JOB, 0, 0): segment(100, output=16)})
         assert line.note_due(116)
         assert line.wanted == 116
 
     def test_pays_a_due_beyond_its_count_only_as_far_as_it_counted(self) -> None:
         line = account()
-        line.open[JOB, 0, 0] = segment(100, output=16)
+        line.admit({(JOB, 0, 0): segment(100, output=16)})
         assert not line.note_due(5000)
         assert line.wanted == 116 + 65
 
     def test_receipts_of_parallel_streams_may_come_out_of_order(self) -> None:
         line = account()
-        line.open.add({(JOB, 0, 0): segment(100, 50), (OTHER, 0, 0): segment(100, 50)})
+        line.admit({(JOB, 0, 0): segment(100, 50), (OTHER, 0, 0): segment(100, 50, "other")})
         line.close((OTHER, 0, 0), receipt(150, 300, OTHER))
         assert (line.tiling.closed, line.tiling.beyond) == (0, {150: 300})
         line.close((JOB, 0, 0), receipt(0, 150))
@@ -114,22 +113,22 @@ class TestChannelAccount:
     def test_refuses_a_receipt_that_overlaps(self, start: int, to: int) -> None:
         line = account()
         line.tiling.closed = 100
-        line.open[JOB, 0, 0] = segment(100, 50)
+        line.admit({(JOB, 0, 0): segment(100, 50)})
         with pytest.raises(InvalidReceipt, match="R-20"):
             line.close((JOB, 0, 0), receipt(start, to))
 
     def test_refuses_a_receipt_that_no_open_segment_can_cost(self) -> None:
         line = account()
-        line.open[JOB, 0, 0] = segment(100)
+        line.admit({(JOB, 0, 0): segment(100)})
         with pytest.raises(InvalidReceipt, match="R-21"):
             line.close((JOB, 0, 0), receipt(0, 1101))
 
     def test_same_receipt_twice_counts_once(self) -> None:
         line = account()
-        line.open[JOB, 0, 0] = segment(100, 50)
+        line.admit({(JOB, 0, 0): segment(100, 50)})
         line.close((JOB, 0, 0), receipt(0, 150))
         line.close((JOB, 0, 0), receipt(0, 150))
-        assert line.tiling.closed == 150
+        assert (line.tiling.closed, line.earmarks["job"].owes) == (150, 150)
 
     @pytest.mark.parametrize(("closed", "pending"), [(150, {}), (200, {}), (0, {100: 150})])
     def test_a_receipt_counted_before_a_crash_counts_once(self, closed: int, pending: dict[int, int]) -> None:
@@ -189,7 +188,7 @@ class TestCredit:
 
     async def test_promises_count_until_collected(self, credit: Credit, chain: Chain) -> None:
         chain.standings[SESSION.address] = Standing(balance=1000, used=0, cap=10**6, expiry=NOW)
-        await credit.promise(CHANNEL, 900)
+        await credit.promise(CHANNEL, count=Count(900))
         with pytest.raises(InsufficientFunds) as caught:
             await credit.hold(PAYER.address, SESSION.address, "a", 200)
         assert caught.value.available == 100
@@ -202,7 +201,7 @@ class TestCredit:
     async def test_signers_of_one_payer_share_its_deposit(self, credit: Credit, chain: Chain) -> None:
         other = SigningKey(keccak(b"second")).address
         chain.standings[other] = Standing(balance=1000, used=0, cap=10**6, expiry=NOW)
-        await credit.promise(CHANNEL, 700)
+        await credit.promise(CHANNEL, count=Count(700))
         with pytest.raises(InsufficientFunds):
             await credit.hold(PAYER.address, other, "a", 400)
         # The first signer's promise was collected meanwhile: seen when the refusal makes us look again.
@@ -210,8 +209,8 @@ class TestCredit:
         await credit.hold(PAYER.address, other, "a", 400)
 
     async def test_promises_only_grow(self, credit: Credit) -> None:
-        assert await credit.promise(CHANNEL, 50) == 50
-        assert await credit.promise(CHANNEL, 20) == 50
+        for total in (50, 20):
+            assert (await credit.promise(CHANNEL, count=Count(total))).total == 50
 
     async def test_unauthorised_signer(self, credit: Credit, chain: Chain) -> None:
         chain.standings[SESSION.address] = Standing(1000, 0, 0, 0)

@@ -40,9 +40,12 @@ class EmptyLog:
     async def past_jobs(self, *_: Any) -> list[Any]:
         return []
 
+    async def promised_for(self, *_: Any) -> dict[str, int]:
+        return {}
+
 
 async def test_it_is_loaded_once_by_those_who_waited_and_who_came_after() -> None:
-    api, credit = SlowApi(), SimpleNamespace(promise=None, promised=None)
+    api, credit = SlowApi(), SimpleNamespace(promise=None)
     channels = Channels(cast(Any, api), cast(Any, EmptyLog()), cast(Any, credit), DOMAIN)
     placed = SimpleNamespace(node=SimpleNamespace(node=NODE, endpoint="http://node"), lane=0)
 

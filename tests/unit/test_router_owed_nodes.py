@@ -18,6 +18,8 @@ from tests.holds_world import (
     SlowNode,
     StandingClock,
     begun,
+    bill,
+    owe,
     rest,
     settling,
 )
@@ -27,7 +29,6 @@ from retally.errors import InsufficientFunds
 from retally_router.channel_state import Act, ChannelAccount
 from retally_router.credit_keys import credit_key
 from retally_router.store_errors import StoreUnreachable
-from retally_router.tiling import Tiling
 from retally_router.vouchers import VoucherSender, act_on
 
 
@@ -45,6 +46,7 @@ async def test_a_node_that_takes_no_voucher_keeps_nothing_beyond_what_is_promise
     sender = VoucherSender(cast(Any, Refusing()))
     account = await begun(credit)
     sender.pay(account)
+    bill(account, 80)
     await settling(credit, sender).release(PAYER, JOB, account)
     await asyncio.sleep(0.2)
     assert (account.delivered, await promised(world), await rest(world, credit)) == (0, 80, 0)
@@ -78,10 +80,12 @@ async def test_who_is_owed_while_a_node_refuses_others_is_asked_for_a_voucher(
     monkeypatch.setattr("retally_router.vouchers.FIRST_DELAY_SECONDS", 0.01)
     credit, node = world.process(lease_jobs), Refusing()
     sender = VoucherSender(cast(Any, node))
-    other = ChannelAccount(line(1), KEY, DOMAIN, "http://n", credit.promise, tiling=Tiling(1), claimed=1)
+    other = ChannelAccount(line(1), KEY, DOMAIN, "http://n", credit.promise)
+    owe(other, "0b" * 32, 1)
     account = await begun(credit)
 
     async def later() -> None:
+        bill(account, 80)
         sender.pay(account)
         await settling(credit, sender).release(PAYER, JOB, account)
 
@@ -95,7 +99,8 @@ async def test_a_hold_ends_with_a_voucher_that_the_next_job_brought(world: Lease
     credit = world.process(0)
     sender = VoucherSender(cast(Any, Refusing()))
     account = await begun(credit)
-    account.once_promised.append((80, bytes.fromhex(JOB), partial(credit.release, PAYER, JOB)))
+    bill(account, 80)
+    account.once_promised.append((bytes.fromhex(JOB), partial(credit.release, PAYER, JOB)))
     # The node has all that it is owed, by the submission of another job.
     await account.voucher(80)
     account.delivered = 80
@@ -115,6 +120,7 @@ async def test_what_is_owed_by_the_third_refusal_is_promised(
     async def more() -> None:
         account.open.count((bytes.fromhex(JOB), 0, 0), 20)
         account.note_due(100)
+        bill(account, 100)
         sender.pay(account)
         await settling(credit, sender).release(PAYER, JOB, account)
 
@@ -132,19 +138,18 @@ async def test_a_job_that_ends_in_the_middle_sets_no_channel_aside(world: LeaseW
     account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise)
     for job in ("0a", "0b"):
         await hold(credit, job, 20)
-        account.owing[bytes.fromhex(job)] = 20
+        owe(account, job, 20)
     await world.redis.delete(credit_key(PAYER))
-    account.tiling.closed = account.claimed = 40
     store.is_closed = True
     sender.pay(account)
     await store.is_there.wait()
     # The first one is given up while it is held anew.
     await credit.release(PAYER, "0a")
-    del account.owing[b"\x0a"]
+    account.earmarks.drop(account.owing.pop(b"\x0a")["0a"])
     account.tiling.closed = account.claimed = 20
     store.gate.set()
     assert await sender.drain(2.0)
-    assert account.delivered >= 20
+    assert (account.delivered, await promised(world)) == (20, 20)
 
 
 async def test_a_settled_job_is_forgotten_once_the_store_answers(world: LeaseWorld) -> None:
@@ -172,8 +177,8 @@ async def test_a_promise_that_was_lost_is_not_held_once_more(
     store = Breaking(world.redis)
     credit = world.process(lease_jobs, store)
     await hold(credit, JOB, 60)
-    account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise, credit.promised)
-    account.owing, account.tiling.closed, account.claimed = {bytes.fromhex(JOB): 30}, 30, 30
+    account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise)
+    owe(account, JOB, 30)
     store.is_late = True
     with pytest.raises(StoreUnreachable):
         await account.voucher(30)
@@ -183,7 +188,7 @@ async def test_a_promise_that_was_lost_is_not_held_once_more(
         # It is refused, and has heard what is on record.
         with pytest.raises(InsufficientFunds):
             await credit.cover(JOB, 90)
-    account.owing, account.tiling.closed, account.claimed = {bytes.fromhex(JOB): 60}, 60, 60
+    owe(account, JOB, 30)
     assert (await account.voucher(60))[0].cumulative == 60
     assert await promised(world) == 60 + 40
 

@@ -27,11 +27,11 @@ class SlowLog:
         self.is_broken = False
         self.kept: list[bytes] = []
 
-    async def add_receipts(self, leaves: Sequence[ReceiptLeaf], channel: ChannelId, closed: int) -> Tiling:
+    async def add_receipts(self, leaves: Sequence[tuple[ReceiptLeaf, str]], channel: ChannelId, closed: int) -> Tiling:
         await self.may_go.wait()
         if self.is_broken:
             raise StoreUnreachable("it is gone")
-        self.kept += [leaf.receipt.job_id for leaf in leaves]
+        self.kept += [leaf.receipt.job_id for leaf, _ in leaves]
         return Tiling(closed)
 
 
@@ -42,15 +42,15 @@ def record(job: bytes) -> JobRecord:
 def two_open() -> ChannelAccount:
     line = account()
     line.delivered = 1000
-    line.open.add({(JOB, 0, 0): segment(100, 50), (OTHER, 0, 0): segment(100, 50)})
+    line.admit({(JOB, 0, 0): segment(100, 50), (OTHER, 0, 0): segment(100, 50, "other")})
     return line
 
 
 async def close_both_and_leave(channels: Channels, line: ChannelAccount) -> tuple[asyncio.Task[None], ...]:
     """The first receipt's write is under way when the second comes, whose client leaves at once."""
-    first = asyncio.create_task(channels.close_segment(line, ReceiptLeaf(receipt(0, 150), b""), 0))
+    first = asyncio.create_task(channels.close_segment(line, ReceiptLeaf(receipt(0, 150), b""), 0, "job"))
     await asyncio.sleep(0.01)
-    second = asyncio.create_task(channels.close_segment(line, ReceiptLeaf(receipt(150, 300, OTHER), b""), 0))
+    second = asyncio.create_task(channels.close_segment(line, ReceiptLeaf(receipt(150, 300, OTHER), b""), 0, "other"))
     await asyncio.sleep(0.01)
     second.cancel()
     await asyncio.wait([second])

@@ -6,7 +6,8 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import aiohttp
 import httpx
@@ -15,12 +16,15 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 from tests.fakes_router import FakeNode
 from tests.fakes_world import NOW, served
+from tests.lease_world import promise
 from tests.router_world import DATABASE, World, chat, database_url, router_world
 from tests.serve_router import Orders, RouterProcess, free_port
 
 import exhaust_deposit
 from retally.devnet.redis_server import RedisServer
 from retally.protocol.eip712 import SigningKey, keccak
+from retally.protocol.pricing import PER
+from retally.protocol.receipt import JobReceipt
 from retally.protocol.voucher import ChannelId
 from retally_router.credit import Credit
 from retally_router.open_segments import UNSEEN_TOKENS, OpenSegment
@@ -49,12 +53,12 @@ class TestHolds:
 
     async def test_what_is_promised_for_a_job_is_not_held_for_it_as_well(self, credit: Credit) -> None:
         await credit.hold(PAYER, SIGNER, "aa", 50)
-        await credit.promise(CHANNEL, 50, {"aa": 50})
+        await promise(credit, CHANNEL, {"aa": 50})
         await credit.hold(PAYER, SIGNER, "bb", 50)
 
     async def test_what_is_held_beyond_the_promise_stays_held(self, credit: Credit) -> None:
         await credit.hold(PAYER, SIGNER, "aa", 50)
-        await credit.promise(CHANNEL, 20, {"aa": 20})
+        await promise(credit, CHANNEL, {"aa": 20})
         assert await credit.holds(PAYER, SIGNER) == [("aa", 0)]
         with pytest.raises(Exception, match="60 needed, 50 available"):
             await credit.hold(PAYER, SIGNER, "bb", 60)
@@ -69,14 +73,18 @@ class TestHolds:
             held = [name for name in await world.redis.hkeys(place) if name.startswith(b"hold:")]
             assert held == []
             (account,) = world.router.channels.accounts()
-            account.tiling.closed = account.claimed = account.promised + 1
+            key, start, to = (b"\xaa", 0, 0), account.tiling.closed, account.promised + 1
+            account.admit({key: OpenSegment(to * PER, 0, 0, "aa")})
+            account.close(key, cast(JobReceipt, SimpleNamespace(cum_from=start, cum_to=to, fee=to - start)))
+            assert not account.has_promised(b"\xaa")
             await world.router.settle.release(world.payer.address, "aa", account)
-            assert account.promised == account.wanted, "released before the promise was on record"
+            assert account.has_promised(b"\xaa"), "released before the promise was on record"
+            assert account.promised == account.wanted == to
 
     def test_no_job_is_promised_more_than_it_can_cost(self) -> None:
-        segment = OpenSegment(input_cost=0, price_out=6_000_000, max_output=3)
+        segment = OpenSegment(input_cost=0, price_out=6_000_000, max_output=3, place="")
         assert segment.upper + segment.slack == segment.limit == 18
-        assert OpenSegment(0, 6_000_000, 1000).slack == 6 * UNSEEN_TOKENS + 1
+        assert OpenSegment(0, 6_000_000, 1000, "").slack == 6 * UNSEEN_TOKENS + 1
 
 
 class TestStop:
@@ -143,7 +151,8 @@ class TestStore:
             for number in range(20):
                 payer = SigningKey(keccak(b"%d" % number)).address
                 await credit.hold(payer, SIGNER, "aa", 5)
-                await credit.promise(ChannelId(payer, SIGNER, NODE, 0), 5, {"aa": 5})
+                await promise(credit, ChannelId(payer, SIGNER, NODE, 0), {"aa": 5})
+                await credit.release(payer, "aa", settled=["0xaa"])
             assert all(len(found) == 1 for found in slots.seen)
             assert len(set.union(*slots.seen)) >= 18
 

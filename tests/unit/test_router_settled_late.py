@@ -35,8 +35,8 @@ def world(redis: Redis) -> LeaseWorld:
     return LeaseWorld(redis, balance=100)
 
 
-def segment(most: int) -> OpenSegment:
-    return OpenSegment(0, 1_000_000, most)
+def segment(most: int, place: str) -> OpenSegment:
+    return OpenSegment(0, 1_000_000, most, place)
 
 
 def record(number: int, start: int) -> JobRecord:
@@ -88,20 +88,20 @@ async def test_a_node_that_has_a_job_twice_is_settled_twice(world: LeaseWorld, m
     monkeypatch.setattr("retally_router.settle_jobs.FIRST_DELAY_SECONDS", 0.01)
     credit, log = world.process(0), JobLog(world.redis)
     settle = late(credit, log, None, Clock())
-    account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise, credit.promised)
+    account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise)
     placed = cast(Any, SimpleNamespace(node=SimpleNamespace(endpoint="http://n"), request=SimpleNamespace(deadline=0)))
     # It lost a race; the winner broke off, and it went on.
     lost, won = record(0, 0), record(1, 6)
     for each in (lost, won):
         await log.begin(each)
-        account.admit({(bytes.fromhex(JOB), 0, each.segments[0][1]): segment(50)})
+        account.admit({(bytes.fromhex(JOB), 0, each.segments[0][1]): segment(50, each.field)})
     settle.later(placed, account, lost)
     await asyncio.sleep(0.5)
     assert await world.redis.hkeys(OPEN) == [won.field.encode()]
     assert [key[2] for key in account.open] == [1]
     # Both break off.
     await log.begin(lost)
-    account.admit({(bytes.fromhex(JOB), 0, 0): segment(50)})
+    account.admit({(bytes.fromhex(JOB), 0, 0): segment(50, lost.field)})
     settle.later(placed, account, lost)
     settle.later(placed, account, won)
     await asyncio.sleep(0.5)
@@ -118,13 +118,11 @@ async def test_a_store_that_breaks_off_at_the_end_frees_nothing_that_another_nod
     sender = VoucherSender(cast(Any, node))
     settle = settling(credit, sender)
     await hold(credit, JOB, 100)
-    left, won = (
-        ChannelAccount(line(lane), KEY, DOMAIN, "http://n", credit.promise, credit.promised) for lane in (0, 1)
-    )
+    left, won = (ChannelAccount(line(lane), KEY, DOMAIN, "http://n", credit.promise) for lane in (0, 1))
     first, second = ((bytes.fromhex(JOB), 0, number) for number in (0, 1))
-    left.admit({first: segment(50)})
+    left.admit({first: segment(50, f"0x{JOB}:0xA")})
     await left.voucher(10)
-    won.admit({second: segment(50)})
+    won.admit({second: segment(50, f"0x{JOB}:0xC")})
     won.open.count(second, 20)
     await won.voucher(20)
     won.close(second, cast(Any, SimpleNamespace(fee=20, cum_from=0, cum_to=20)))
@@ -136,6 +134,7 @@ async def test_a_store_that_breaks_off_at_the_end_frees_nothing_that_another_nod
         left.open.count(first, 50)
         left.close(first, cast(Any, SimpleNamespace(fee=50, cum_from=0, cum_to=50)))
         sender.pay(left)
+        await left.put_on_record(0)
 
     tries = iter([StoreUnreachable("broke off")])
 

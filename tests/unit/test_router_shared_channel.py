@@ -10,6 +10,7 @@ import httpx
 import pytest
 from tests.fakes_router import FakeNode
 from tests.fakes_world import NOW
+from tests.lease_world import promise
 from tests.router_books import read_books
 from tests.router_world import DATABASE, World, database_url, router_world, running_router
 from tests.until import until
@@ -88,16 +89,15 @@ async def buy_what_is_free(world: World, fund: int) -> int:
     async def standing(*_: object) -> Standing:
         return Standing(fund, 0, 10**12, NOW * 2)
 
-    buyer, bought = Credit(world.redis, standing), 0
+    buyer = Credit(world.redis, standing)
     for number in range(300):
         found = await world.redis.hgetall(credit_key(world.payer.address))
         promised = sum(int(value) for name, value in found.items() if name.startswith(b"promised:"))
         free = fund - promised - int(found.get(b"held", 0))
         if free > 0:
             await buyer.hold(world.payer.address, signer, f"{number}", free)
-            bought += free
             channel = ChannelId(world.payer.address, signer, node, 0)
-            await buyer.promise(channel, bought, {f"{number}": free})
+            await promise(buyer, channel, {f"{number}": free})
             await buyer.release(world.payer.address, f"{number}")
         if number > 100 and not int(found.get(b"held", 0)):
             return promised

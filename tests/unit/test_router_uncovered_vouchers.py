@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 from tests.fakes_router import FakeNode
 from tests.fakes_world import DOMAIN
-from tests.holds_world import KEY, TakingNode
+from tests.holds_world import KEY, TakingNode, owe
 from tests.lease_world import NODE, PAYER, SIGNER, Breaking, LeaseWorld, hold, line, lose, promised, sell
 from tests.router_world import check_error, router_world
 
@@ -21,6 +21,7 @@ from retally.protocol.voucher import ChannelId
 from retally_router.channel_state import ChannelAccount
 from retally_router.credit import Credit
 from retally_router.credit_keys import credit_key
+from retally_router.earmarks import Ask, Count, Promised
 from retally_router.ports import NodeApi, Standing
 from retally_router.vouchers import VoucherSender
 
@@ -46,7 +47,7 @@ def sender(node: TakingNode, monkeypatch: pytest.MonkeyPatch) -> VoucherSender:
 def owing(credit: Credit, channel: ChannelId, job: str, amount: int) -> ChannelAccount:
     """A channel whose node is owed so much for a job."""
     account = ChannelAccount(channel, KEY, DOMAIN, "http://node", credit.promise)
-    account.owing, account.tiling.closed, account.claimed = {bytes.fromhex(job): amount}, amount, amount
+    owe(account, job, amount)
     return account
 
 
@@ -57,8 +58,8 @@ async def test_what_nothing_covers_waits_and_holds_up_no_other(
     await hold(credit, "0a")
     await lose(world)
     await hold(other, "b", 160)
-    short, fine = owing(credit, line(0), "0a", 10), ChannelAccount(line(1), KEY, DOMAIN, "http://node", credit.promise)
-    fine.tiling.closed = fine.claimed = 7
+    # Whatever a dead router's job cost is promised, covered or not.
+    short, fine = owing(credit, line(0), "0a", 10), owing(credit, line(1), "0d", 7)
     sender.pay(short)
     sender.pay(fine)
     # One of them has not what it is owed.
@@ -114,10 +115,10 @@ async def test_a_job_that_ended_while_its_share_was_asked_for_holds_up_no_other(
     ending, fine = owing(credit, line(0), "0a", 10), owing(credit, line(1), "0b", 7)
     promise = ending.promise
 
-    async def ended(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+    async def ended(channel: ChannelId, asks: Sequence[Ask], count: Count) -> Promised:
         if next(tries):
             raise Unavailable("job ended before its fee was set aside")
-        return await promise(channel, total, jobs)
+        return await promise(channel, asks, count)
 
     ending.promise = ended
     sender.pay(ending)
@@ -171,13 +172,13 @@ async def test_a_job_that_no_voucher_can_be_made_for_is_nowhere(redis_url: str, 
         (account,) = world.router.channels.accounts()
         payer, promise = world.payer.address, account.promise
 
-        async def forgetful(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+        async def forgetful(channel: ChannelId, asks: Sequence[Ask], count: Count) -> Promised:
             # The job was set aside; the store forgot it, and meanwhile its signer expired, or its chain went away.
             await world.redis.delete(credit_key(payer))
             world.chain.dead = missing == "chain"
             world.chain.standings[payer] = replace(world.chain.standings[payer], expiry=0)
             await asyncio.sleep(0.1)
-            return await promise(channel, total, jobs)
+            return await promise(channel, asks, count)
 
         account.promise = forgetful
         answer = await world.ask(seed=2)

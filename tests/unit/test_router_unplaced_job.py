@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pytest
 
@@ -36,17 +36,27 @@ class SlowLog:
 class Uncovered:
     """A channel that nothing covers."""
 
-    def __init__(self) -> None:
-        self.open = SimpleNamespace(close=lambda _: None)
-
     def admit(self, segments: Any) -> int:
         return 1
+
+    def note_begun(self, place: str) -> None:
+        """It is on record."""
+
+    def drop(self, segments: Any) -> None:
+        """They cost nothing."""
 
     async def voucher(self, total: int) -> Any:
         raise InsufficientFunds(1, 0)
 
 
 CHANNEL = cast(Any, Uncovered())
+
+
+class Record(NamedTuple):
+    field: str
+
+
+RECORD = Record("job")
 
 
 async def place(log: SlowLog, lost: list[Any]) -> None:
@@ -56,7 +66,7 @@ async def place(log: SlowLog, lost: list[Any]) -> None:
     async def note() -> None:
         """No key was given."""
 
-    order = SimpleNamespace(record="job", note=note, placed="placed")
+    order = SimpleNamespace(record=RECORD, note=note, placed="placed")
     async with NodeTime(5.0) as limit:
         await placer._place_paid(cast(Any, order), CHANNEL, {}, limit)
 
@@ -78,7 +88,7 @@ async def test_is_seen_to_later_where_the_client_leaves_before_it_is_forgotten()
     placing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await placing
-    assert lost == [("placed", CHANNEL, "job")]
+    assert lost == [("placed", CHANNEL, RECORD)]
 
 
 async def test_is_seen_to_later_where_the_store_breaks_off() -> None:
@@ -87,4 +97,4 @@ async def test_is_seen_to_later_where_the_store_breaks_off() -> None:
     log.may_forget.set()
     with pytest.raises(StoreUnreachable):
         await place(log, lost)
-    assert lost == [("placed", CHANNEL, "job")]
+    assert lost == [("placed", CHANNEL, RECORD)]

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
 from tests.fakes_world import DOMAIN
-from tests.holds_world import KEY, TakingNode
+from tests.holds_world import JOB, KEY, Plenty, TakingNode, owe
 from tests.lease_world import line
 
 from retally.errors import InsufficientFunds, RemoteError
 from retally.protocol.voucher import MAX_VOUCHERS, ChannelId
 from retally_router.channel_state import ChannelAccount
+from retally_router.earmarks import Ask, Count, Promised
 from retally_router.ports import NodeApi
-from retally_router.tiling import Tiling
 from retally_router.vouchers import VoucherSender
 
 
-async def promise(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
-    """There is enough."""
-    return total
+def owing(lane: int, amount: int, promise: Callable[..., Any] | None = None) -> ChannelAccount:
+    """A channel whose node is owed so much, and what promises it, where there is enough."""
+    account = ChannelAccount(line(lane), KEY, DOMAIN, "http://node", promise or Plenty().promise)
+    owe(account, JOB, amount)
+    return account
 
 
 class Strict(TakingNode):
@@ -42,22 +44,22 @@ class Strict(TakingNode):
 
 
 async def test_a_voucher_that_takes_long_to_make_holds_up_no_other() -> None:
-    node, gate = TakingNode(), asyncio.Event()
+    node, gate, plenty = TakingNode(), asyncio.Event(), Plenty()
     sender = VoucherSender(cast(NodeApi, node))
 
-    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+    async def slow(channel: ChannelId, asks: Sequence[Ask], count: Count) -> Promised:
         await gate.wait()
-        return total
+        return await plenty.promise(channel, asks, count)
 
-    late = ChannelAccount(line(0), KEY, DOMAIN, "http://node", slow, tiling=Tiling(10), claimed=10)
-    fine = ChannelAccount(line(1), KEY, DOMAIN, "http://node", promise, tiling=Tiling(7), claimed=7)
+    late = owing(0, 10, slow)
+    fine = owing(1, 7)
     sender.pay(late)
     sender.pay(fine)
     await asyncio.wait_for(node.is_paid.wait(), 1)
     # It is paid as often as its node sends a chunk, which holds up nobody either.
-    for total in (8, 9):
+    for job in ("0b", "0c"):
         node.is_paid.clear()
-        fine.tiling.closed = fine.claimed = total
+        owe(fine, job, 1)
         sender.pay(late)
         sender.pay(fine)
         await asyncio.wait_for(node.is_paid.wait(), 0.2)
@@ -79,15 +81,13 @@ async def test_more_channels_than_a_node_takes_at_once_are_all_paid(
     sender = VoucherSender(cast(NodeApi, node))
 
     for lane in range(2 * MAX_VOUCHERS + 1):
-        account = ChannelAccount(
-            line(lane), KEY, DOMAIN, "http://node", promise, tiling=Tiling(1 + lane), claimed=1 + lane
-        )
+        account = owing(lane, 1 + lane)
 
         async def act(lane: int = lane) -> None:
             acted.append(lane)
 
         sender.pay(account)
-        await sender.once_paid(account, act)
+        await sender.once_paid(account, act, bytes.fromhex(JOB))
     assert await sender.drain(20) is not bool(unknown)
     paid = [lane for lane in range(2 * MAX_VOUCHERS + 1) if lane not in unknown]
     assert sorted(acted) == paid
@@ -112,7 +112,7 @@ async def test_a_node_that_can_take_nothing_now_is_asked_again(monkeypatch: pyte
     node = Starting()
     sender = VoucherSender(cast(NodeApi, node))
 
-    sender.pay(ChannelAccount(line(0), KEY, DOMAIN, "http://node", promise, tiling=Tiling(5), claimed=5))
+    sender.pay(owing(0, 5))
     assert await sender.drain(5)
     assert node.taken == ["5"]
     await sender.close()
@@ -123,21 +123,23 @@ async def test_a_pause_is_its_channels_and_not_an_accounts(monkeypatch: pytest.M
     node, acted = TakingNode(), list[str]()
     sender = VoucherSender(cast(NodeApi, node))
 
-    async def short(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
-        raise InsufficientFunds(total, 0)
+    async def short(channel: ChannelId, asks: Sequence[Ask], count: Count) -> Promised:
+        raise InsufficientFunds(10, 0)
 
     async def act() -> None:
         acted.append("paid")
 
-    old = ChannelAccount(line(0), KEY, DOMAIN, "http://node", short, tiling=Tiling(10), claimed=10)
+    old = owing(0, 10, short)
     sender.pay(old)
     await asyncio.sleep(0.05)
     # Its money came by another way; it was forgotten while it was idle, and read anew.
     old.promised = old.delivered = 10
-    new = ChannelAccount(line(0), KEY, DOMAIN, "http://node", promise, tiling=Tiling(40), claimed=40)
-    new.promised = new.delivered = 10
+    old.owing.clear()
+    new = ChannelAccount(line(0), KEY, DOMAIN, "http://node", Plenty().promise)
+    new.promised = new.delivered = new.tiling.closed = 10
+    owe(new, JOB, 30)
     sender.pay(new)
-    await sender.once_paid(new, act)
+    await sender.once_paid(new, act, bytes.fromhex(JOB))
     await asyncio.sleep(0.4)
     assert (node.taken, acted, new.delivered) == (["40"], ["paid"], 40)
     await sender.close()
@@ -145,16 +147,16 @@ async def test_a_pause_is_its_channels_and_not_an_accounts(monkeypatch: pytest.M
 
 async def test_what_was_promised_before_goes_ahead_of_what_becomes_due_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retally_router.vouchers.READY_SECONDS", 0.02)
-    node = TakingNode()
+    node, plenty = TakingNode(), Plenty()
     sender = VoucherSender(cast(NodeApi, node))
 
-    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+    async def slow(channel: ChannelId, asks: Sequence[Ask], count: Count) -> Promised:
         await asyncio.sleep(0.05)
-        return total
+        return await plenty.promise(channel, asks, count)
 
     account = ChannelAccount(line(0), KEY, DOMAIN, "http://node", slow)
-    for total in range(1, 100):
-        account.tiling.closed = account.claimed = total
+    for number in range(99):
+        owe(account, f"{number:02x}", 1)
         sender.pay(account)
         await asyncio.sleep(0.01)
     assert len(node.taken) > 5
@@ -165,15 +167,15 @@ async def test_what_was_promised_before_goes_ahead_of_what_becomes_due_faster(mo
 
 async def test_a_sender_that_closes_leaves_no_voucher_in_the_making(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retally_router.vouchers.READY_SECONDS", 60.0)
-    node, gate = TakingNode(), asyncio.Event()
+    node, gate, plenty = TakingNode(), asyncio.Event(), Plenty()
     sender = VoucherSender(cast(NodeApi, node))
 
-    async def slow(channel: ChannelId, total: int, jobs: Mapping[str, int]) -> int:
+    async def slow(channel: ChannelId, asks: Sequence[Ask], count: Count) -> Promised:
         await gate.wait()
-        return total
+        return await plenty.promise(channel, asks, count)
 
     before = asyncio.all_tasks()
-    account = ChannelAccount(line(0), KEY, DOMAIN, "http://node", slow, tiling=Tiling(5), claimed=5)
+    account = owing(0, 5, slow)
     sender.pay(account)
     await sender.close()
     # What was asked for is heard; nobody waits for it.
