@@ -40,7 +40,7 @@ async def spent(redis: Any) -> int:
 async def job(credit: Credit, name: str) -> None:
     """One job's three writes."""
     await credit.hold(PAYER, SIGNER, name, 100)
-    await credit.promise(ChannelId(PAYER, SIGNER, NODE, 0), [Ask(name, name, 100, is_new=True)])
+    await credit.promise(ChannelId(PAYER, SIGNER, NODE, 0), [Ask(name, name, 100, is_own=True)])
     await credit.release(PAYER, name)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from retally.protocol.voucher import ChannelId
 from retally_router.channel_state import ChannelAccount
-from retally_router.credit_keys import channel_key_of, earmarks_key, open_key
+from retally_router.credit_keys import channel_key_of, earmarks_key, forgotten_key, open_key
 from retally_router.earmark_scripts import FORGET
 from retally_router.tiling import ADD_RECEIPTS, Tiling
 
@@ -30,9 +30,10 @@ class Books:
         account.take_in(Tiling.of_reply(found))
         account.note_recorded([place])
 
-    async def forget(self, place: str) -> None:
+    async def forget(self, place: str, *, is_others: bool = False) -> None:
         payer = self.channel.payer
-        await self.redis.eval(FORGET, 3, channel_key_of(self.channel), earmarks_key(payer), open_key(payer), place)
+        keys = channel_key_of(self.channel), earmarks_key(payer), open_key(payer), forgotten_key(payer)
+        await self.redis.eval(FORGET, 4, *keys, place, int(is_others))
 
     async def line(self) -> tuple[int, int, int]:
         """What is promised, for open jobs beyond what they billed, and billed."""

@@ -184,7 +184,7 @@ class Plenty:
 def owe(account: ChannelAccount, job: str, amount: int, place: str = "") -> None:
     """A node is owed so much more by a job's receipts; of the channel no other is open."""
     place = place or job
-    mark = account.earmarks.setdefault(place, Earmark(place, bytes.fromhex(job), is_new=True))
+    mark = account.earmarks.setdefault(place, Earmark(place, bytes.fromhex(job), is_own=True))
     account.earmarks.bill(mark, amount)
     account.owing.setdefault(mark.job, {})[place] = mark
     account.tiling.close_to(account.tiling.closed + amount)

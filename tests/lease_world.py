@@ -179,7 +179,7 @@ def line(number: int) -> ChannelId:
 
 async def promise(credit: Credit, channel: ChannelId, jobs: Mapping[str, int]) -> int:
     """So much of the channel's total is for each of these jobs, all in all; answers that total."""
-    asks = [Ask(f"{job}:{channel.lane}", job, most, is_new=True) for job, most in jobs.items()]
+    asks = [Ask(f"{job}:{channel.lane}", job, most, is_own=True) for job, most in jobs.items()]
     return (await credit.promise(channel, asks)).total
 
 

@@ -14,12 +14,12 @@ from retally.errors import InvalidReceipt
 from retally.protocol.eip712 import Domain, SigningKey
 from retally.protocol.receipt import JobReceipt, ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
-from retally_router.earmarks import Ask, Count, Earmark, Earmarks, Promised, asks_of
+from retally_router.earmarks import Ask, Count, Earmark, Earmarks, Mark, Promised, asks_of
 from retally_router.open_segments import OpenSegment, OpenSegments, SegmentKey
 from retally_router.tiling import Tiling
 
 #: Where nothing is known.
-NOTHING: Mapping[str, int] = MappingProxyType({})
+NOTHING: Mapping[str, Mark] = MappingProxyType({})
 
 Act = Callable[[], Awaitable[None]]
 SignedVoucher = tuple[Voucher, bytes]
@@ -114,7 +114,7 @@ class ChannelAccount:
     def admit(self, segments: Mapping[SegmentKey, OpenSegment]) -> int:
         """Opens a job's segments; answers the total that its voucher has to promise before prefill (R-22)."""
         slack = self.slack
-        self._open(segments, is_new=True)
+        self._open(segments, is_own=True)
         return max(self.promised, self.own_due + slack)
 
     def most_before(self, segments: Mapping[SegmentKey, OpenSegment]) -> int:
@@ -126,20 +126,21 @@ class ChannelAccount:
         self.claimed = max(self.claimed, due)
         return self.wanted >= due
 
-    def note_begun(self, place: str) -> None:
-        """Its record is in the store."""
-        if place in self.earmarks:
-            self.earmarks[place].is_new = False
-
-    def reopen(self, segments: Mapping[SegmentKey, OpenSegment], known: Mapping[str, int] = NOTHING) -> None:
+    def reopen(self, segments: Mapping[SegmentKey, OpenSegment], known: Mapping[str, Mark] = NOTHING) -> None:
         """Opens what is on record as open; a crash may have come between counting a receipt and saying so.
 
-        By place, so much of the total is known to be for them.
+        By place, what is known to be for them, and what their receipts on record cost.
         """
-        self._open(segments, is_new=False)
+        self._open(segments, is_own=False)
         self.reopened.update(segments)
-        for place, promised in known.items():
-            self.earmarks.hear(self.earmarks[place], promised)
+        for place, there in known.items():
+            mark = self.earmarks[place]
+            self.earmarks.hear(mark, there.promised)
+            if there.billed and len(mark.open) == 1:
+                # Its only segment is billed: it costs nothing more.
+                self.open.charge(*mark.open)
+                self.earmarks.bill(mark, there.billed)
+            self._note_owing([mark])
 
     def close(self, segment: SegmentKey, receipt: JobReceipt, beside: int = 0) -> None:
         """Moves the money line by a checked receipt; receipts of parallel streams may come out of order.
@@ -166,23 +167,24 @@ class ChannelAccount:
 
     def note_recorded(self, places: Iterable[str]) -> None:
         """Receipts of these jobs are on record: one that is new there makes it owe, if nobody had it open any more."""
-        for place in self.earmarks.keys() & set(places):
-            self.earmarks[place].is_gone, self.earmarks[place].is_recorded = False, True
-            self._look_at([self.earmarks[place]])
+        marks = [self.earmarks[place] for place in self.earmarks.keys() & set(places)]
+        for mark in marks:
+            mark.is_gone, mark.is_recorded = False, True
+        self._note_owing(marks)
 
-    def _open(self, segments: Mapping[SegmentKey, OpenSegment], *, is_new: bool) -> None:
+    def _open(self, segments: Mapping[SegmentKey, OpenSegment], *, is_own: bool) -> None:
         self.open.add(segments)
         for key, segment in segments.items():
-            self.earmarks.of(segment.place, key[0], is_new=is_new).open.add(key)
+            self.earmarks.of(segment.place, key[0], is_own=is_own).open.add(key)
 
     def _leave(self, key: SegmentKey) -> None:
         mark = self.earmarks[self.open[key].place]
         del self.open[key]
         self.reopened.discard(key)
         mark.open.discard(key)
-        self._look_at([mark])
+        self._note_owing([mark])
 
-    def _look_at(self, marks: Iterable[Earmark]) -> None:
+    def _note_owing(self, marks: Iterable[Earmark]) -> None:
         """Whether these jobs owe something, and who waited for that."""
         for mark in marks:
             owing = self.owing.get(mark.job, {})
@@ -253,7 +255,7 @@ class ChannelAccount:
             if not asks and asked <= self.promised:
                 return False
             # What nobody holds here another may have promised.
-            count = Count(self.promised, self.earmarks.kept + self.tiling.billed)
+            count = Count(self.promised, self.earmarks.kept + self.tiling.billed, asked)
             return self._note_promised(await self.promise(self.channel, asks, count))
         except BaseException:
             # Whoever asked hears of it: the next voucher is for what is wanted then, which somebody holds.
@@ -284,7 +286,7 @@ class ChannelAccount:
                 self.earmarks.forget(mark)
             elif self.earmarks.hear(mark, there.promised):
                 is_more = True
-        self._look_at(mark for mark, _ in marks)
+        self._note_owing(mark for mark, _ in marks)
         return is_more
 
 

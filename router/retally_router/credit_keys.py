@@ -39,3 +39,8 @@ def open_key(payer: str) -> str:
 def earmarks_key(payer: str) -> str:
     """What of its channels' totals is for which of them."""
     return f"retally:{{{payer}}}:earmarks"
+
+
+def forgotten_key(payer: str) -> str:
+    """Which of them were settled by another router than the one that began them, an hour ago at most."""
+    return f"retally:{{{payer}}}:forgotten"

@@ -19,6 +19,7 @@ from retally_router.credit_keys import (
     credit_key,
     earmarks_key,
     ended_key,
+    forgotten_key,
     leases_key,
     open_key,
     wanted_key,
@@ -88,13 +89,14 @@ class CreditStore:
         By job, `holds` names what it comes out of. Of a job that is not named, say a dead router's, it comes out of
         what that holds, and beyond that out of nothing: its node has to be paid.
         """
-        keys = channel_key_of(channel), credit_key(channel.payer), earmarks_key(channel.payer), open_key(channel.payer)
-        args: list[str | int] = [channel.signer, count.total, count.used]
+        of_payer = (of(channel.payer) for of in (earmarks_key, open_key, forgotten_key))
+        keys = channel_key_of(channel), credit_key(channel.payer), *of_payer
+        args: list[str | int] = [channel.signer, count.total, count.used, count.wanted]
         for ask in asks:
-            args += [ask.place, ask.total, ask.known, int(ask.is_new), holds.get(ask.job, ask.job)]
-            args.append(int(ask.job in holds))
+            args += [ask.place, ask.total - ask.ahead, ask.total, ask.known, int(ask.is_own)]
+            args += [holds.get(ask.job, ask.job), int(ask.job in holds)]
         crash_point("before:promise")
-        state, before, after, hold, *flat = await self._redis.eval(PROMISE, 4, *keys, *args)
+        state, before, after, hold, *flat = await self._redis.eval(PROMISE, 5, *keys, *args)
         crash_point("after:promise")
         numbers = [int(each) for each in flat]
         marks = [Mark(*numbers[at : at + 3]) for at in range(0, len(numbers), 3)]

@@ -6,20 +6,24 @@ channel's `kept` is the sum of what is for its jobs beyond their receipts. What 
 is spare: left by jobs that were forgotten. A store that lost its last writes has less of each than its routers count:
 they say what they know of, and what one of them knows to be for somebody is not spare.
 
-A job may be promised nothing once it is forgotten: whoever settles it too then has nothing left to pay. Only a receipt
-that was not on record makes it owe again.
+A job that another router settled and forgot is promised nothing: who began it has nothing left to pay. Only a receipt
+that was not on record makes it owe again. Where nobody else forgot it, whoever began it knows that the store did.
 """
 
 from __future__ import annotations
 
 from retally_router.credit_scripts import SUMS
 
+#: Whoever began a job has heard by then that another settled it.
+FORGOTTEN_SECONDS = 3600
+
 # The promise is on record before the voucher that makes it leaves. By what less is for a job it takes of what is spare,
 # then of what is held for it: counted twice, that would refuse the last jobs that the deposit covers. KEYS: the
-# channel, the credit, what is for whom, the open jobs. ARGV: the signer, what by the router's count is the total, what
-# of that is kept or billed, and for each job its place, what is to be for it, what was by that count, whether its
-# record is on its way, its hold, and whether that has to do. All that is asked is done, or nothing. Answers 1, or 2 and
-# the hold that has too little, with what is for each job.
+# channel, the credit, what is for whom, the open jobs, what others forgot. ARGV: the signer, what by the router's count
+# is the total, what of that is kept or billed, what total is wanted, and for each job its place, what is to be for it
+# at least and at most, what was by that count, whether the router began it, its hold, and whether that has to do. No
+# more than the least is taken of holds where the total is enough. All that is asked is done, or nothing. Answers 1, or
+# 2 and the hold that has too little, with what is for each job.
 PROMISE = f"""{SUMS}
 local key, signer = KEYS[2], ARGV[1]
 local line = redis.call('HMGET', KEYS[1], 'promised', 'kept', 'billed', 'closed')
@@ -28,21 +32,32 @@ local total = math.max(before, known)
 -- An older store says only how far it is tiled.
 local used = tonumber(line[2] or '0') + tonumber(line[3] or line[4] or '0')
 local spare = math.max(0, total - math.max(used, tonumber(ARGV[3])))
-local asks, needs, kept = {{}}, {{}}, 0
-for i = 4, #ARGV, 6 do
-  local ask = {{place = ARGV[i], hold = 'hold:' .. ARGV[i + 4], more = 0, rest = 0}}
+local asks, needs, kept, over = {{}}, {{}}, 0, total - tonumber(ARGV[4])
+for i = 5, #ARGV, 7 do
+  local ask = {{place = ARGV[i], hold = 'hold:' .. ARGV[i + 5], has_to_do = ARGV[i + 6], more = 0, rest = 0}}
   local mark = redis.call('HGET', KEYS[3], ask.place)
-  if not mark and (ARGV[i + 3] == '1' or redis.call('HEXISTS', KEYS[4], ask.place) == 1) then mark = '0|0|0|0' end
+  if not mark and redis.call('HEXISTS', KEYS[4], ask.place) == 1 then mark = '0|0|0|0' end
+  if not mark and ARGV[i + 4] == '1' and redis.call('HEXISTS', KEYS[5], ask.place) == 0 then mark = '0|0|0|0' end
   if mark then
     ask.had, ask.held, ask.bare, ask.billed = string.match(mark, '^(%d+)|(%d+)|(%d+)|(%d+)$')
     ask.had, ask.held, ask.bare = tonumber(ask.had), tonumber(ask.held), tonumber(ask.bare)
-    if before < known then ask.lost = math.max(0, tonumber(ARGV[i + 2]) - ask.had) end
-    ask.more = math.max(0, tonumber(ARGV[i + 1]) - ask.had - (ask.lost or 0))
+    ask.lost = before < known and math.max(0, tonumber(ARGV[i + 3]) - ask.had) or 0
+    ask.more = math.max(0, tonumber(ARGV[i + 2]) - ask.had - ask.lost)
+    ask.least = math.max(0, tonumber(ARGV[i + 1]) - ask.had - ask.lost)
     local left = math.min(spare, ask.more)
     spare, ask.rest = spare - left, ask.more - left
-    if ask.rest > 0 and ARGV[i + 5] == '1' then needs[ask.hold] = (needs[ask.hold] or 0) + ask.rest end
+    over = over + ask.rest
   end
   asks[#asks + 1] = ask
+end
+-- What is spare in the store may be less than the router believes, and it asked for so much more.
+for i = #asks, 1, -1 do
+  local ask = asks[i]
+  if over > 0 and ask.rest > 0 then
+    local cut = math.min(over, ask.rest, ask.more - ask.least)
+    over, ask.rest, ask.more = over - cut, ask.rest - cut, ask.more - cut
+  end
+  if ask.rest > 0 and ask.has_to_do == '1' then needs[ask.hold] = (needs[ask.hold] or 0) + ask.rest end
 end
 local reply, lacking = {{1, whole(before), '', ''}}, nil
 for hold, need in pairs(needs) do
@@ -87,12 +102,16 @@ return reply
 """
 
 # A job that is open nowhere any more: what is for it beyond its receipts is spare. KEYS: the channel, what is for whom,
-# the open jobs; ARGV: its place.
-FORGET = """
+# the open jobs, what others forgot; ARGV: its place, and whether another began it.
+FORGET = f"""
 local had, billed = string.match(redis.call('HGET', KEYS[2], ARGV[1]) or '', '^(%d+)|%d+|%d+|(%d+)$')
 if had then
   redis.call('HINCRBY', KEYS[1], 'kept', string.format('%.0f', tonumber(billed) - tonumber(had)))
   redis.call('HDEL', KEYS[2], ARGV[1])
+end
+if ARGV[2] == '1' then
+  redis.call('HSET', KEYS[4], ARGV[1], '1')
+  redis.call('EXPIRE', KEYS[4], {FORGOTTEN_SECONDS})
 end
 return redis.call('HDEL', KEYS[3], ARGV[1])
 """

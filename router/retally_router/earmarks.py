@@ -17,8 +17,10 @@ class Ask:
     place: str
     job: str
     total: int
-    #: Whether its record may still be on its way to the store.
-    is_new: bool = False
+    #: What of that it does not owe: it is only for the channel's total.
+    ahead: int = 0
+    #: Whether this router began it: then a store without its record lost that, or has not got it yet.
+    is_own: bool = False
     #: What is for it as far as was heard: a store that lost its last writes has less.
     known: int = 0
 
@@ -29,6 +31,8 @@ class Count:
 
     total: int = 0
     used: int = 0
+    #: The total that it wants to be enough.
+    wanted: int = 0
 
 
 class Mark(NamedTuple):
@@ -38,6 +42,13 @@ class Mark(NamedTuple):
     #: How much of that came out of a hold, and how much out of none.
     held: int = 0
     bare: int = 0
+    #: What receipts on record cost.
+    billed: int = 0
+
+
+def mark_of(there: bytes) -> Mark:
+    """What is on record for a job, as it stands there."""
+    return Mark(*map(int, there.split(b"|")))
 
 
 Marks = Mapping[str, Mark | None]
@@ -67,7 +78,7 @@ class Earmark:
 
     place: str
     job: bytes
-    is_new: bool = False
+    is_own: bool = False
     #: What is for it on record, as far as was heard; raised by Earmarks.hear alone.
     known: int = 0
     #: What its closed segments cost; raised by Earmarks.bill alone.
@@ -94,7 +105,7 @@ class Earmark:
 
     def of(self, total: int) -> Ask:
         """So much."""
-        return Ask(self.place, self.job.hex(), total, self.is_new, self.known)
+        return Ask(self.place, self.job.hex(), total, max(0, total - self.fees), self.is_own, self.known)
 
     @property
     def is_over(self) -> bool:
@@ -112,11 +123,11 @@ class Earmarks(dict[str, Earmark]):
         #: For which there may be less than is due soon.
         self._behind: dict[str, Earmark] = {}
 
-    def of(self, place: str, job: bytes, *, is_new: bool) -> Earmark:
+    def of(self, place: str, job: bytes, *, is_own: bool) -> Earmark:
         """That job's; a new one where none is there."""
         mark = self.get(place)
         if mark is None:
-            mark = self[place] = Earmark(place, job, is_new)
+            mark = self[place] = Earmark(place, job, is_own)
         return mark
 
     def hear(self, mark: Earmark, known: int) -> bool:

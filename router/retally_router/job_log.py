@@ -16,9 +16,10 @@ from retally.protocol.offer import Offer
 from retally.protocol.receipt import ReceiptLeaf
 from retally.protocol.voucher import ChannelId
 from retally_router.check_frames import Placed
-from retally_router.credit_keys import channel_key_of, earmarks_key, open_key
+from retally_router.credit_keys import channel_key_of, earmarks_key, forgotten_key, open_key
 from retally_router.directory import Listed
 from retally_router.earmark_scripts import FORGET
+from retally_router.earmarks import Mark, mark_of
 from retally_router.tiling import ADD_RECEIPTS, Tiling
 
 KEEP_SECONDS = 30 * 86_400
@@ -99,6 +100,8 @@ class JobLog:
         #: Until they are forgotten on record: what this process began or took up, and of which it opened segments.
         self._known: set[str] = set()
         self._opened: set[str] = set()
+        #: What another process began.
+        self._others: set[str] = set()
 
     async def check_answers(self) -> None:
         """Raises what is wrong with the store, if it does not answer."""
@@ -115,9 +118,10 @@ class JobLog:
     async def forget(self, record: JobRecord) -> None:
         """The node refused the job, or all its receipts are in; what was promised for it beyond those is spare."""
         payer = record.request["payer"]
-        keys = channel_key_of(record.channel), earmarks_key(payer), open_key(payer)
+        keys = channel_key_of(record.channel), earmarks_key(payer), open_key(payer), forgotten_key(payer)
         crash_point("before:forget")
-        await self._redis.eval(FORGET, 3, *keys, record.field)
+        await self._redis.eval(FORGET, 4, *keys, record.field, int(record.field in self._others))
+        self._others.discard(record.field)
         self._known.discard(record.field)
         self._opened.discard(record.field)
         crash_point("after:forget")
@@ -181,6 +185,8 @@ class JobLog:
         """Whether nobody sees to it here yet; from now on somebody does."""
         is_new = record.field not in self._known
         self._known.add(record.field)
+        if is_new:
+            self._others.add(record.field)
         return is_new
 
     async def totals(self, channel: ChannelId) -> tuple[int, Tiling]:
@@ -188,11 +194,11 @@ class JobLog:
         line = await self._redis.hgetall(channel_key_of(channel))
         return int(line.get(b"promised", 0)), Tiling.of(line)
 
-    async def promised_for(self, payer: Address, records: Sequence[JobRecord]) -> dict[str, int]:
+    async def promised_for(self, payer: Address, records: Sequence[JobRecord]) -> dict[str, Mark]:
         """By place, what of a channel's total is for these jobs."""
         places = [record.field for record in records]
         found = await self._redis.hmget(earmarks_key(payer), *places) if places else []
-        return {place: int(mark.split(b"|")[0]) for place, mark in zip(places, found, strict=True) if mark is not None}
+        return {place: mark_of(there) for place, there in zip(places, found, strict=True) if there is not None}
 
     async def job_of(self, generation: str) -> Bytes32:
         """The job behind the hex digits of an answer's id; raises NotFound."""

@@ -70,6 +70,11 @@ class OpenSegments(dict[SegmentKey, OpenSegment]):
             self.slack += segment.slack_beyond(upper) - segment.slack_beyond(before)
             self.grown[key] = None
 
+    def charge(self, key: SegmentKey) -> None:
+        """Its receipt is counted: it costs nothing more."""
+        self._add(self[key], -1)
+        self[key].is_charged = True
+
     def add(self, segments: Mapping[SegmentKey, OpenSegment]) -> None:
         """Opens them."""
         for key, segment in segments.items():

@@ -165,7 +165,7 @@ class Placer:
             total = account.admit(segments)
             # All are on record before the voucher leaves; they need not wait for one another.
             with limit.stopped():
-                notes = self._begin(order, account), order.note()
+                notes = self._log.begin(order.record), order.note()
                 voucher = await _last_of(*notes, account.voucher(total))
             return await self._submit_paid(order, account, voucher, account.most_before(segments), limit)
         except (NodeRefused, CapExceeded, InsufficientFunds, SignerExpired, ChainUnreachable):
@@ -177,10 +177,6 @@ class Placer:
             # Whether the node took the job is unknown: ask it later, it may have earned something.
             self._lost(order.placed, account, order.record)
             raise
-
-    async def _begin(self, order: _Order, account: ChannelAccount) -> None:
-        await self._log.begin(order.record)
-        account.note_begun(order.record.field)
 
     async def _forget(self, order: _Order, account: ChannelAccount) -> None:
         try:

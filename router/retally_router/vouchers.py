@@ -230,7 +230,7 @@ class VoucherSender:
             return None
         await act_on(account.now_promised, account.promised)
         if made[0].cumulative < total and made[0].cumulative <= account.delivered:
-            # What is due is another router's to promise.
+            # What is due is another router's to promise, or its job is.
             await act_on(account.once_paid, account.paid)
             self._set_aside(account, LATER_SECONDS, self._soon)
             return None

@@ -124,7 +124,6 @@ class Channel:
                 return
             if isinstance(error, BaseException):
                 raise error
-        self.account.note_begun(job.name)
         self.jobs[number] = job
 
     async def leave(self, job: Job) -> None:

@@ -92,7 +92,7 @@ class Counted:
             amount, whose, ends = self.holds.get(job, (0, signer, self.now))
             if whose == signer and ends >= self.now and job in self.holds:
                 place = f"{signer}:{job}:{self.ended[job]}"
-                asks.append(Ask(place, job, self.marks.get(place, (0, 0))[0] + min(most, amount), is_new=True))
+                asks.append(Ask(place, job, self.marks.get(place, (0, 0))[0] + min(most, amount), is_own=True))
         return asks
 
     def promise(self, signer: int, total: int, asks: list[Ask]) -> Promised:

@@ -23,6 +23,7 @@ from retally.errors import InvalidReceipt, PaymentRequired, Unavailable
 from retally_router.channel_state import ChannelAccount
 from retally_router.credit import Credit
 from retally_router.credit_keys import earmarks_key
+from retally_router.earmarks import mark_of
 from retally_router.open_segments import OpenSegment
 from retally_router.settle_jobs import SettleJobs
 from retally_router.store_errors import StoreUnreachable
@@ -97,7 +98,6 @@ class Shared:
         if any(isinstance(error, BROKEN) for error in found):
             await self.leave(running)
             return
-        its.account.note_begun(job.name)
         self.jobs[number] = running
 
     async def take_up(self, number: int) -> None:
@@ -109,13 +109,13 @@ class Shared:
         running.both.append(other)
         place, key = running.job.name, earmarks_key(PAYER)
         mark = await cast(Any, self.world.redis).hget(key, place)
-        other.account.reopen({running.job.key: segment(running.job)}, {place: int(mark.split(b"|")[0])} if mark else {})
+        other.account.reopen({running.job.key: segment(running.job)}, {place: mark_of(mark)} if mark else {})
 
     async def leave(self, running: Running) -> None:
         """Its node has nothing of it."""
         for its in running.both:
             its.account.drop([running.job.key])
-            await self.books.forget(running.job.name)
+            await self.books.forget(running.job.name, is_others=its is not running.its)
             await self.release(running, its)
 
     async def release(self, running: Running, its: Router) -> None:
@@ -163,7 +163,8 @@ class Shared:
             account.close(job.key, receipt, sum(segment.limit for segment in others))
         await self.books.record(account, job.name, start, start + job.fee)
         its.sender.pay(account)
-        await its.sender.once_paid(account, partial(self.books.forget, job.name), job.key[0])
+        forget = partial(self.books.forget, job.name, is_others=its is not running.its)
+        await its.sender.once_paid(account, forget, job.key[0])
         await self.release(running, its)
 
     async def refuse(self, number: int) -> None:

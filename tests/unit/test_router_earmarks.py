@@ -93,7 +93,7 @@ async def test_what_ended_jobs_left_is_taken_before_what_is_held(
     assert await promised(world) == 100
     # What was not taken may be promised to another node, though everybody else has bought what was free.
     await buy(world)
-    found = await credit.promise(line(1), [Ask("a2", "a", 100, is_new=True)])
+    found = await credit.promise(line(1), [Ask("a2", "a", 100, is_own=True)])
     assert found.earmarks == {"a2": Mark(100, 100)}
 
 
@@ -133,8 +133,7 @@ async def test_a_job_that_others_settled_owes_nothing_unless_its_receipt_is_new(
     await hold(credit, JOB, 100)
     await books.begin(JOB)
     account.admit({SEGMENT: OpenSegment(0, 1_000_000, 100, JOB)})
-    account.note_begun(JOB)
-    await books.forget(JOB)
+    await books.forget(JOB, is_others=True)
     account.close(SEGMENT, bill(0, 80))
     await account.put_on_record(0)
     assert account.has_promised(SEGMENT[0])
@@ -168,7 +167,7 @@ async def test_a_promise_may_come_before_its_jobs_record(world: LeaseWorld, book
     credit = world.process(0)
     await hold(credit, "a", 100)
     assert await ask(credit, "a", 60) is None
-    assert await ask(credit, "a", 60, is_new=True) == (60, 60)
+    assert await ask(credit, "a", 60, is_own=True) == (60, 60)
     assert await ask(credit, "a", 70) == (70, 70)
     await books.forget("a")
     assert await books.line() == (70, 0, 0)

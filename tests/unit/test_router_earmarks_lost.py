@@ -19,6 +19,7 @@ from retally_router.channel_state import ChannelAccount
 from retally_router.credit import Credit
 from retally_router.credit_keys import channel_key_of, earmarks_key, ended_key, open_key
 from retally_router.earmarks import Count
+from retally_router.job_log import JobLog
 from retally_router.open_segments import OpenSegment, SegmentKey
 from retally_router.store_errors import StoreUnreachable
 
@@ -53,7 +54,6 @@ async def begin(credit: Credit, books: Books, account: ChannelAccount, number: i
     await hold(credit, name(number), 100)
     await books.begin(name(number))
     await account.voucher(account.admit(segment(number, prompt, 100 - prompt)))
-    account.note_begun(name(number))
 
 
 async def end(books: Books, account: ChannelAccount, number: int, start: int, beside: int = 0) -> None:
@@ -92,6 +92,7 @@ async def test_what_a_line_of_before_had_billed_is_not_spare(world: LeaseWorld, 
     await hold(credit, name(1), 100)
     await books.begin(name(1))
     account = account_of(credit)
+    account.promised, account.tiling = await JobLog(world.redis).totals(line(0))
     await account.voucher(account.admit(segment(1, prompt=60, most=40)))
     assert await promised(world) == 60
 
@@ -145,6 +146,49 @@ async def test_what_was_lost_with_the_record_is_held_anew_at_once(world: LeaseWo
     assert await world.scripts() - before < 10
 
 
+async def test_a_running_job_whose_record_was_lost_is_paid_as_it_runs(world: LeaseWorld, books: Books) -> None:
+    credit = world.process(0)
+    account = account_of(credit)
+    async with lost(world.redis):
+        await begin(credit, books, account, 1)
+        account.open.count(key(1), 40)
+        await account.voucher(40)
+    account.open.count(key(1), 30)
+    assert (await account.voucher(70))[0].cumulative == 70
+    assert not account.earmarks[name(1)].is_gone
+
+
+async def test_what_ended_jobs_keep_until_they_are_forgotten_has_nobody_promise_more(
+    world: LeaseWorld, books: Books
+) -> None:
+    credit = world.process(0)
+    account = account_of(credit)
+    await begin(credit, books, account, 1)
+    account.open.count(key(1), 80)
+    await account.voucher(80)
+    # It ends with less, and its voucher is on its way.
+    account.close(key(1), cast(Any, SimpleNamespace(fee=10, cum_from=0, cum_to=10)))
+    await books.record(account, name(1), 0, 10)
+    await begin(credit, books, account, 2)
+    account.open.count(key(2), 100)
+    await account.voucher(110)
+    assert await books.line() == (110, 70 + 30, 10)
+
+
+async def test_a_job_whose_receipt_is_on_record_costs_no_more_than_that(world: LeaseWorld, books: Books) -> None:
+    dead, credit = world.process(0), world.process(0)
+    before, account, log = account_of(dead), account_of(credit), JobLog(world.redis)
+    await begin(dead, books, before, 1)
+    before.close(key(1), cast(Any, SimpleNamespace(fee=80, cum_from=0, cum_to=80)))
+    await books.record(before, name(1), 0, 80)
+    # It died before it promised that.
+    account.promised, account.tiling = await log.totals(line(0))
+    account.reopen(segment(1), await log.promised_for(PAYER, cast(Any, [SimpleNamespace(field=name(1))])))
+    assert account.own_due == account.limit == 80
+    await account.put_on_record(0)
+    assert await books.line() == (80, 0, 80)
+
+
 async def test_a_job_that_another_gave_up_too_early_is_held_anew(world: LeaseWorld, books: Books) -> None:
     credit, other = world.process(0), world.process(0)
     account = account_of(credit)
@@ -152,7 +196,7 @@ async def test_a_job_that_another_gave_up_too_early_is_held_anew(world: LeaseWor
         await begin(credit, books, account, number)
     account.open.count(key(1), 90)
     await account.voucher(90)
-    await books.forget(name(1))
+    await books.forget(name(1), is_others=True)
     await other.release(PAYER, name(1), settled=[name(1)])
     # The other job takes what was for it.
     account.open.count(key(2), 100)
@@ -195,7 +239,7 @@ async def test_what_another_promised_without_the_lease_is_free_for_nobody(
     its.reopen(segment(1))
     await end(books, its, 1, 0)
     if is_forgotten:
-        await books.forget(name(1))
+        await books.forget(name(1), is_others=True)
     await end(books, account, 1, 0)
     await credit.release(PAYER, name(1))
     for number in range(2, 14):

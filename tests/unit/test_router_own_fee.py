@@ -17,7 +17,7 @@ from tests.lease_world import PAYER, LeaseWorld, hold, line, promised, sell
 from retally.protocol.voucher import ChannelId
 from retally_router.channel_state import ChannelAccount
 from retally_router.credit import Credit
-from retally_router.earmarks import Ask, Count, Promised
+from retally_router.earmarks import Ask, Count, Mark, Promised
 from retally_router.job_log import JobLog
 from retally_router.open_segments import OpenSegment, SegmentKey
 from retally_router.store_errors import StoreUnreachable
@@ -131,7 +131,7 @@ async def test_what_an_earlier_life_promised_for_a_job_is_promised_once(world: L
     account, log = channel(credit), JobLog(world.redis)
     account.promised, account.tiling = await log.totals(line(0))
     known = await log.promised_for(PAYER, cast(Any, [SimpleNamespace(field=job) for job in (A, B)]))
-    assert (account.promised, known) == (60, {A: 60})
+    assert (account.promised, known) == (60, {A: Mark(60, 60)})
     account.reopen(segment(A, 100) | segment(B, 100), known)
     await hold(credit, C, 100)
     await account.voucher(account.admit(segment(C, 100)))

@@ -39,9 +39,6 @@ class Uncovered:
     def admit(self, segments: Any) -> int:
         return 1
 
-    def note_begun(self, place: str) -> None:
-        """It is on record."""
-
     def drop(self, segments: Any) -> None:
         """They cost nothing."""
 
