@@ -181,6 +181,16 @@ class Plenty:
         return Promised(self.total, before, {ask.place: Mark(self.marks[ask.place]) for ask in asks})
 
 
+def account_of(credit: Credit) -> ChannelAccount:
+    """The channel's account in one router."""
+    return ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise)
+
+
+def receipt(start: int, to: int) -> Any:
+    """A node's over so much of its line of money."""
+    return SimpleNamespace(fee=to - start, cum_from=start, cum_to=to)
+
+
 def owe(account: ChannelAccount, job: str, amount: int, place: str = "") -> None:
     """A node is owed so much more by a job's receipts; of the channel no other is open."""
     place = place or job
@@ -193,14 +203,13 @@ def owe(account: ChannelAccount, job: str, amount: int, place: str = "") -> None
 
 def bill(account: ChannelAccount, fee: int, start: int = 0, job: str = JOB) -> None:
     """A job's receipt is over so much."""
-    receipt = cast(Any, SimpleNamespace(fee=fee, cum_from=start, cum_to=start + fee))
-    account.close((bytes.fromhex(job), 0, 0), receipt)
+    account.close((bytes.fromhex(job), 0, 0), receipt(start, start + fee))
 
 
 async def begun(credit: Credit) -> ChannelAccount:
     """A channel that was promised 30 for the job, of 100 that it holds, and is owed 80."""
     await hold(credit, JOB, 100)
-    account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise)
+    account = account_of(credit)
     key = (bytes.fromhex(JOB), 0, 0)
     account.admit({key: OpenSegment(0, 1_000_000, 100, JOB)})
     await account.voucher(30)

@@ -85,7 +85,7 @@ class Earmark:
     fees: int = 0
     #: Whether it was open nowhere when more was to be for it: what it bills is settled, unless its receipt is new.
     is_gone: bool = False
-    #: Whether the receipts of all closed segments are on record.
+    #: Whether a receipt of it came on record since the last segment was closed.
     is_recorded: bool = False
     open: set[SegmentKey] = field(default_factory=set)
 

@@ -180,6 +180,7 @@ class JobLog:
     def leave(self, record: JobRecord) -> None:
         """Nobody sees to it here any more, though it is on record."""
         self._known.discard(record.field)
+        self._others.discard(record.field)
 
     def take_up(self, record: JobRecord) -> bool:
         """Whether nobody sees to it here yet; from now on somebody does."""

@@ -6,15 +6,13 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, field
 from functools import partial
-from types import SimpleNamespace
 from typing import Any, cast
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 from tests.books import Books
-from tests.fakes_world import DOMAIN
-from tests.holds_world import KEY, SlowNode, settling
+from tests.holds_world import SlowNode, account_of, receipt, settling
 from tests.lease_world import PAYER, LeaseWorld, buy, hold, line, promised
 from tests.router_world import DATABASE, database_url
 
@@ -159,12 +157,12 @@ class Channel:
         if not self.receipts:
             return
         job, start = self.receipts.pop(number % len(self.receipts))
-        receipt = cast(Any, SimpleNamespace(fee=job.fee, cum_from=start, cum_to=start + job.fee))
+        signed = receipt(start, start + job.fee)
         known = self.account.open[job.key]
-        self.account.close(job.key, receipt)
+        self.account.close(job.key, signed)
         if not is_recorded:
             self.account.reopen({job.key: known})
-            self.account.close(job.key, receipt)
+            self.account.close(job.key, signed)
         await self.books.record(self.account, job.name, start, start + job.fee)
         self.sender.pay(self.account)
         await self.sender.once_paid(self.account, partial(self.books.forget, job.name), job.key[0])
@@ -222,7 +220,7 @@ async def play(url: str, lease_jobs: int, taken: list[tuple[Any, ...]]) -> None:
         node.gate.set()
         credit, sender = world.process(lease_jobs, cast(Any, store)), VoucherSender(cast(Any, node))
         stack.push_async_callback(sender.close)
-        account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise)
+        account = account_of(credit)
         channel = Channel(world, store, credit, account, sender, settling(credit, sender), Books(redis, line(0)))
         for name, *args in taken:
             # What breaks off is tried again in the background.

@@ -6,15 +6,13 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, field
 from functools import partial
-from types import SimpleNamespace
 from typing import Any, cast
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 from tests.books import Books
-from tests.fakes_world import DOMAIN
-from tests.holds_world import KEY, SlowNode, settling
+from tests.holds_world import SlowNode, account_of, receipt, settling
 from tests.lease_world import PAYER, LeaseWorld, buy, hold, line, promised
 from tests.properties.test_channel_money import DEPOSIT, Job, Store
 from tests.router_world import DATABASE, database_url
@@ -154,13 +152,13 @@ class Shared:
             return
         running, its, start = self.receipts.pop(number % len(self.receipts))
         job, account = running.job, its.account
-        receipt = cast(Any, SimpleNamespace(fee=job.fee, cum_from=start, cum_to=start + job.fee))
+        signed = receipt(start, start + job.fee)
         try:
-            account.close(job.key, receipt)
+            account.close(job.key, signed)
         except InvalidReceipt:
             await self.books.record(account, job.name, 0, 0)
             others = [segment for each in self.routers if each is not its for segment in each.account.open.values()]
-            account.close(job.key, receipt, sum(segment.limit for segment in others))
+            account.close(job.key, signed, sum(segment.limit for segment in others))
         await self.books.record(account, job.name, start, start + job.fee)
         its.sender.pay(account)
         forget = partial(self.books.forget, job.name, is_others=its is not running.its)
@@ -219,7 +217,7 @@ async def play(url: str, lease_jobs: int, taken: list[tuple[Any, ...]]) -> None:
             store = Store(redis)
             credit, sender = world.process(lease_jobs, store), VoucherSender(cast(Any, node))
             stack.push_async_callback(sender.close)
-            account = ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise)
+            account = account_of(credit)
             both.append(Router(credit, account, sender, settling(credit, sender), store))
         shared = Shared(world, both, Books(redis, line(0)))
         for name, *args in taken:

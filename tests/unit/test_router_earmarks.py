@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
 from tests.books import Books
-from tests.fakes_world import DOMAIN
-from tests.holds_world import JOB, KEY, SlowNode, TakingNode
+from tests.holds_world import JOB, SlowNode, TakingNode, account_of, receipt
 from tests.lease_world import LEASES, PAYER, Breaking, LeaseWorld, buy, hold, line, lose, promised
 
 from retally.errors import InsufficientFunds
-from retally_router.channel_state import ChannelAccount
 from retally_router.credit import Credit
 from retally_router.credit_keys import channel_key_of, earmarks_key
 from retally_router.earmarks import Ask, Mark
@@ -39,14 +36,6 @@ def books(world: LeaseWorld) -> Books:
 async def ask(credit: Credit, job: str, total: int, **how: Any) -> tuple[int, int] | None:
     mark = (await credit.promise(line(0), [Ask(job, job, total, **how)])).earmarks[job]
     return None if mark is None else mark[:2]
-
-
-def account_of(credit: Credit) -> ChannelAccount:
-    return ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise)
-
-
-def bill(start: int, to: int) -> Any:
-    return cast(Any, SimpleNamespace(fee=to - start, cum_from=start, cum_to=to))
 
 
 async def leave_spare(credit: Credit, books: Books, promise: int = 100, billed: int = 40) -> None:
@@ -134,7 +123,7 @@ async def test_a_job_that_others_settled_owes_nothing_unless_its_receipt_is_new(
     await books.begin(JOB)
     account.admit({SEGMENT: OpenSegment(0, 1_000_000, 100, JOB)})
     await books.forget(JOB, is_others=True)
-    account.close(SEGMENT, bill(0, 80))
+    account.close(SEGMENT, receipt(0, 80))
     await account.put_on_record(0)
     assert account.has_promised(SEGMENT[0])
     assert await promised(world) == 0
@@ -184,7 +173,7 @@ async def test_a_job_is_forgotten_only_once_it_owes_nothing(world: LeaseWorld, b
         account.admit({(bytes.fromhex(job), 0, 0): OpenSegment(0, 1_000_000, most, job)})
     await credit.promise(line(0), [Ask("0b" * 32, "0b" * 32, 200)])
     account.promised = account.delivered = 200
-    account.close(SEGMENT, bill(0, 80))
+    account.close(SEGMENT, receipt(0, 80))
     await books.record(account, JOB, 0, 80)
     assert account.delivered >= account.wanted
     await sender.once_paid(account, partial(books.forget, JOB), SEGMENT[0])
@@ -229,7 +218,7 @@ async def test_what_another_router_owes_is_waited_for_in_peace(world: LeaseWorld
     # Its receipt is on record, and not promised yet.
     await books.record(other, "theirs", 0, 100)
     await books.record(account, JOB, 0, 0)
-    account.close(SEGMENT, bill(100, 150))
+    account.close(SEGMENT, receipt(100, 150))
     sender.pay(account)
     await asyncio.sleep(0.2)
     assert node.taken == ["50"]

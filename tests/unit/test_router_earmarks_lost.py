@@ -10,16 +10,15 @@ from typing import Any, cast
 import pytest
 from redis.asyncio import Redis
 from tests.books import Books
-from tests.fakes_world import DOMAIN
-from tests.holds_world import KEY
-from tests.lease_world import LEASES, PAYER, Breaking, LeaseWorld, buy, hold, line, promised
+from tests.holds_world import account_of, receipt
+from tests.lease_world import LEASES, NODE, PAYER, SIGNER, Breaking, LeaseWorld, buy, hold, line, promised
 
 from retally.errors import InsufficientFunds, PaymentRequired
 from retally_router.channel_state import ChannelAccount
 from retally_router.credit import Credit
 from retally_router.credit_keys import channel_key_of, earmarks_key, ended_key, open_key
-from retally_router.earmarks import Count
-from retally_router.job_log import JobLog
+from retally_router.earmarks import Ask, Count
+from retally_router.job_log import JobLog, JobRecord
 from retally_router.open_segments import OpenSegment, SegmentKey
 from retally_router.store_errors import StoreUnreachable
 
@@ -42,10 +41,6 @@ def key(number: int) -> SegmentKey:
     return bytes.fromhex(name(number)), 0, 0
 
 
-def account_of(credit: Credit) -> ChannelAccount:
-    return ChannelAccount(line(0), KEY, DOMAIN, "http://n", credit.promise)
-
-
 def segment(number: int, prompt: int = 0, most: int = 100) -> dict[SegmentKey, OpenSegment]:
     return {key(number): OpenSegment(prompt * 1_000_000, 1_000_000, most, name(number))}
 
@@ -58,9 +53,16 @@ async def begin(credit: Credit, books: Books, account: ChannelAccount, number: i
 
 async def end(books: Books, account: ChannelAccount, number: int, start: int, beside: int = 0) -> None:
     """Its receipt is over a hundred; others have so much open beside it."""
-    account.close(key(number), cast(Any, SimpleNamespace(fee=100, cum_from=start, cum_to=start + 100)), beside)
+    account.close(key(number), receipt(start, start + 100), beside)
     await books.record(account, name(number), start, start + 100)
     await account.put_on_record(0)
+
+
+async def end_at_once(world: LeaseWorld, books: Books, account: ChannelAccount, number: int) -> None:
+    before = await world.scripts()
+    await end(books, account, number, 0)
+    assert not account.owing
+    assert await world.scripts() - before < 10
 
 
 @contextlib.asynccontextmanager
@@ -140,10 +142,7 @@ async def test_what_was_lost_with_the_record_is_held_anew_at_once(world: LeaseWo
     account.open.count(key(2), 100)
     await account.voucher(190)
     account.open.count(key(1), 10)
-    before = await world.scripts()
-    await end(books, account, 1, 0)
-    assert not account.owing
-    assert await world.scripts() - before < 10
+    await end_at_once(world, books, account, 1)
 
 
 async def test_a_running_job_whose_record_was_lost_is_paid_as_it_runs(world: LeaseWorld, books: Books) -> None:
@@ -167,7 +166,7 @@ async def test_what_ended_jobs_keep_until_they_are_forgotten_has_nobody_promise_
     account.open.count(key(1), 80)
     await account.voucher(80)
     # It ends with less, and its voucher is on its way.
-    account.close(key(1), cast(Any, SimpleNamespace(fee=10, cum_from=0, cum_to=10)))
+    account.close(key(1), receipt(0, 10))
     await books.record(account, name(1), 0, 10)
     await begin(credit, books, account, 2)
     account.open.count(key(2), 100)
@@ -179,7 +178,7 @@ async def test_a_job_whose_receipt_is_on_record_costs_no_more_than_that(world: L
     dead, credit = world.process(0), world.process(0)
     before, account, log = account_of(dead), account_of(credit), JobLog(world.redis)
     await begin(dead, books, before, 1)
-    before.close(key(1), cast(Any, SimpleNamespace(fee=80, cum_from=0, cum_to=80)))
+    before.close(key(1), receipt(0, 80))
     await books.record(before, name(1), 0, 80)
     # It died before it promised that.
     account.promised, account.tiling = await log.totals(line(0))
@@ -202,10 +201,7 @@ async def test_a_job_that_another_gave_up_too_early_is_held_anew(world: LeaseWor
     account.open.count(key(2), 100)
     await account.voucher(190)
     account.open.count(key(1), 10)
-    before = await world.scripts()
-    await end(books, account, 1, 0)
-    assert not account.owing
-    assert await world.scripts() - before < 10
+    await end_at_once(world, books, account, 1)
     await end(books, account, 2, 100)
     assert account.promised >= 200
 
@@ -265,3 +261,21 @@ async def test_what_another_puts_on_record_is_delivered_by_whoever_hears_of_it(w
     assert account.tiling.closed == account.wanted == 200
     assert (await account.voucher(account.wanted))[0].cumulative == 200
     assert await world.redis.hlen(earmarks_key(PAYER)) == 2
+
+
+async def test_a_record_that_was_taken_up_is_forgotten_for_whoever_began_it(world: LeaseWorld) -> None:
+    credit, theirs, ours = world.process(0), JobLog(world.redis), JobLog(world.redis)
+    request = {"payer": PAYER, "signer": SIGNER}
+    record = JobRecord(f"0x{name(1)}", request, NODE, "http://n", "m", {}, 0, 1, ((0, 0, 0),))
+    ask = Ask(record.field, name(1), 60, is_own=True)
+    await hold(credit, name(1), 100)
+    for log, is_settled in ((ours, False), (theirs, True)):
+        await ours.begin(record)
+        if is_settled:
+            assert log.take_up(record)
+        await log.forget(record)
+        found = await credit.promise(record.channel, [ask])
+        # What its own router forgot, or the store, may be promised still.
+        assert (found.earmarks[record.field] is None) == is_settled
+        await ours.forget(record)
+    assert await promised(world) == 60
