@@ -25,6 +25,15 @@ class AsgiSink:
         """More bytes."""
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
+    @property
+    def has_room(self) -> bool:
+        """Never: what the server does with it is waited for."""
+        return False
+
+    def put(self, data: bytes) -> None:
+        """There is no room."""
+        raise NotImplementedError
+
     async def end(self, data: bytes) -> None:
         """The last bytes."""
         await self._send({"type": "http.response.body", "body": data})

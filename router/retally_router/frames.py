@@ -92,6 +92,12 @@ class Frame:
         return self.extra is not None and self.extra.receipt is not None
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is of tokens, and perhaps their chunk, and of nothing that has to be put on record."""
+        extra = self.extra
+        return extra is not None and bool(extra.ids) and extra.receipt is None and not self.has_usage
+
+    @property
     def payload(self) -> bytes:
         """The data in it: cut out anew, since a worker that lags behind holds many frames and reads few of them."""
         return payload_of(self.raw) or b""

@@ -19,6 +19,7 @@ from retally_router.accept_job import AcceptJob
 from retally_router.asgi_sink import AsgiSink, read_body, wait_gone
 from retally_router.assemble import Assembly, receipts_of
 from retally_router.begun_job import Repeatable
+from retally_router.direct_frames import DirectFrames
 from retally_router.embeddings_ask import embeddings_body
 from retally_router.job_metrics import JobMetrics
 from retally_router.job_use import settle_use
@@ -162,7 +163,8 @@ class HotPath:
 
     async def _stream(self, job: ServeJob, answer: Answer, extra: Headers) -> None:
         await answer.head(200, [*_STREAM, *extra])
-        while frames := await job.next():
+        direct = answer.direct(job)
+        while frames := await job.next(direct):
             await answer.body(frames[0].raw if len(frames) == 1 else b"".join([frame.raw for frame in frames]))
         await answer.end(DONE)
 
@@ -220,6 +222,10 @@ class Answer:
         except ClientGone:
             self.ended = True
             raise
+
+    def direct(self, job: ServeJob) -> DirectFrames:
+        """What passes a job's plain frames on meanwhile."""
+        return DirectFrames(job, self._sink)
 
     async def end(self, data: bytes) -> None:
         """The last bytes."""

@@ -69,8 +69,7 @@ class NativeSink:
 
     async def body(self, data: bytes) -> None:
         """More bytes; waits while the client is slow, and gives it up in the end."""
-        if data and not self._is_head:
-            self._put(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        self.put(data)
         room = self._line.room()
         if room is not None:
             try:
@@ -78,6 +77,16 @@ class NativeSink:
                     await asyncio.shield(room)
             except TimeoutError as error:
                 raise ClientGone from error
+
+    @property
+    def has_room(self) -> bool:
+        """Whether what is put there now needs no waiting."""
+        return self._line.room() is None
+
+    def put(self, data: bytes) -> None:
+        """More bytes, at once."""
+        if data and not self._is_head:
+            self._put(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     async def end(self, data: bytes) -> None:
         """The last bytes."""

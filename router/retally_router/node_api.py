@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from retally.crash_points import crash_point
 from retally.errors import NodeUnavailable, error_of_envelope
 from retally_router.node_pool import NodePool
+from retally_router.ports import Direct
 from retally_router.sse import DONE
 from retally_router.upstream import Upstream
 
@@ -28,14 +30,21 @@ class HttpStream:
         self._late = f"the node sent nothing for {idle_seconds:g} s"
         self._closed = self._whole = False
 
-    async def next(self) -> bytes:
+    async def next(self, direct: Direct | None = None) -> bytes:
         """The next bytes of the body; raises NodeUnavailable when the node breaks off, after all that came before."""
         if self._closed:
             return b""
-        data = await self._upstream.next(time.monotonic() + self._idle_seconds, self._late)
+        passing = None if direct is None else partial(self._pass, direct)
+        data = await self._upstream.next(time.monotonic() + self._idle_seconds, self._late, passing)
         self._closed = not data
         self._whole = data.endswith(DONE)
         return data
+
+    def _pass(self, direct: Direct, data: bytes) -> bool:
+        if not direct(data):
+            return False
+        self._upstream.deadline = time.monotonic() + self._idle_seconds
+        return True
 
     def close(self) -> None:
         """Gives the connection back if the answer came whole, else breaks it."""

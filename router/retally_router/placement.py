@@ -15,7 +15,7 @@ from retally_router.frames import Frame
 from retally_router.job_log import JobRecord
 from retally_router.keys import Session
 from retally_router.make_request import Ask
-from retally_router.ports import NodeStream
+from retally_router.ports import Direct, NodeStream
 from retally_router.sse import FrameCutter, payload_of
 
 DONE = b"[DONE]"
@@ -61,13 +61,21 @@ class Placement:
         segments = [(self.placed.job_id, choice, segment) for choice, segment, _ in self.record.segments]
         return self.account is not None and any(key in self.account.open for key in segments)
 
-    async def next(self) -> list[Frame]:
-        """The node's next frames; none after its [DONE]. Raises what went wrong, after what came first."""
+    def is_next(self, data: bytes) -> bool:
+        """Whether nothing that came before is left, and an honest answer may have as much."""
+        is_left = self.held or self.done or self.failure is not None or not self.cutter.is_between
+        return not is_left and not self.whole and self.received + len(data) <= self.most_bytes
+
+    async def next(self, direct: Direct | None = None) -> list[Frame]:
+        """The node's next frames; none after its [DONE]. Raises what went wrong, after what came first.
+
+        What the other takes meanwhile is not among them.
+        """
         frames, self.held = self.held, []
         while not frames and not self.done:
             if self.failure is not None:
                 raise self.failure
-            data = await self.stream.next()
+            data = await self.stream.next(direct)
             if not data:
                 raise NodeUnavailable("the node's answer broke off")
             self.received += len(data)

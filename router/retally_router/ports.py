@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -61,13 +61,17 @@ class ChainView(Protocol):
         ...
 
 
+#: Whether it took what a node sent; if not, nothing has happened.
+Direct = Callable[[bytes], bool]
+
+
 class NodeStream(Protocol):
     """A node's answer to a job, while it comes."""
 
     status: int
 
-    async def next(self) -> bytes:
-        """The next bytes of the body as they arrive; empty at its end."""
+    async def next(self, direct: Direct | None = None) -> bytes:
+        """The next bytes of the body as they arrive, but for those that the other took; empty at its end."""
         ...
 
     def close(self) -> None:

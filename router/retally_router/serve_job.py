@@ -27,6 +27,7 @@ from retally_router.metrics import Metrics
 from retally_router.observed import Watch
 from retally_router.placement import Job, Placement
 from retally_router.placing import Placer
+from retally_router.ports import Direct
 from retally_router.refusals import CHEATS, is_final
 from retally_router.selection import Plan
 from retally_router.settle_jobs import SettleJobs
@@ -105,13 +106,13 @@ class ServeJob:
                 await asyncio.sleep(pause_seconds(number, self.means.watch.random.random()))
         raise failover.told(error, number + self.attempts.hedges)
 
-    async def next(self) -> list[Frame]:
+    async def next(self, direct: Direct | None = None) -> list[Frame]:
         """More checked frames, ready to be forwarded; none when the answer is whole. Raises when it can't be."""
         while not self.over:
             frames: list[Frame] = []
             if self.failure is None:
                 try:
-                    await self._read(frames)
+                    await self._read(frames, direct)
                 except RetallyError as error:
                     self.failure = error
             # What came whole before the failure is forwarded first: a continuation starts right after it.
@@ -164,16 +165,17 @@ class ServeJob:
         is_free = bool(means.max_continuations) and not self.attempts.hedges and isinstance(self.job.caller, Session)
         return self.candidates.pop(0) if is_free and self.candidates and means.hedges.take() else None
 
-    async def _read(self, frames: list[Frame]) -> None:
+    async def _read(self, frames: list[Frame], direct: Direct | None) -> None:
         placement = self.placement
         assert placement is not None
-        found = await placement.next()
+        # What follows a continuation may have to be changed.
+        found = await placement.next(None if self.continuations else direct)
         for frame in found:
             try:
                 taken = placement.checker.take(frame)
-                self._count(placement, taken)
-                if taken.chunk is not None or taken.receipt is not None:
-                    await self._note(placement, taken)
+                self.count(placement, taken)
+                if taken.receipt is not None:
+                    await self._note(placement, taken.receipt)
             except CHEATS as error:
                 await self.means.log.add_fault(placement.placed, error.message, frame.shown)
                 raise
@@ -205,32 +207,32 @@ class ServeJob:
             self.over = True
         return closing
 
-    def _count(self, placement: Placement, taken: Taken) -> None:
+    def count(self, placement: Placement, taken: Taken) -> None:
+        """Counts what a checked frame brought."""
         if taken.prompt_tokens is not None and not self.prompt_tokens:
             self.prompt_tokens = taken.prompt_tokens
-        if not taken.tokens or taken.choice is None:
+        account, job_id = placement.account, self.job.job_id
+        if taken.tokens and taken.choice is not None:
+            if self.first_at is None:
+                self.first_at = time.monotonic()
+                if self.node in self.attempts.visits:
+                    self.attempts.visits[self.node].first_token()
+            if account is not None:
+                account.open.count((job_id, taken.choice, self.choices[taken.choice].segment), taken.tokens)
+        if account is None or taken.chunk is None:
             return
-        if self.first_at is None:
-            self.first_at = time.monotonic()
-            if self.node in self.attempts.visits:
-                self.attempts.visits[self.node].first_token()
-        if placement.account is not None:
-            choice = self.choices[taken.choice]
-            placement.account.open.count((self.job.job_id, choice.index, choice.segment), taken.tokens)
+        if not account.note_due(due := taken.chunk.due):
+            # Not yet borne out by what was read of the channel's other streams; it is asked again with each chunk.
+            log.info("due_not_borne_out", node=self.node, job=job_id.hex(), due=due, own=account.own_due)
+        self.means.sender.pay(account)
 
-    async def _note(self, placement: Placement, taken: Taken) -> None:
+    async def _note(self, placement: Placement, leaf: ReceiptLeaf) -> None:
         account = placement.account
         if account is None:
-            if taken.receipt is not None:
-                await self.means.log.keep_receipts([taken.receipt])
+            await self.means.log.keep_receipts([leaf])
             return
-        if taken.chunk is not None and not account.note_due(taken.chunk.due):
-            # Not yet borne out by what was read of the channel's other streams; it is asked again with each chunk.
-            log.info("due_not_borne_out", node=account.channel.node, due=taken.chunk.due, own=account.own_due)
-        if taken.receipt is not None:
-            segment_number = self.choices[taken.receipt.receipt.choice].segment
-            place = placement.record.field
-            await self.means.channels.close_segment(account, taken.receipt, segment_number, place)
+        segment = self.choices[leaf.receipt.choice].segment
+        await self.means.channels.close_segment(account, leaf, segment, placement.record.field)
         self.means.sender.pay(account)
 
     def _leave(self, error: RetallyError) -> None:

@@ -27,6 +27,15 @@ class Sink(Protocol):
         """More bytes."""
         ...
 
+    @property
+    def has_room(self) -> bool:
+        """Whether what is put there now needs no waiting."""
+        ...
+
+    def put(self, data: bytes) -> None:
+        """More bytes, at once: only where there is room."""
+        ...
+
     async def end(self, data: bytes) -> None:
         """The last bytes."""
         ...

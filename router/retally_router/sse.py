@@ -22,6 +22,11 @@ class FrameCutter:
     def __init__(self) -> None:
         self._rest = b""
 
+    @property
+    def is_between(self) -> bool:
+        """Whether no part of a frame waits for the rest of it."""
+        return not self._rest
+
     def feed(self, data: bytes) -> list[bytes]:
         """The frames that the data completes, each with its blank line."""
         buffered = self._rest + data if self._rest else data
@@ -29,6 +34,11 @@ class FrameCutter:
         if len(self._rest) > MOST_FRAME_BYTES:
             raise NodeUnavailable(f"the node sent a frame of more than {MOST_FRAME_BYTES} bytes")
         return [frame + b"\n\n" for frame in frames]
+
+
+def is_one_object(data: bytes) -> bool:
+    """Whether it is one whole frame that carries a JSON object, by its ends: most reads of a slow stream are."""
+    return data.startswith(_OBJECT) and data.find(b"\n\n") == len(data) - 2
 
 
 def payload_of(frame: bytes) -> bytes | None:

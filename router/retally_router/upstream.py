@@ -29,6 +29,8 @@ class Upstream(asyncio.Protocol):
         self._ended = self._reusable = self._sized = self._paused = self._in_head = self._lingering = False
         self._broken: RetallyError | None = None
         self._waiter: asyncio.Future[None] | None = None
+        #: What may take the next bytes before the waiter is woken.
+        self._direct: Callable[[bytes], bool] | None = None
         self._late = ""
         self.deadline = 0.0
         #: The deadline that had passed when the pool last looked.
@@ -83,7 +85,8 @@ class Upstream(asyncio.Protocol):
         if self._held > HIGH_WATER and not self._paused and self._out is not None:
             self._paused = True
             self._out.pause_reading()
-        self._wake()
+        if self._direct is None or not self._is_passed(self._direct):
+            self._wake()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Only where the answer ends matters."""
@@ -132,16 +135,22 @@ class Upstream(asyncio.Protocol):
             raise self._broken
         return self._status
 
-    async def next(self, deadline: float, late: str) -> bytes:
-        """All that came since the last time; empty at the end. Raises what broke the answer, after what came before."""
+    async def next(self, deadline: float, late: str, direct: Callable[[bytes], bool] | None = None) -> bytes:
+        """All that came since the last time; empty at the end. Raises what broke the answer, after what came before.
+
+        What arrives while it is waited for is shown to `direct` first, read by read, until that does not take it.
+        """
         while not self._parts:
             if self._broken is not None:
                 raise self._broken
             if self._ended:
                 self.done()
                 return b""
-            self.deadline, self._late = deadline, late
-            await self._wait()
+            self.deadline, self._late, self._direct = deadline, late, direct
+            try:
+                await self._wait()
+            finally:
+                self._direct = None
         parts, self._parts = self._parts, []
         self._held, self.deadline = 0, 0.0
         if self._paused and self.is_open and self._out is not None:
@@ -183,6 +192,14 @@ class Upstream(asyncio.Protocol):
     def _break(self, why: RetallyError) -> None:
         if self._broken is None:
             self._broken = why
+
+    def _is_passed(self, direct: Callable[[bytes], bool]) -> bool:
+        """Whether nobody has to be woken for what was just read; who was woken already has what comes after, too."""
+        # Of what it was not given all is left, so that two parts say that somebody is woken already.
+        if self._ended or self._paused or len(self._parts) != 1 or not direct(self._parts[0]):
+            return False
+        self._parts, self._held = [], 0
+        return True
 
     async def _wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()

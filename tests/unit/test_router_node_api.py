@@ -212,7 +212,7 @@ class Read:
     def __init__(self, *frames: bytes) -> None:
         self._data = b"\n\n".join([*frames, b""])
 
-    async def next(self) -> bytes:
+    async def next(self, direct: object = None) -> bytes:
         data, self._data = self._data, b""
         return data
 
