@@ -144,10 +144,11 @@ class Two:
         with contextlib.suppress(*refused):
             found = await credit.promise(channel_of(job.signer, node), [ask])
             mark = found.earmarks[ask.place]
-            # Neither more nor less, whatever was heard of earlier ones.
+            # Neither more nor less, whatever was heard of earlier ones; unless it says that too little covers it.
             assert mark is not None
-            assert mark[0] == asked
-            job.known[node] = asked
+            is_less = found.uncovered is not None and job.known.get(node, 0) < mark[0] < asked
+            assert mark[0] == asked or (is_less and (is_beyond or not self.is_kept))
+            job.known[node] = mark[0]
 
     async def fail(self, process: int, number: int, kind: str) -> None:
         """Of that process's next scripts one breaks off."""

@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
 
 from retally.errors import InvalidReceipt
 from retally.protocol.eip712 import Domain, SigningKey
 from retally.protocol.receipt import JobReceipt, ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
 from retally_router.earmarks import Ask, Count, Earmark, Earmarks, Mark, Promised, asks_of
+from retally_router.grouped_tasks import look_at
 from retally_router.open_segments import OpenSegment, OpenSegments, SegmentKey
 from retally_router.tiling import Tiling
 
@@ -227,7 +227,11 @@ class ChannelAccount:
         """
         if self.signed is None or self.signed[0].cumulative < cumulative:
             await self.put_on_record(cumulative)
-        if self.signed is None or self.signed[0].cumulative < min(cumulative, self.promised):
+        return self.signed_over(min(cumulative, self.promised))
+
+    def signed_over(self, total: int) -> SignedVoucher:
+        """A voucher over what is promised, where none over that much or more is signed yet."""
+        if self.signed is None or self.signed[0].cumulative < total:
             channel = self.channel
             voucher = Voucher(channel.payer, channel.signer, channel.node, channel.lane, self.promised)
             self.signed = voucher, self.key.sign(voucher.digest(self.domain))
@@ -256,7 +260,11 @@ class ChannelAccount:
                 return False
             # What nobody holds here another may have promised.
             count = Count(self.promised, self.earmarks.kept + self.tiling.billed, asked)
-            return self._note_promised(await self.promise(self.channel, asks, count))
+            found = await self.promise(self.channel, asks, count)
+            is_more = self._note_promised(found)
+            if found.uncovered is not None and not is_more:
+                raise found.uncovered
+            return is_more
         except BaseException:
             # Whoever asked hears of it: the next voucher is for what is wanted then, which somebody holds.
             self.asked = 0
@@ -288,9 +296,3 @@ class ChannelAccount:
                 is_more = True
         self._note_owing(mark for mark, _ in marks)
         return is_more
-
-
-def look_at(work: asyncio.Task[Any]) -> None:
-    """Whoever still waits hears of a failure; nobody may be left to."""
-    if not work.cancelled():
-        work.exception()

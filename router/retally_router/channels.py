@@ -14,10 +14,11 @@ from retally.protocol.receipt import ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
 from retally.protocol.wire import ChannelState
 from retally_router.asking import Patience
-from retally_router.channel_state import ChannelAccount, ReceiptBatch, look_at
+from retally_router.channel_state import ChannelAccount, ReceiptBatch
 from retally_router.check_frames import Placed
 from retally_router.credit import Credit
 from retally_router.earmarks import Count
+from retally_router.grouped_tasks import look_at
 from retally_router.job_log import JobLog, JobRecord, place_of
 from retally_router.keys import Session
 from retally_router.open_segments import OpenSegment, SegmentKey

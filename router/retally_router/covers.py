@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import partial
 
 from retally_router.asking import Asking, Patience, ended
-from retally_router.channel_state import look_at
 from retally_router.credit_answer import HELD, Answer
 from retally_router.credit_store import CreditStore
 from retally_router.earmarks import Ask, Count
+from retally_router.grouped_tasks import look_at
 from retally_router.lease_returns import LeaseReturns
 from retally_router.leases import Leases, Part
 from retally_router.ports import Standing

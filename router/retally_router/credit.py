@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ from retally_router.earmarks import Ask, Count, Promised
 from retally_router.lease_returns import LeaseReturns
 from retally_router.leases import PLAIN_SECONDS, Lease, Leases
 from retally_router.ports import Standing
-from retally_router.promises import Promises
+from retally_router.promises import Promises, Wanted
 
 NOTHING = Count()
 
@@ -83,33 +84,34 @@ class Credit:
     async def promise(self, channel: ChannelId, asks: Sequence[Ask] = (), count: Count = NOTHING) -> Promised:
         """Records for which jobs a channel's total is to have how much, and a total that is counted elsewhere.
 
-        Raises where a job has nothing that covers it any more, and nothing is left: without waiting for others' leases.
+        Where a job has too little that covers it, and nothing is left, what is owed is promised as far as it is
+        covered, and the answer says so; raises where that is nothing. Others' leases are not waited for.
         """
         if (most := max([count.total, *(ask.total for ask in asks)])) > LARGEST:
             raise CapExceeded(most, LARGEST)
         # One that ends meanwhile is no stranger: what covered it is gone.
-        parts = [self.leases.part_of(ask.job) for ask in asks]
+        wanted = Wanted(asks, [self.leases.part_of(ask.job) for ask in asks])
         while True:
             # Nothing is awaited between the last look and the taking: no other promise comes in between.
-            while short := self._promises.short(asks, parts):
+            while short := wanted.short():
                 # Of what seems to be missing some may be on record.
                 unheard = [part for part, _ in short if part.unheard]
                 for part in unheard:
                     await self._covers.hear(part)
                 for part, more in () if unheard else short:
-                    await self._covers.extend(part, more, Patience.SOME)
-            taken = self._promises.take(asks, parts)
+                    await wanted.unless_short(part, self._covers.extend(part, more, Patience.SOME), part.left)
+            taken = self._promises.take(wanted)
             try:
-                found = await self._store.promise(channel, asks, taken.holds, count)
+                found = await self._store.promise(channel, taken.asks, taken.holds, count)
             except BaseException:
                 self._promises.doubt(channel, taken)
                 raise
             if isinstance(found, Promised):
                 self._promises.record(taken, found.earmarks)
-                return found
+                return replace(found, uncovered=wanted.uncovered)
             self._promises.refuse(taken, found.earmarks)
             for share in taken.uncovered(found.hold):
-                await self._covers.renew(share)
+                await wanted.unless_short(share.part, self._covers.renew(share), 0)
 
     async def cover(self, job: str, amount: int, patience: Patience = Patience.ALL) -> None:
         """Sees that a job holds so much of which nothing was promised; raises with what is missing.

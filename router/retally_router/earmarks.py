@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from retally.errors import PaymentRequired
 from retally_router.open_segments import OpenSegment, OpenSegments, SegmentKey
 
 
@@ -23,6 +24,10 @@ class Ask:
     is_own: bool = False
     #: What is for it as far as was heard: a store that lost its last writes has less.
     known: int = 0
+
+    def owed(self, cut: int = 0) -> Ask:
+        """What it owes of that, less what nobody has for it."""
+        return replace(self, total=self.total - self.ahead - cut, ahead=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,8 @@ class Promised:
     before: int
     #: By place; None where that job is open nowhere any more.
     earmarks: Marks = field(default_factory=dict)
+    #: Why less was promised than was asked for.
+    uncovered: PaymentRequired | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterator
+from typing import Any
 
 import structlog
 
@@ -52,3 +53,9 @@ def log_failure(task: asyncio.Task[None]) -> None:
     """Says so when background work ends in a way nobody foresaw."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("background_work_failed", exc_info=error)
+
+
+def look_at(work: asyncio.Task[Any]) -> None:
+    """Whoever still waits hears of a failure; nobody may be left to."""
+    if not work.cancelled():
+        work.exception()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from retally.errors import PaymentRequired
 from retally.protocol.voucher import ChannelId
 from retally_router.earmarks import Ask, Mark, Marks
 from retally_router.leases import Lease, Leases, Part
@@ -46,24 +48,63 @@ class Taken:
         return [share for share in self.shares if share.hold == hold and share.amount]
 
 
+@dataclass(slots=True)
+class Wanted:
+    """What is to be promised of which jobs' parts: less, once it shows that one of them has too little."""
+
+    asks: Sequence[Ask]
+    parts: Sequence[Part | None]
+    #: Why it is less.
+    uncovered: PaymentRequired | None = None
+    _short: set[Part] = field(default_factory=set)
+
+    def short(self) -> list[tuple[Part, int]]:
+        """Which jobs hold less than may be taken of them, and how much that is."""
+        needs: dict[Part, int] = {}
+        for ask, part in zip(self.asks, self.parts, strict=True):
+            if part is not None:
+                needs[part] = needs.get(part, 0) + more_of(ask, part)
+        return [(part, more) for part, more in needs.items() if more and not part.has(more)]
+
+    async def unless_short(self, part: Part, work: Coroutine[Any, Any, None], left: int) -> None:
+        """Leaves out what one job has too little for, if that is what its work says; raises where nothing is left.
+
+        Of what others owe, and what it owes as far as so much covers that, the node is paid all the same. What was to
+        be ahead of that was for a total that is not reached.
+        """
+        try:
+            await work
+        except PaymentRequired as error:
+            # The second time what is left of it can't be promised either.
+            self._leave_out(part, 0 if part in self._short else left)
+            self._short.add(part)
+            self.uncovered = error
+            if not self.asks:
+                raise
+
+    def _leave_out(self, short: Part, left: int) -> None:
+        asks, parts = list[Ask](), list[Part | None]()
+        for ask, part in zip(self.asks, self.parts, strict=True):
+            owed = ask.owed()
+            if part is short:
+                got = min(more_of(owed, part), left)
+                owed, left = ask.owed(more_of(owed, part) - got), left - got
+            if owed.total > owed.known and (part is None or more_of(owed, part)):
+                asks.append(owed)
+                parts.append(part)
+        self.asks, self.parts = asks, parts
+
+
 class Promises:
     """The shares of a process's promises."""
 
     def __init__(self, leases: Leases) -> None:
         self._leases = leases
 
-    def short(self, asks: Sequence[Ask], parts: Sequence[Part | None]) -> list[tuple[Part, int]]:
-        """Which jobs hold less than may be taken of them, and how much that is."""
-        needs: dict[Part, int] = {}
-        for ask, part in zip(asks, parts, strict=True):
-            if part is not None:
-                needs[part] = needs.get(part, 0) + more_of(ask, part)
-        return [(part, more) for part, more in needs.items() if more and not part.has(more)]
-
-    def take(self, asks: Sequence[Ask], parts: Sequence[Part | None]) -> Taken:
-        """What a promise for these jobs may take; what they hold shrinks by as much, at once."""
-        taken = Taken(asks)
-        for ask, part in zip(asks, parts, strict=True):
+    def take(self, wanted: Wanted) -> Taken:
+        """What a promise may take; what its jobs hold shrinks by as much, at once."""
+        taken = Taken(wanted.asks)
+        for ask, part in zip(wanted.asks, wanted.parts, strict=True):
             if part is None:
                 continue
             share = Share(ask, part, part.lease, min(more_of(ask, part), part.left), part.renewals)

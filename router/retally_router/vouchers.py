@@ -214,27 +214,28 @@ class VoucherSender:
             await act_on(account.once_paid, account.paid)
 
     async def _voucher(self, account: ChannelAccount) -> SignedVoucher | None:
-        """None where this account's money, signer or chain is in the way; the store is all accounts'."""
-        total = max(account.wanted, account.promised)
+        """None where nothing new is promised: money, signer or chain are in the way. The store is all accounts'."""
+        total, error = max(account.wanted, account.promised), None
         try:
-            made = await account.voucher(total)
-            await account.put_on_record(0)
-        except RetallyError as error:
-            if type(error) is Unavailable:
-                # A job ended while its share was asked for: the next time it has none.
-                self._set_aside(account, FIRST_DELAY_SECONDS, self._soon)
-                return None
+            await account.put_on_record(total)
+        except RetallyError as failure:
+            error = failure
+        await act_on(account.now_promised, account.promised)
+        if type(error) is Unavailable:
+            # A job ended while its share was asked for: the next time it has none.
+            self._set_aside(account, FIRST_DELAY_SECONDS, self._soon)
+        elif error is not None:
             channel = account.channel
             log.warning("voucher_uncovered", node=channel.node, payer=channel.payer, error=error.message)
             self._set_aside(account, LAST_DELAY_SECONDS, self._aside)
-            return None
-        await act_on(account.now_promised, account.promised)
-        if made[0].cumulative < total and made[0].cumulative <= account.delivered:
+        if account.promised > account.delivered or (error is None and account.promised >= total):
+            # What others owe is delivered, whatever is in one job's way.
+            return account.signed_over(account.promised)
+        await act_on(account.once_paid, account.paid)
+        if error is None:
             # What is due is another router's to promise, or its job is.
-            await act_on(account.once_paid, account.paid)
             self._set_aside(account, LATER_SECONDS, self._soon)
-            return None
-        return made
+        return None
 
     def _set_aside(self, account: ChannelAccount, seconds: float, waiting: dict[bytes, asyncio.TimerHandle]) -> None:
         """What can't be promised holds up no other payer's vouchers; it is asked for again later."""

@@ -101,19 +101,6 @@ async def test_two_jobs_do_not_both_take_what_is_spare(world: LeaseWorld, books:
     assert await books.line() == (160, 0, 150)
 
 
-async def test_all_of_it_is_done_or_nothing(world: LeaseWorld, books: Books) -> None:
-    credit, other = world.process(0), world.process(0)
-    for job in "ab":
-        await hold(credit, job, 100)
-        await books.begin(job)
-    await other.release(PAYER, "b")
-    await buy(world)
-    with pytest.raises(InsufficientFunds):
-        await credit.promise(line(0), [Ask(job, job, 100) for job in "ab"])
-    assert await books.line() == (0, 0, 0)
-    assert await ask(credit, "a", 100) == (100, 100)
-
-
 async def test_a_job_that_others_settled_owes_nothing_unless_its_receipt_is_new(
     world: LeaseWorld, books: Books
 ) -> None:
