@@ -3,7 +3,7 @@
 Two nodes, each with an engine of its own, serve one answer after the other through the router. Once a random number of
 tokens came, the answering node's process is killed, or its engine with it. Every answer must come whole, be the
 undisturbed one token for token, or differ first where the replay's margin is small; and the books must balance.
-Usage: scripts/kill_streams [--process-kills N] [--tree-kills N] [--seed N] [--json]
+Usage: scripts/kill_streams [--process-kills N] [--tree-kills N] [--seed N] [--server asgi|native] [--json]
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Hits:
 
 
 @asynccontextmanager
-async def network_of_two(folder: Path) -> AsyncIterator[Hits]:
+async def network_of_two(folder: Path, server: str) -> AsyncIterator[Hits]:
     """Two nodes, two engines."""
     model = devnet_model_dir()
     engines = {
@@ -120,7 +120,14 @@ async def network_of_two(folder: Path) -> AsyncIterator[Hits]:
         async with one, two:
             urls = {"honest": one.url, NODES[1]: two.url}
             nodes = (NodeSpec(name=NODES[0]), NodeSpec(name=NODES[1], engine=NODES[1]))
-            options = NetworkOptions(home=folder, nodes=nodes, engine_urls=urls, verifier=False, poll_seconds=0.25)
+            options = NetworkOptions(
+                home=folder,
+                nodes=nodes,
+                engine_urls=urls,
+                verifier=False,
+                poll_seconds=0.25,
+                router_settings={"server": server},
+            )
             async with Network(options) as network:
                 base = f"{network.router_url}/v1"
                 async with openai.AsyncOpenAI(
@@ -131,12 +138,12 @@ async def network_of_two(folder: Path) -> AsyncIterator[Hits]:
         await asyncio.gather(*(engine.stop() for engine in engines.values()))
 
 
-async def run(folder: Path, process_kills: int, tree_kills: int, seed: int) -> dict[str, Any]:
+async def run(folder: Path, process_kills: int, tree_kills: int, seed: int, server: str) -> dict[str, Any]:
     """All hits in a random order, then the comparison and the books."""
     chance = random.Random(seed)
     kinds = ["process"] * process_kills + ["tree"] * tree_kills
     chance.shuffle(kinds)
-    async with network_of_two(folder) as hits:
+    async with network_of_two(folder, server) as hits:
         for number, kind in enumerate(kinds):
             await hits.hit(number, kind, chance.randint(1, LAST_KILL))
             say(f"{number + 1} of {len(kinds)}: {kind}, {len(hits.found.failed)} failed")
@@ -221,10 +228,11 @@ def main() -> int:
     parser.add_argument("--process-kills", type=int, default=180, help="kills of the node's process, its engine kept")
     parser.add_argument("--tree-kills", type=int, default=20, help="kills of the process and its engine")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--server", choices=("asgi", "native"), default="asgi", help="what the router is served with")
     parser.add_argument("--json", action="store_true", help="one object as the last line")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kill-streams-") as folder:
-        found = asyncio.run(run(Path(folder), asked.process_kills, asked.tree_kills, asked.seed))
+        found = asyncio.run(run(Path(folder), asked.process_kills, asked.tree_kills, asked.seed, asked.server))
     for name, value in found.items():
         print(f"{name:<22}{value}")
     if asked.json:

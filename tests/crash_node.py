@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retally.chain.escrow import CollectItem
-from retally.crash_points import VARIABLE
+from retally.crash_points import VARIABLE, arm
 from retally.protocol.voucher import Voucher
 from retally_node.admission import AdmittedJob
 from retally_node.answer import AnswerWriter
@@ -103,7 +103,7 @@ def main() -> None:
         folder.mkdir(parents=True)
         child = os.fork()
         if child == 0:
-            os.environ[VARIABLE] = point
+            arm(point)
             asyncio.run(scenario(folder))
             os._exit(0)
         if point.startswith("random"):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retally.crash_points import VARIABLE
+from retally.crash_points import arm
 from retally.protocol.encoding import to_hex
 from retally.protocol.key_text import personal_digest, revoke_key_text
 from tests.fakes_router import FakeNode
@@ -64,7 +64,7 @@ class Life:
         """Arms the point if this is its phase."""
         point, _, wanted = self.end.removeprefix("leased:").partition("@")
         if phase == (wanted or "start"):
-            os.environ[VARIABLE] = point
+            arm(point)
             if point.startswith("random"):
                 seconds = random.Random(point).uniform(0.0, 0.3)
                 threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()

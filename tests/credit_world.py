@@ -139,7 +139,7 @@ class Two:
         job.left = max(0, job.left - more)
         # What one node may be owed is no other's, whether it was heard or not: what failed is asked for again.
         job.asked[node] = asked = job.asked.get(node, 0) + more
-        ask = Ask(f"{job.name}:{node}", job.name, asked, is_own=True)
+        ask = Ask(f"{job.name}:{node}", job.name, asked, is_own=True, known=job.known.get(node, 0))
         refused = (Unavailable, StoreUnreachable) if self.is_kept and not is_beyond else (*REFUSED, StoreUnreachable)
         with contextlib.suppress(*refused):
             found = await credit.promise(channel_of(job.signer, node), [ask])

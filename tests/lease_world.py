@@ -177,9 +177,9 @@ def line(number: int) -> ChannelId:
     return ChannelId(PAYER, SIGNER, NODE, number)
 
 
-async def promise(credit: Credit, channel: ChannelId, jobs: Mapping[str, int]) -> int:
-    """So much of the channel's total is for each of these jobs, all in all; answers that total."""
-    asks = [Ask(f"{job}:{channel.lane}", job, most, is_own=True) for job, most in jobs.items()]
+async def promise(credit: Credit, channel: ChannelId, jobs: Mapping[str, int], *, known: int = 0) -> int:
+    """So much of the channel's total is for each of these jobs, all in all, and so much was; answers that total."""
+    asks = [Ask(f"{job}:{channel.lane}", job, most, is_own=True, known=known) for job, most in jobs.items()]
     return (await credit.promise(channel, asks)).total
 
 

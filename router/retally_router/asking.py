@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -13,6 +12,7 @@ from retally_router.credit_answer import Answer, Want
 from retally_router.credit_store import CreditStore
 from retally_router.lease_returns import LeaseReturns, in_batches
 from retally_router.leases import Lease, Leases
+from retally_router.patience import Patience
 from retally_router.ports import Standing
 
 #: A refusal waits for two seconds until others gave back what is free of their leases, and asks so often meanwhile.
@@ -22,17 +22,6 @@ KEPT_IN_VAIN = 10_000
 ReadStanding = Callable[[Address, Address, bool], Awaitable[Standing]]
 #: Asks once, with what the chain has.
 Ask = Callable[[Standing], Awaitable[Answer]]
-
-
-class Patience(enum.Enum):
-    """What a refusal has to stand."""
-
-    #: Nothing: who asks goes on without.
-    NONE = 0
-    #: A fresh look at the chain, and what is free here given back.
-    SOME = 1
-    #: Others' giving back as well.
-    ALL = 2
 
 
 class Asking:

@@ -7,6 +7,7 @@ from typing import Any
 from prometheus_client import Counter
 
 MOST_VALUES = 200
+MOST_CHILDREN = 2000
 OTHER = "other"
 
 
@@ -14,8 +15,16 @@ class BoundedCounter(Counter):
     """A counter whose labels take a limited number of values each; what comes later is counted as `other`."""
 
     def labels(self, *values: Any, **named: Any) -> BoundedCounter:
-        """The child for these values."""
-        return super().labels(**{name: bounded(self, name, str(value)) for name, value in named.items()})
+        """The child for these values; it is looked for once."""
+        known: dict[tuple[tuple[str, Any], ...], BoundedCounter] = self.__dict__.setdefault("known_children", {})
+        child = known.get(key := tuple(named.items()))
+        if child is None:
+            taken = {name: bounded(self, name, str(value)) for name, value in named.items()}
+            child = super().labels(**taken)
+            # What somebody may say at any length is not kept.
+            if len(known) < MOST_CHILDREN and OTHER not in taken.values():
+                known[key] = child
+        return child
 
 
 def bounded(holder: Any, name: str, value: str) -> str:

@@ -13,7 +13,6 @@ from retally.protocol.encoding import to_hex
 from retally.protocol.receipt import ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
 from retally.protocol.wire import ChannelState
-from retally_router.asking import Patience
 from retally_router.channel_state import ChannelAccount, ReceiptBatch
 from retally_router.check_frames import Placed
 from retally_router.credit import Credit
@@ -22,6 +21,7 @@ from retally_router.grouped_tasks import look_at
 from retally_router.job_log import JobLog, JobRecord, place_of
 from retally_router.keys import Session
 from retally_router.open_segments import OpenSegment, SegmentKey
+from retally_router.patience import Patience
 from retally_router.ports import NodeApi
 from retally_router.refusals import OWN
 from retally_router.store_errors import StoreError

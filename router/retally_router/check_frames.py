@@ -90,9 +90,9 @@ class FrameChecker:
         extra = frame.extra if frame.view is not None else extra_of(frame.value)
         if extra is None:
             return Taken()
-        if extra.choice is None:
+        if extra.choice is None and not (extra.ids or extra.chunk or extra.receipt):
             return Taken(prompt_tokens=extra.prompt_tokens)
-        choice = self._choices.get(extra.choice)
+        choice = None if extra.choice is None else self._choices.get(extra.choice)
         if choice is None:
             raise InvalidReceipt("choice", sorted(self._choices), extra.choice)
         if extra.ids:

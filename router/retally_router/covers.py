@@ -7,13 +7,14 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
-from retally_router.asking import Asking, Patience, ended
+from retally_router.asking import Asking, ended
 from retally_router.credit_answer import HELD, Answer
 from retally_router.credit_store import CreditStore
 from retally_router.earmarks import Ask, Count
 from retally_router.grouped_tasks import look_at
 from retally_router.lease_returns import LeaseReturns
 from retally_router.leases import Leases, Part
+from retally_router.patience import Patience
 from retally_router.ports import Standing
 from retally_router.promises import Promises, Share
 
@@ -43,14 +44,14 @@ class Covers:
             look = await self._store.promise(channel, [Ask(place, part.want.job, 0)], {}, Count())
             self._promises.hear(part, place, look.earmarks)
 
-    async def renew(self, share: Share) -> None:
+    async def renew(self, share: Share, patience: Patience = Patience.SOME) -> None:
         """The store has too little of what covered a job: it holds for itself what it needs, or the promise ends."""
         part = share.part
         if share.lease is not None:
             self._leases.lose(share.lease)
         if part.renewals == share.renewals and not part.is_over:
             want = replace(part.want, amount=part.left)
-            await self._asking.surely(want, partial(self._anew, part, share.renewals), Patience.SOME)
+            await self._asking.surely(want, partial(self._anew, part, share.renewals), patience)
         if part.is_over:
             self._returns.doubt(part.want.payer, part.want.job)
             raise ended(part.want)

@@ -17,13 +17,14 @@ from typing import Any
 from retally.errors import CapExceeded, RetallyError
 from retally.protocol.eip712 import Address
 from retally.protocol.voucher import ChannelId
-from retally_router.asking import Asking, Patience, ReadStanding
+from retally_router.asking import Asking, ReadStanding
 from retally_router.covers import Covers
 from retally_router.credit_answer import HELD, Answer, Want, covered_by
 from retally_router.credit_store import LARGEST, CreditStore
 from retally_router.earmarks import Ask, Count, Promised
 from retally_router.lease_returns import LeaseReturns
 from retally_router.leases import PLAIN_SECONDS, Lease, Leases
+from retally_router.patience import Patience
 from retally_router.ports import Standing
 from retally_router.promises import Promises, Wanted
 
@@ -84,8 +85,9 @@ class Credit:
     async def promise(self, channel: ChannelId, asks: Sequence[Ask] = (), count: Count = NOTHING) -> Promised:
         """Records for which jobs a channel's total is to have how much, and a total that is counted elsewhere.
 
-        Where a job has too little that covers it, and nothing is left, what is owed is promised as far as it is
-        covered, and the answer says so; raises where that is nothing. Others' leases are not waited for.
+        Where a job holds too little, or the store lost what it held, and nothing is left, what others owe is promised,
+        and what it owes as far as it holds that; the answer says why it is less. Raises where that is nothing. Others'
+        leases are not waited for.
         """
         if (most := max([count.total, *(ask.total for ask in asks)])) > LARGEST:
             raise CapExceeded(most, LARGEST)
@@ -99,7 +101,10 @@ class Credit:
                 for part in unheard:
                     await self._covers.hear(part)
                 for part, more in () if unheard else short:
-                    await wanted.unless_short(part, self._covers.extend(part, more, Patience.SOME), part.left)
+                    work = self._covers.extend(part, more, wanted.patience)
+                    if not await wanted.unless_short(part, work, is_lost=False):
+                        break
+            wanted.leave_forgotten()
             taken = self._promises.take(wanted)
             try:
                 found = await self._store.promise(channel, taken.asks, taken.holds, count)
@@ -111,7 +116,9 @@ class Credit:
                 return replace(found, uncovered=wanted.uncovered)
             self._promises.refuse(taken, found.earmarks)
             for share in taken.uncovered(found.hold):
-                await wanted.unless_short(share.part, self._covers.renew(share), 0)
+                if wanted.has(share.part):
+                    work = self._covers.renew(share, wanted.patience)
+                    await wanted.unless_short(share.part, work, is_lost=True)
 
     async def cover(self, job: str, amount: int, patience: Patience = Patience.ALL) -> None:
         """Sees that a job holds so much of which nothing was promised; raises with what is missing.

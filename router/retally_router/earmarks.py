@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from retally.errors import PaymentRequired
+from retally.errors import RetallyError
 from retally_router.open_segments import OpenSegment, OpenSegments, SegmentKey
 
 
@@ -24,6 +24,13 @@ class Ask:
     is_own: bool = False
     #: What is for it as far as was heard: a store that lost its last writes has less.
     known: int = 0
+    #: The job's as its channel's account counts it, if it does.
+    mark: Earmark | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether its channel's account counts it no more."""
+        return self.mark is not None and self.mark.is_dropped
 
     def owed(self, cut: int = 0) -> Ask:
         """What it owes of that, less what nobody has for it."""
@@ -68,7 +75,7 @@ class Promised:
     #: By place; None where that job is open nowhere any more.
     earmarks: Marks = field(default_factory=dict)
     #: Why less was promised than was asked for.
-    uncovered: PaymentRequired | None = None
+    uncovered: RetallyError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,8 @@ class Earmark:
     is_gone: bool = False
     #: Whether a receipt of it came on record since the last segment was closed.
     is_recorded: bool = False
+    #: Whether it is over, and not among its channel's any more.
+    is_dropped: bool = False
     open: set[SegmentKey] = field(default_factory=set)
 
     def chargeable(self, open_: OpenSegments) -> Iterator[OpenSegment]:
@@ -112,7 +121,7 @@ class Earmark:
 
     def of(self, total: int) -> Ask:
         """So much."""
-        return Ask(self.place, self.job.hex(), total, max(0, total - self.fees), self.is_own, self.known)
+        return Ask(self.place, self.job.hex(), total, max(0, total - self.fees), self.is_own, self.known, self)
 
     @property
     def is_over(self) -> bool:
@@ -158,6 +167,7 @@ class Earmarks(dict[str, Earmark]):
         """It owes nothing, and nothing of it is open."""
         self._behind.pop(mark.place, None)
         if self.pop(mark.place, None) is not None:
+            mark.is_dropped = True
             self.kept -= mark.known - mark.fees
 
     def behind(self, open_: OpenSegments) -> Iterator[tuple[Earmark, int]]:

@@ -44,6 +44,7 @@ class HttpStream:
         if not direct(data):
             return False
         self._upstream.deadline = time.monotonic() + self._idle_seconds
+        self._whole = False
         return True
 
     def close(self) -> None:

@@ -29,25 +29,24 @@ class OpenSegment:
     is_charged: bool = False
     #: What it can be due for at all.
     limit: int = field(init=False)
+    #: By what we saw of it.
+    upper: int = field(init=False)
     _unseen: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.limit = (self.input_cost + self.max_output * self.price_out) // PER
         self._unseen = UNSEEN_TOKENS * self.price_out // PER + 1
+        self.see(0)
 
-    @property
-    def upper(self) -> int:
-        """What the segment can be due for, by what we saw of it."""
-        return (self.input_cost + self.output * self.price_out) // PER
+    def see(self, tokens: int) -> None:
+        """So many more came."""
+        self.output += tokens
+        self.upper = (self.input_cost + self.output * self.price_out) // PER
 
     @property
     def slack(self) -> int:
         """What it can be due for beyond that."""
-        return self.slack_beyond(self.upper)
-
-    def slack_beyond(self, upper: int) -> int:
-        """What it can be due for beyond so much."""
-        return min(self._unseen, self.limit - upper)
+        return min(self._unseen, self.limit - self.upper)
 
 
 class OpenSegments(dict[SegmentKey, OpenSegment]):
@@ -63,11 +62,10 @@ class OpenSegments(dict[SegmentKey, OpenSegment]):
         """So many more tokens were seen of a segment, if it is open."""
         segment = self.get(key)
         if segment is not None and not segment.is_charged:
-            before = segment.upper
-            segment.output += tokens
-            upper = segment.upper
-            self.upper += upper - before
-            self.slack += segment.slack_beyond(upper) - segment.slack_beyond(before)
+            upper, slack = segment.upper, segment.slack
+            segment.see(tokens)
+            self.upper += segment.upper - upper
+            self.slack += segment.slack - slack
             self.grown[key] = None
 
     def charge(self, key: SegmentKey) -> None:

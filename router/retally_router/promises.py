@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
-from retally.errors import PaymentRequired
+from retally.errors import RetallyError
 from retally.protocol.voucher import ChannelId
 from retally_router.earmarks import Ask, Mark, Marks
 from retally_router.leases import Lease, Leases, Part
+from retally_router.patience import Patience
+from retally_router.refusals import OWN
 
 UNMARKED = Mark(0)
 
@@ -55,7 +58,7 @@ class Wanted:
     asks: Sequence[Ask]
     parts: Sequence[Part | None]
     #: Why it is less.
-    uncovered: PaymentRequired | None = None
+    uncovered: RetallyError | None = None
     _short: set[Part] = field(default_factory=set)
 
     def short(self) -> list[tuple[Part, int]]:
@@ -66,21 +69,37 @@ class Wanted:
                 needs[part] = needs.get(part, 0) + more_of(ask, part)
         return [(part, more) for part, more in needs.items() if more and not part.has(more)]
 
-    async def unless_short(self, part: Part, work: Coroutine[Any, Any, None], left: int) -> None:
+    @property
+    def patience(self) -> Patience:
+        """What a refusal has to stand: after the first one the chain was read a moment ago."""
+        return Patience.SOME if self.uncovered is None else Patience.NONE
+
+    def has(self, part: Part) -> bool:
+        """Whether anything is wanted of it still."""
+        return part in self.parts
+
+    async def unless_short(self, part: Part, work: Coroutine[Any, Any, None], *, is_lost: bool) -> bool:
         """Leaves out what one job has too little for, if that is what its work says; raises where nothing is left.
 
-        Of what others owe, and what it owes as far as so much covers that, the node is paid all the same. What was to
-        be ahead of that was for a total that is not reached.
+        Of what others owe, and what it owes as far as it holds so much, the node is paid all the same. What was to be
+        ahead of that was for a total that is not reached.
         """
         try:
             await work
-        except PaymentRequired as error:
+        except OWN as error:
             # The second time what is left of it can't be promised either.
-            self._leave_out(part, 0 if part in self._short else left)
+            self._leave_out(part, 0 if is_lost or part in self._short else part.left)
             self._short.add(part)
             self.uncovered = error
             if not self.asks:
                 raise
+            return False
+        return True
+
+    def leave_forgotten(self) -> None:
+        """Leaves out the jobs that ended meanwhile and owe nothing: what would be for them would be nobody's."""
+        kept = [not ask.is_forgotten for ask in self.asks]
+        self.asks, self.parts = list(compress(self.asks, kept)), list(compress(self.parts, kept))
 
     def _leave_out(self, short: Part, left: int) -> None:
         asks, parts = list[Ask](), list[Part | None]()
@@ -89,7 +108,8 @@ class Wanted:
             if part is short:
                 got = min(more_of(owed, part), left)
                 owed, left = ask.owed(more_of(owed, part) - got), left - got
-            if owed.total > owed.known and (part is None or more_of(owed, part)):
+            # Also where it is on record already: whoever asks has not heard of it.
+            if owed.total > owed.known:
                 asks.append(owed)
                 parts.append(part)
         self.asks, self.parts = asks, parts

@@ -138,15 +138,18 @@ class Upstream(asyncio.Protocol):
     async def next(self, deadline: float, late: str, direct: Callable[[bytes], bool] | None = None) -> bytes:
         """All that came since the last time; empty at the end. Raises what broke the answer, after what came before.
 
-        What arrives while it is waited for is shown to `direct` first, read by read, until that does not take it.
+        What arrives while it is waited for is shown to `direct` first, read by read; what that takes is not in it.
         """
+        if not self._parts and not self._ended:
+            # Not again after a read without a part of the body: what `direct` took meanwhile has moved it.
+            self.deadline, self._late = deadline, late
         while not self._parts:
             if self._broken is not None:
                 raise self._broken
             if self._ended:
                 self.done()
                 return b""
-            self.deadline, self._late, self._direct = deadline, late, direct
+            self._direct = direct
             try:
                 await self._wait()
             finally:
@@ -195,7 +198,7 @@ class Upstream(asyncio.Protocol):
 
     def _is_passed(self, direct: Callable[[bytes], bool]) -> bool:
         """Whether nobody has to be woken for what was just read; who was woken already has what comes after, too."""
-        # Of what it was not given all is left, so that two parts say that somebody is woken already.
+        # Of what was not taken all is left: where there are two parts somebody is woken already.
         if self._ended or self._paused or len(self._parts) != 1 or not direct(self._parts[0]):
             return False
         self._parts, self._held = [], 0

@@ -221,26 +221,28 @@ class VoucherSender:
         except RetallyError as failure:
             error = failure
         await act_on(account.now_promised, account.promised)
-        if type(error) is Unavailable:
-            # A job ended while its share was asked for: the next time it has none.
-            self._set_aside(account, FIRST_DELAY_SECONDS, self._soon)
-        elif error is not None:
-            channel = account.channel
-            log.warning("voucher_uncovered", node=channel.node, payer=channel.payer, error=error.message)
-            self._set_aside(account, LAST_DELAY_SECONDS, self._aside)
         if account.promised > account.delivered or (error is None and account.promised >= total):
-            # What others owe is delivered, whatever is in one job's way.
+            # What others owe is delivered first, whatever is in one job's way.
             return account.signed_over(account.promised)
         await act_on(account.once_paid, account.paid)
         if error is None:
             # What is due is another router's to promise, or its job is.
             self._set_aside(account, LATER_SECONDS, self._soon)
+        elif type(error) is Unavailable:
+            # A job ended while its share was asked for: the next time it has none.
+            self._set_aside(account, FIRST_DELAY_SECONDS, self._soon)
+        else:
+            channel = account.channel
+            log.warning("voucher_uncovered", node=channel.node, payer=channel.payer, error=error.message)
+            self._set_aside(account, LAST_DELAY_SECONDS, self._aside)
         return None
 
     def _set_aside(self, account: ChannelAccount, seconds: float, waiting: dict[bytes, asyncio.TimerHandle]) -> None:
         """What can't be promised holds up no other payer's vouchers; it is asked for again later."""
         key = account.channel.key
         self._queues[account.channel.node].due.pop(key, None)
+        if key in waiting:
+            waiting[key].cancel()
 
         def again() -> None:
             waiting.pop(key, None)

@@ -43,7 +43,13 @@ async def network(engine_url: str, tmp_path_factory: pytest.TempPathFactory) -> 
     nodes = (NodeSpec(name="node1"), NodeSpec(name="node2"))
     async with SlowEngine(engine_url, seconds_per_event=SECONDS_PER_TOKEN) as engine:
         options = NetworkOptions(
-            home=home, nodes=nodes, engine_urls={"honest": engine.url}, verifier=False, poll_seconds=0.25
+            home=home,
+            nodes=nodes,
+            engine_urls={"honest": engine.url},
+            verifier=False,
+            poll_seconds=0.25,
+            # The other tests' routers are served over ASGI.
+            router_settings={"server": "native"},
         )
         async with Network(options) as running:
             yield running

@@ -203,7 +203,7 @@ class TestOwnHold:
         await lose(world)
         await sell(world, 155)
         with pytest.raises(InsufficientFunds, match="7 needed, 5 available"):
-            await promise(credit, line(0), {"a": 6})
+            await promise(credit, line(0), {"a": 6}, known=3)
 
     async def test_one_that_took_an_hour_is_promised_only_while_something_covers_it(self, world: LeaseWorld) -> None:
         world.balance, credit = 10, world.process()

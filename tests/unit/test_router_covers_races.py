@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 from tests.lease_world import LEASES, PAYER, Breaking, LeaseWorld, Stopping, hold, line, promise, promised, sell, tidied
 
 from retally.errors import InsufficientFunds, Unavailable
-from retally_router.asking import Patience
 from retally_router.credit_keys import ended_key
+from retally_router.patience import Patience
 from retally_router.store_errors import StoreUnreachable
 
 

@@ -60,6 +60,7 @@ def router_settings(
         # Low: on one machine all nodes are about as fast, so jobs spread by stake.
         "value_of_second": 20,
         "log_level": options.log_level,
+        **options.router_settings,
     }
 
 

@@ -54,8 +54,9 @@ class NetworkOptions:
     redis_url: str | None = None
     durable_redis: bool = False
     verifier: bool = True
-    #: Which of its settings differ from the usual.
+    #: Which of their settings differ from the usual.
     verifier_settings: Mapping[str, object] = field(default_factory=dict)
+    router_settings: Mapping[str, object] = field(default_factory=dict)
     familiar_ports: bool = False
     prices: Prices = Prices()
     stake: int = 5_000 * RUSD

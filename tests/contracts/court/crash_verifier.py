@@ -29,7 +29,7 @@ from retally.chain.credits import credit_of
 from retally.chain.events import EventReader
 from retally.chain.staking import Role
 from retally.chain.transactions import TxSender
-from retally.crash_points import VARIABLE, crash_point
+from retally.crash_points import arm, crash_point
 from retally.protocol.case import VerdictKind
 from retally.protocol.encoding import to_hex
 from retally_verifier.audit_commit import CommitAuditor
@@ -222,7 +222,7 @@ def fork(life: Coroutine[Any, Any, None], point: str | None) -> int:
         life.close()
         return child
     if point is not None:
-        os.environ[VARIABLE] = point
+        arm(point)
     try:
         asyncio.run(life)
         if (point or "").startswith("random"):
