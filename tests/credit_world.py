@@ -18,7 +18,8 @@ from retally_router.earmarks import Ask
 from retally_router.joined_redis import open_store
 from retally_router.ports import Standing
 from retally_router.store_errors import StoreUnreachable
-from tests.properties.test_credit import BALANCE, NODE, PAYER, SIGNERS, process_of, rest_of
+from tests.properties.test_credit import BALANCE, NODE, PAYER, SIGNERS
+from tests.properties.test_leased_credit import process_of, rest_of
 
 REFUSED = (PaymentRequired, Unavailable)
 
