@@ -22,8 +22,10 @@ from retally.devnet.options import NetworkOptions
 from retally.devnet.processes import end_marked
 from retally.devnet.redis_server import RedisServer
 from retally.devnet.tools import devnet_model_dir
+from tests.books import Books
 from tests.fakes_node import World as NodeWorld
 from tests.fakes_node import embedding_changes, open_world
+from tests.lease_world import LeaseWorld, line
 
 
 def pytest_configure() -> None:
@@ -126,3 +128,15 @@ async def embedder(tmp_path: Path) -> AsyncIterator[NodeWorld]:
     world = await open_world(tmp_path, max_context=64, **embedding_changes(tmp_path))
     yield world
     await world.close()
+
+
+@pytest.fixture
+def world(redis: Redis) -> LeaseWorld:
+    """A payer with a thousand; tests of other worlds make their own."""
+    return LeaseWorld(redis, balance=1000)
+
+
+@pytest.fixture
+def books(world: LeaseWorld) -> Books:
+    """Those of that payer's first channel."""
+    return Books(world.redis, line(0))

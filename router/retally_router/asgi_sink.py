@@ -26,13 +26,8 @@ class AsgiSink:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     @property
-    def has_room(self) -> bool:
-        """Never: what the server does with it is waited for."""
-        return False
-
-    def put(self, data: bytes) -> None:
-        """There is no room."""
-        raise NotImplementedError
+    def direct(self) -> None:
+        """None: what the server does with it is waited for."""
 
     async def end(self, data: bytes) -> None:
         """The last bytes."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from retally.errors import RetallyError
 from retally_router.frames import Frame
-from retally_router.sink import Sink
+from retally_router.sink import DirectOut
 from retally_router.sse import is_one_object, payload_of
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class DirectFrames:
     """One job's, while its task waits for its node and nothing that came before is left."""
 
-    def __init__(self, job: ServeJob, out: Sink) -> None:
+    def __init__(self, job: ServeJob, out: DirectOut) -> None:
         self._job = job
         self._out = out
 

@@ -223,9 +223,10 @@ class Answer:
             self.ended = True
             raise
 
-    def direct(self, job: ServeJob) -> DirectFrames:
-        """What passes a job's plain frames on meanwhile."""
-        return DirectFrames(job, self._sink)
+    def direct(self, job: ServeJob) -> DirectFrames | None:
+        """What passes a job's plain frames on meanwhile, where that needs no waiting."""
+        out = self._sink.direct
+        return None if out is None else DirectFrames(job, out)
 
     async def end(self, data: bytes) -> None:
         """The last bytes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Protocol
+from typing import Protocol, Self
 
 from retally_router.sink import ClientGone, Headers
 
@@ -77,6 +77,11 @@ class NativeSink:
                     await asyncio.shield(room)
             except TimeoutError as error:
                 raise ClientGone from error
+
+    @property
+    def direct(self) -> Self:
+        """Here."""
+        return self
 
     @property
     def has_room(self) -> bool:

@@ -16,6 +16,19 @@ class ClientGone(Exception):
     """The client left, or takes nothing any more."""
 
 
+class DirectOut(Protocol):
+    """Takes more of a response without waiting."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether what is put there now needs no waiting."""
+        ...
+
+    def put(self, data: bytes) -> None:
+        """More bytes: only where there is room."""
+        ...
+
+
 class Sink(Protocol):
     """Takes a response in order; raises ClientGone when the client takes nothing for too long."""
 
@@ -28,12 +41,8 @@ class Sink(Protocol):
         ...
 
     @property
-    def has_room(self) -> bool:
-        """Whether what is put there now needs no waiting."""
-        ...
-
-    def put(self, data: bytes) -> None:
-        """More bytes, at once: only where there is room."""
+    def direct(self) -> DirectOut | None:
+        """Where more bytes go at once, if they can."""
         ...
 
     async def end(self, data: bytes) -> None:

@@ -197,7 +197,7 @@ class Upstream(asyncio.Protocol):
             self._broken = why
 
     def _is_passed(self, direct: Callable[[bytes], bool]) -> bool:
-        """Whether nobody has to be woken for what was just read; who was woken already has what comes after, too."""
+        """Whether nobody has to be woken for what was just read."""
         # Of what was not taken all is left: where there are two parts somebody is woken already.
         if self._ended or self._paused or len(self._parts) != 1 or not direct(self._parts[0]):
             return False

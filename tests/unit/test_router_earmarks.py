@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, cast
 
 import pytest
-from redis.asyncio import Redis
 from tests.books import Books
 from tests.holds_world import JOB, SlowNode, TakingNode, account_of, receipt
 from tests.lease_world import LEASES, PAYER, Breaking, LeaseWorld, buy, hold, line, lose, promised
@@ -21,16 +20,6 @@ from retally_router.store_errors import StoreUnreachable
 from retally_router.vouchers import VoucherSender
 
 SEGMENT = (bytes.fromhex(JOB), 0, 0)
-
-
-@pytest.fixture
-def world(redis: Redis) -> LeaseWorld:
-    return LeaseWorld(redis, balance=1000)
-
-
-@pytest.fixture
-def books(world: LeaseWorld) -> Books:
-    return Books(world.redis, line(0))
 
 
 async def ask(credit: Credit, job: str, total: int, **how: Any) -> tuple[int, int] | None:

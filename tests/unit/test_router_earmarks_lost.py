@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from redis.asyncio import Redis
 from tests.books import Books
 from tests.holds_world import account_of, receipt
 from tests.lease_world import LEASES, NODE, PAYER, SIGNER, Breaking, LeaseWorld, buy, hold, line, promised
@@ -21,16 +20,6 @@ from retally_router.earmarks import Ask, Count
 from retally_router.job_log import JobLog, JobRecord
 from retally_router.open_segments import OpenSegment, SegmentKey
 from retally_router.store_errors import StoreUnreachable
-
-
-@pytest.fixture
-def world(redis: Redis) -> LeaseWorld:
-    return LeaseWorld(redis, balance=1000)
-
-
-@pytest.fixture
-def books(world: LeaseWorld) -> Books:
-    return Books(world.redis, line(0))
 
 
 def name(number: int) -> str:

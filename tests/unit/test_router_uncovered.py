@@ -28,16 +28,6 @@ from retally_router.vouchers import VoucherSender
 LOST, OTHER = "0b" * 32, "0c" * 32
 
 
-@pytest.fixture
-def world(redis: Redis) -> LeaseWorld:
-    return LeaseWorld(redis, balance=1000)
-
-
-@pytest.fixture
-def books(world: LeaseWorld) -> Books:
-    return Books(world.redis, line(0))
-
-
 async def begin(credit: Credit, books: Books, *jobs: str) -> None:
     """Each holds 100."""
     for job in jobs:
