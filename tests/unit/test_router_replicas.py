@@ -88,12 +88,14 @@ class TestHolds:
 
 
 class TestStop:
-    async def test_sigterm_lets_running_answers_end_and_pays_them(self, redis_url: str, tmp_path: Path) -> None:
+    async def test_sigterm_lets_running_answers_end_and_pays_them(
+        self, redis_url: str, redis: Redis, tmp_path: Path
+    ) -> None:
         node = FakeNode("a", seconds_per_token=0.05)
         async with served(node) as node.url:
             payer = exhaust_deposit.payer_key().address
             orders = Orders(
-                database_url(redis_url, DATABASE + 1),
+                database_url(redis_url, redis.get_connection_kwargs()["db"]),
                 free_port(),
                 0,
                 {"a": node.url},
@@ -108,7 +110,7 @@ class TestStop:
                 assert await asyncio.to_thread(router.wait) in (0, -signal.SIGTERM)
             finally:
                 router.kill()
-            assert text.endswith("data: [DONE]\n\n")
+            assert text.endswith("data: [DONE]\n\n"), (text, router.log.read_text())
             (line,) = node.lines.values()
             assert line.best >= line.cum_to > 0
 
@@ -144,17 +146,16 @@ class Slots:
 
 
 class TestStore:
-    async def test_keys_of_each_script_lie_in_one_slot_and_payers_in_different_ones(self, redis_url: str) -> None:
-        async with Redis.from_url(database_url(redis_url, DATABASE)) as redis:
-            slots = Slots(redis)
-            credit = Credit(slots, rich)
-            for number in range(20):
-                payer = SigningKey(keccak(b"%d" % number)).address
-                await credit.hold(payer, SIGNER, "aa", 5)
-                await promise(credit, ChannelId(payer, SIGNER, NODE, 0), {"aa": 5})
-                await credit.release(payer, "aa", settled=["0xaa"])
-            assert all(len(found) == 1 for found in slots.seen)
-            assert len(set.union(*slots.seen)) >= 18
+    async def test_keys_of_each_script_lie_in_one_slot_and_payers_in_different_ones(self, redis: Redis) -> None:
+        slots = Slots(redis)
+        credit = Credit(slots, rich)
+        for number in range(20):
+            payer = SigningKey(keccak(b"%d" % number)).address
+            await credit.hold(payer, SIGNER, "aa", 5)
+            await promise(credit, ChannelId(payer, SIGNER, NODE, 0), {"aa": 5})
+            await credit.release(payer, "aa", settled=["0xaa"])
+        assert all(len(found) == 1 for found in slots.seen)
+        assert len(set.union(*slots.seen)) >= 18
 
     async def test_without_its_store_the_router_says_503_and_why_and_comes_back(self, tmp_path: Path) -> None:
         server = RedisServer(tmp_path / "redis", mark=str(tmp_path))
