@@ -6,6 +6,7 @@ receipt and one for each chunk.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import msgspec
@@ -32,6 +33,7 @@ from retally.protocol.voucher import Voucher
 
 CHECK_EVERY = 64
 MOST_PACE_US = 10**7
+KEPT_BODIES = 64
 
 
 class Line:
@@ -74,6 +76,8 @@ class Book:
         self.offer_hash = self.offer.digest(DOMAIN)
         self.lines: dict[tuple[str, str, int], Line] = {}
         self.receipts: dict[str, bytes] = {}
+        #: The last submissions, as they came: what asks a node without a router between sends them again.
+        self.bodies: deque[bytes] = deque(maxlen=KEPT_BODIES)
         ids = [(i * 7919) % 32000 for i in range(MOST_TOKENS)]
         tree, self.roots = OutputTree(), [OutputTree().root()]
         for i, token in enumerate(ids):
@@ -130,6 +134,7 @@ class Answer:
 
     def __init__(self, book: Book, raw: bytes) -> None:
         self.book, self.job = book, SUBMISSION.decode(raw)
+        book.bodies.append(raw)
         self.line = book.line(self.job.voucher)
         self.line.take(self.job.voucher, self.job.voucher_signature)
         self.job_id = self.job.assignments[0].assignment.job_id

@@ -8,12 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bench_router_check import check_dump, check_nodes
-from bench_router_jobs import Work, create_api_key, raw_request, signed_requests, write_requests
+from bench_router_jobs import Work, create_api_key, raw_request, signed_requests, submissions, write_requests
 from bench_router_peers import peer_of
 from bench_router_process import Failed, Pinned, free_port
 from retally.devnet.tools import redis_server_path
@@ -114,6 +114,8 @@ class Bench:
         result |= {"rssBefore": memory, "rss": target.router.rss_mb() if target.router else 0.0}
         if target.nodes:
             result["checked"] = check_dump(dump, stream=work.stream, tokens=work.tokens).answers
+        if target.nodes and work is QUIET:
+            result |= self._first_of_node(target, work, seconds)
         shown = f"{target.name:26} {work.name:6} {result['done']:8} done {result['errors']:4} errors"
         print(f"{shown} {result['routerUs']:9.1f} us {result['storeUs']:6.1f} us store", file=sys.stderr, flush=True)
         if work is HELD:
@@ -125,6 +127,16 @@ class Bench:
         if result["firstError"]:
             print(f"  {result['firstError']}", file=sys.stderr)
         return result
+
+    def _first_of_node(self, target: Target, work: Work, seconds: float) -> dict[str, float]:
+        """The time to the first token of such a node without a router: sent is what the router has sent to its nodes."""
+        with ExitStack() as stack:
+            port = int(self._node(stack, 0).rsplit(":", 1)[1])
+            requests = write_requests(self.folder / "requests", submissions(target.nodes))
+            alone = self._load(replace(target, port=port), work, seconds, requests, None)
+        if alone["errors"]:
+            raise Failed(f"a node without a router: {alone['firstError']}")
+        return {"nodeFirstP50": alone["firstP50"], "nodeFirstP99": alone["firstP99"]}
 
     def _drive(self, target: Target, work: Work, seconds: float) -> dict[str, Any]:
         return self._load(target, work, seconds, target.requests(work), None)

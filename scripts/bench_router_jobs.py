@@ -49,8 +49,12 @@ class Work:
 
 def raw_request(body: dict[str, Any], headers: dict[str, str]) -> bytes:
     """A request as it goes over the wire."""
-    content = json.dumps(body, separators=(",", ":")).encode()
-    lines = ["POST /v1/chat/completions HTTP/1.1", "host: bench", "content-type: application/json"]
+    return raw_post("/v1/chat/completions", json.dumps(body, separators=(",", ":")).encode(), headers)
+
+
+def raw_post(path: str, content: bytes, headers: dict[str, str]) -> bytes:
+    """Any of them."""
+    lines = [f"POST {path} HTTP/1.1", "host: bench", "content-type: application/json"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, f"content-length: {len(content)}", "", ""]).encode() + content
 
@@ -59,6 +63,12 @@ def write_requests(path: Path, requests: Iterable[bytes]) -> Path:
     """The file that the load generator reads."""
     path.write_bytes(b"".join(struct.pack("<I", len(raw)) + raw for raw in requests))
     return path
+
+
+def submissions(nodes: Iterable[str]) -> list[bytes]:
+    """What a router sent to these nodes last, to be sent to another one without it."""
+    asked = [httpx.get(f"{url}/retally/v1/bodies", trust_env=False).json() for url in nodes]
+    return [raw_post("/retally/v1/jobs", body.encode(), {}) for bodies in asked for body in bodies]
 
 
 def create_api_key(url: str) -> str:

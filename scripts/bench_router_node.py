@@ -73,6 +73,8 @@ class Connection(asyncio.Protocol):
             found = self._book.receipts.get(part[1].decode())
             shown = [msgspec.Raw(found)] if found else []
             self._plain({"jobId": part[1].decode(), "receipts": shown}, 200 if found else 404)
+        elif part[0] == b"bodies":
+            self._plain([body.decode() for body in self._book.bodies])
         else:
             self._plain(self._book.info())
 

@@ -60,7 +60,8 @@ def _added(found: Found, name: str) -> str:
     one, direct = found[name].get("quiet"), found.get("direct", {}).get("quiet")
     if one is None or direct is None:
         return "–"
-    return " / ".join(f"{(one[key] - direct[key]) / 1000:.2f}" for key in ("firstP50", "firstP99"))
+    behind = {"firstP50": "nodeFirstP50", "firstP99": "nodeFirstP99"}
+    return " / ".join(f"{(one[key] - one.get(behind[key], direct[key])) / 1000:.2f}" for key in behind)
 
 
 def _held(one: dict[str, Any] | None) -> str:

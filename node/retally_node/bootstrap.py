@@ -38,6 +38,7 @@ from retally_node.decode import Decoder, PieceMaker
 from retally_node.defence_view import ChainDefence
 from retally_node.embed_job import VectorDecoder
 from retally_node.engine_start import check_endpoint, engine_process, ready_engine
+from retally_node.jury_duty import warn_if_blind
 from retally_node.ledger import Ledger
 from retally_node.metrics import Metrics
 from retally_node.node import Node, Served
@@ -181,6 +182,7 @@ async def open_node(settings: NodeSettings, engine: Engine | None = None) -> Asy
     files = ModelFiles.load(settings.model_dir)
     files.check_unchanged()
     check_endpoint(settings)
+    warn_if_blind(settings, files.model_id)
     async with AsyncExitStack() as stack:
         process = None
         if engine is None:

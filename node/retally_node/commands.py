@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
-from rich.console import RenderableType
 
-from retally.chain.connection import Chain
+from retally.chain import bonds
 from retally.chain.deployment import Deployment
-from retally.chain.transactions import TxSender
+from retally.chain.staking import Role
 from retally.cli.amounts import parse_amount, show_amount
 from retally.cli.money import moment
-from retally.cli.output import JsonGroup, emit, note, table
-from retally.cli.session import Session, run
+from retally.cli.output import JsonGroup, emit, note
+from retally.cli.session import DEVNET_CHAIN, Session, run
 from retally.errors import BadRequest
 from retally.inference.model_files import ModelFiles
 from retally.keystore import service_key
@@ -27,7 +22,10 @@ from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Address, parse_address
 from retally_node import operate
 from retally_node.collector import collector_key
-from retally_node.new_node import NewNode, make_node, profile_for_embeddings
+from retally_node.command_context import Config, operator_of
+from retally_node.commands_look import earnings, status
+from retally_node.jury_duty import why_no_juror
+from retally_node.new_node import NewNode, make_node, profile_for_embeddings, shipped_calibrations
 from retally_node.settings import NodeSettings
 
 app = typer.Typer(cls=JsonGroup, no_args_is_help=True, help="Serve a model and earn.")
@@ -40,13 +38,18 @@ class Serves(StrEnum):
     EMBEDDINGS = "embeddings"
 
 
-Config = Annotated[Path, typer.Option("--config", help="node.toml", exists=True, dir_okay=False)]
 GAS_WEI = 10**17
-STATUS = ("owner", "registered", "collector", "authorised", "endpoint", "serving", "jobs", "uncollected", "problems")
 HOT_COLLECTOR = (
     "the node's own key may now collect, answer and vote for you: whoever steals it can cost you half of the stake; "
     "to keep one apart set collector_key_file in node.toml and stake again"
 )
+
+OTHER_COLLECTOR = (
+    "`retally node serve` opens the key that node.toml names, which may not act for you now: name the other one as "
+    "collector_key_file, or the node will not start"
+)
+#: Addresses that mean nothing to a router elsewhere.
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1", "0.0.0.0", "::")
 
 
 @app.command()
@@ -62,6 +65,11 @@ def init(
     serves: Annotated[Serves, typer.Option(help="What its engine is for, never both.")] = Serves.COMPLETIONS,
     profile_file: Annotated[
         Path | None, typer.Option(help="The registered profile's JSON; for embeddings else the deployment's.")
+    ] = None,
+    public_url: Annotated[str | None, typer.Option(help="Where routers reach the node, with TLS in front.")] = None,
+    calibration_dir: Annotated[
+        Path | None,
+        typer.Option(help="What it judges by as a juror; else what ships for the model.", exists=True, file_okay=False),
     ] = None,
 ) -> None:
     """Make a node key and a node.toml; nothing touches the chain yet."""
@@ -85,6 +93,8 @@ def init(
         port=port,
         serves=serves.value,
         profile_file=profile_file,
+        public_url=public_url,
+        calibration_dir=calibration_dir or shipped_calibrations(files.model_id),
     )
     config, address = make_node(new)
     data = {"node": address, "config": str(config), "model": files.name, "serves": serves.value}
@@ -108,30 +118,49 @@ def stake(
 ) -> None:
     """Stake with the owner's key, register the node and authorise the key that collects."""
     settings = NodeSettings.load(config)
-    url = endpoint or settings.public_url or f"http://{settings.host}:{settings.port}"
     for_appeals = _for_appeals(appeals, collector)
 
     async def work() -> dict[str, Any]:
-        async with _operator(ctx, settings) as operator:
-            node = service_key(settings, operator.chain.deployment.chain_id)
+        async with operator_of(ctx, settings) as operator:
+            chain, owner = operator.chain, operator.owner
+            node = service_key(settings, chain.deployment.chain_id)
+            url, files = _endpoint(endpoint, settings, chain.deployment.chain_id), ModelFiles.load(settings.model_dir)
+            lack = why_no_juror(settings, files.model_id)
             if amount is not None:
                 note(ctx, f"staking {amount} …")
-                await operate.stake(operator, parse_amount(amount))
-            files = ModelFiles.load(settings.model_dir)
+                await bonds.stake(chain, operator.sender, owner, Role.OPERATOR, parse_amount(amount))
             done = await operate.register(operator, node, files, profile, url, serves=settings.serves)
             acting = _acting(collector, settings, node)
             await operate.authorise(operator, node.address, acting)
-            if not settings.embeds:
-                await operate.enlist(operator, node.address)
+            await operate.stand_for_juries(operator, node.address, is_willing=lack is None)
             if acting is not None:
                 await _provide(operator, acting, for_appeals)
-            entry = {"node": node.address, "entry": done, "collector": acting}
-            return {**entry, **await operate.stake_status(operator.chain, operator.owner)}
+            entry = {"node": node.address, "entry": done, "endpoint": url, "collector": acting, "noJuror": lack}
+            return {**entry, **await bonds.stake_status(chain, owner, Role.OPERATOR)}
 
     data = run(work)
     if data["collector"] == data["node"]:
         note(ctx, HOT_COLLECTOR)
+    if collector is not None and not _is_named(data["collector"], settings):
+        note(ctx, OTHER_COLLECTOR)
+    if data["noJuror"] is not None and not settings.embeds:
+        note(ctx, f"you do not stand for jury duty: {data['noJuror']}")
     emit(ctx, data, f"{data['node']} is {data['entry']}; staked: {show_amount(int(data['bonded']))}")
+
+
+def _endpoint(named: str | None, settings: NodeSettings, chain_id: int) -> str:
+    """Where routers reach the node, as the chain will say; raises BadRequest where only this machine could."""
+    url = named or settings.public_url
+    if url is None and chain_id != DEVNET_CHAIN and settings.host in LOCAL_HOSTS:
+        hint = "set public_url in node.toml, or pass --endpoint"
+        raise BadRequest(f"routers elsewhere can't reach {settings.host}", param="public_url", hint=hint)
+    return url or f"http://{settings.host}:{settings.port}"
+
+
+def _is_named(acting: str | None, settings: NodeSettings) -> bool:
+    """Whether who acts for the owner is whose key the node opens when it serves."""
+    chain_id = Deployment.load(settings.deployment).chain_id
+    return acting == collector_key(settings, service_key(settings, chain_id)).address
 
 
 def _for_appeals(appeals: str | None, collector: str | None) -> int:
@@ -169,71 +198,8 @@ def serve(
     run_node(settings.model_copy(update={"start_engine": True}) if start_engine else settings)
 
 
-@app.command()
-def status(ctx: typer.Context, config: Config) -> None:
-    """Whether the node serves, what it is registered as, and its stake."""
-    settings = NodeSettings.load(config)
-
-    async def work() -> dict[str, Any]:
-        async with _chain(settings) as chain:
-            key = service_key(settings, chain.deployment.chain_id)
-            node, collector = key.address, collector_key(settings, key).address
-            entry = await chain.registry.node(node)
-            answer = await _ask(settings, node)
-            return {
-                "node": node,
-                "registered": entry.is_live,
-                "collector": collector,
-                "authorised": entry.is_live and await chain.registry.is_delegate(entry.owner, collector),
-                "endpoint": entry.endpoint,
-                "serving": answer is not None,
-                **await operate.stake_status(chain, entry.owner),
-                **await operate.appeal_status(chain, collector),
-                **(answer or {}),
-            }
-
-    data = run(work)
-    emit(ctx, data, _status_view(data))
-
-
-def _status_view(data: dict[str, Any]) -> RenderableType:
-    view = table("node", str(data["node"]))
-    for name in STATUS:
-        if name in data:
-            view.add_row(name, str(data[name]))
-    for name in ("bonded", "appealFunds", "appealCost"):
-        view.add_row(name, show_amount(int(data[name])))
-    for case in data.get("cases", ()):
-        view.add_row(f"case {case['case']}", f"own replay: {case['ownReplay']}; {case['state']}")
-    return view
-
-
-@app.command()
-def earnings(
-    ctx: typer.Context,
-    config: Config,
-    withdraw: Annotated[bool, typer.Option("--withdraw", help="Pay out all credits to the owner.")] = False,
-) -> None:
-    """What the owner has earned, and what is held or free."""
-    settings = NodeSettings.load(config)
-
-    async def look() -> dict[str, Any]:
-        async with _chain(settings) as chain:
-            node = service_key(settings, chain.deployment.chain_id).address
-            return await operate.earnings(chain, await chain.registry.node_owner(node))
-
-    async def pay() -> dict[str, Any]:
-        async with _operator(ctx, settings) as operator:
-            gained = await operate.withdraw_earnings(operator)
-            return {**await operate.earnings(operator.chain, operator.owner), "withdrawn": str(gained)}
-
-    work: Callable[[], Awaitable[dict[str, Any]]] = pay if withdraw else look
-    data = run(work)
-    view = table("owner", str(data["owner"]))
-    for name, amount in data.items():
-        if name != "owner":
-            view.add_row(name, show_amount(int(amount)))
-    emit(ctx, data, view)
+app.command()(status)
+app.command()(earnings)
 
 
 @app.command()
@@ -247,43 +213,12 @@ def unstake(
     settings = NodeSettings.load(config)
 
     async def work() -> dict[str, Any]:
-        async with _operator(ctx, settings) as operator:
+        async with operator_of(ctx, settings) as operator:
             units = None if amount is None else parse_amount(amount)
-            done = await operate.unstake(operator, units, cancel=cancel)
-            return {"action": done, **await operate.stake_status(operator.chain, operator.owner)}
+            chain, owner = operator.chain, operator.owner
+            done = await bonds.unstake(chain, operator.sender, Role.OPERATOR, units, cancel=cancel)
+            return {"action": done, **await bonds.stake_status(chain, owner, Role.OPERATOR)}
 
     data = run(work)
     until = f" until {moment(int(data['thawEnd']))}" if int(data["thawing"]) else ""
     emit(ctx, data, f"{data['action']}; thawing {show_amount(int(data['thawing']))}{until}")
-
-
-@asynccontextmanager
-async def _chain(settings: NodeSettings) -> AsyncIterator[Chain]:
-    async with Chain(settings.rpc_url, Deployment.load(settings.deployment)) as chain:
-        yield chain
-
-
-@asynccontextmanager
-async def _operator(ctx: typer.Context, settings: NodeSettings) -> AsyncIterator[operate.Operator]:
-    session = Session(ctx)
-    session.context = replace(session.context, rpc_url=settings.rpc_url, deployment=settings.deployment)
-    key = session.key()
-    async with _chain(settings) as chain:
-        store = session.home / "transactions" / f"{chain.deployment.chain_id}-{key.address}.json"
-        yield operate.Operator(chain, TxSender(chain, key, store), key.address)
-
-
-async def _ask(settings: NodeSettings, node: str) -> dict[str, Any] | None:
-    """What the running node says of its books; None if something else, or nothing, listens there."""
-    token = "" if settings.admin_token is None else settings.admin_token.get_secret_value()
-    try:
-        async with httpx.AsyncClient(
-            base_url=f"http://{settings.host}:{settings.port}/retally/v1", timeout=5, trust_env=False
-        ) as client:
-            info = await client.get("/info")
-            if info.status_code != httpx.codes.OK or info.json().get("node") != node:
-                return None
-            answer = await client.get("/admin/status", headers={"authorization": f"Bearer {token}"})
-    except (httpx.HTTPError, ValueError):
-        return None
-    return dict(answer.json()) if answer.status_code == httpx.codes.OK else {}

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retally.chain.deployment import Deployment
+from retally.devnet.catalogue import CALIBRATIONS
 from retally.errors import BadRequest
 from retally.inference.profile_files import ProfileFile
 from retally.keystore import Keystore
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Address
 from retally.protocol.params import EMBEDDINGS
+from retally_node.jury_duty import has_calibration
 
 TEMPLATE = """\
 # A retally node. Paths are relative to this file; RETALLY_NODE_<NAME> in the environment wins.
@@ -24,8 +26,8 @@ key_file = {key_file}
 key_password_file = "password"
 host = "127.0.0.1"
 port = {port}
-# Where routers reach this node, once it stands behind TLS:
-# public_url = "https://node.example.org"
+# Where routers reach this node, once it stands behind TLS; `retally node stake` puts it on chain:
+{public_url}
 admin_token = {admin_token}
 
 {engine}
@@ -41,6 +43,10 @@ price_out = {price_out}
 # Work delivered before it is collected, without a reservation.
 credit_per_payer = 100_000_000
 credit_total = 1_000_000_000
+
+# What it judges others by, and its owner's own cases; without calibrations of its model its owner is no juror.
+{calibration_dir}
+jury = true
 """
 
 
@@ -60,6 +66,13 @@ class NewNode:
     port: int
     serves: str = "completions"
     profile_file: Path | None = None
+    public_url: str | None = None
+    calibration_dir: Path | None = None
+
+
+def shipped_calibrations(model_id: bytes) -> Path | None:
+    """The folder of the calibrations that come with retally, if one is of this model."""
+    return CALIBRATIONS if has_calibration(CALIBRATIONS, model_id) else None
 
 
 def make_node(new: NewNode) -> tuple[Path, Address]:
@@ -111,7 +124,13 @@ def _settings(new: NewNode, key_file: Path) -> str:
         price_in=new.price_in,
         price_cached=new.price_cached,
         price_out=new.price_out,
+        public_url=_line("public_url", new.public_url, "https://node.example.org"),
+        calibration_dir=_line("calibration_dir", new.calibration_dir and new.calibration_dir.resolve(), "calibrations"),
     )
+
+
+def _line(name: str, value: object, example: str) -> str:
+    return f"# {name} = {_text(example)}" if value is None else f"{name} = {_text(value)}"
 
 
 def _text(value: object) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 from retally.chain.connection import Chain
 from retally.chain.contract import ContractCall
 from retally.chain.credits import withdraw_credits
-from retally.chain.staking import Role
 from retally.chain.transactions import TxSender
 from retally.errors import BadRequest, InsufficientFunds
 from retally.inference.model_files import ModelFiles
@@ -27,17 +26,6 @@ class Operator:
     chain: Chain
     sender: TxSender
     owner: Address
-
-
-async def stake(operator: Operator, amount: int) -> None:
-    """Bond so much more as an operator."""
-    chain = operator.chain
-    held = await chain.asset.balance_of(operator.owner)
-    if held < amount:
-        raise InsufficientFunds(amount, held)
-    if await chain.asset.allowance(operator.owner, chain.staking.address) < amount:
-        await operator.sender.send(chain.asset.approve(chain.staking.address, amount))
-    await operator.sender.send(chain.staking.stake(Role.OPERATOR, amount))
 
 
 async def register(
@@ -71,14 +59,21 @@ def profile_of(chain: Chain, profile: str | None, serves: str) -> Bytes32:
     return parse_bytes32("profile", known[0].get("profileId") or known[0].get("id"))
 
 
-async def enlist(operator: Operator, node: Address) -> None:
-    """Stand for jury duty with the stake as it is now; an entry that stands is left alone, so that it stays old."""
+async def stand_for_juries(operator: Operator, node: Address, *, is_willing: bool) -> bool:
+    """Enlist for jury duty with the stake as it is now, or resign; whether the owner is enlisted then.
+
+    An entry that stands is left alone, so that it stays old.
+    """
     chain = operator.chain
     pools, entry = chain.juror_pools, await chain.registry.node(node)
     pool = await pools.pool_of(entry.model_id, entry.profile_id)
     known = await pools.entry_of(pool, operator.owner) if pool else None
-    if known is None or known.weight == 0 or known.node != node:
+    stands = known is not None and known.weight > 0 and known.node == node
+    if is_willing and not stands:
         await operator.sender.send(pools.enlist(node))
+    elif stands and not is_willing:
+        await operator.sender.send(pools.resign(entry.model_id, entry.profile_id))
+    return is_willing
 
 
 async def authorise(operator: Operator, node: Address, collector: Address | None) -> None:
@@ -114,18 +109,6 @@ async def appeal_status(chain: Chain, collector: Address) -> dict[str, Any]:
     }
 
 
-async def stake_status(chain: Chain, owner: Address) -> dict[str, Any]:
-    """The owner's stake."""
-    state = await chain.staking.stake_of(owner, Role.OPERATOR)
-    return {
-        "owner": owner,
-        "bonded": str(state.bonded),
-        "thawing": str(state.thawing),
-        "thawEnd": state.thaw_end,
-        "locks": state.locks,
-    }
-
-
 async def earnings(chain: Chain, owner: Address) -> dict[str, Any]:
     """What an owner earned and can have."""
     return {
@@ -147,16 +130,3 @@ async def withdraw_earnings(operator: Operator) -> int:
         await operator.sender.send(chain.escrow.release_held(owner))
     await withdraw_credits(chain, operator.sender)
     return await chain.asset.balance_of(owner) - before
-
-
-async def unstake(operator: Operator, amount: int | None, *, cancel: bool) -> str:
-    """Start the thaw of an amount; without one pay out what has thawed; or stop thawing."""
-    chain = operator.chain
-    if cancel:
-        await operator.sender.send(chain.staking.cancel_thaw(Role.OPERATOR))
-        return "cancelled"
-    if amount is not None:
-        await operator.sender.send(chain.staking.thaw(Role.OPERATOR, amount))
-        return "thawing"
-    await operator.sender.send(chain.staking.withdraw(Role.OPERATOR))
-    return "withdrawn"

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import structlog
 
 from retally.crash_points import crash_point
-from retally.errors import NotFound
+from retally.errors import NotFound, Unavailable
 from retally.protocol.eip712 import Address, Bytes32, Domain
 from retally.protocol.encoding import parse_bytes32, to_hex
 from retally.protocol.job import JobRequest
@@ -21,6 +22,8 @@ from retally_router.directory import Listed
 from retally_router.earmark_scripts import FORGET
 from retally_router.earmarks import Mark, mark_of
 from retally_router.tiling import ADD_RECEIPTS, Tiling
+
+log = structlog.get_logger(__name__)
 
 KEEP_SECONDS = 30 * 86_400
 # As many hex digits of a job's id stand in the id of its answer.
@@ -164,10 +167,13 @@ class JobLog:
         return [msgspec.json.decode(raw) for raw in await self._redis.lrange(_FAULTS, 0, count - 1)]
 
     async def open_jobs(self, payer: Address, signer: Address) -> list[JobRecord]:
-        """The signer's jobs whose receipts never came."""
-        found = await self._redis.hvals(open_key(payer))
-        records = [msgspec.json.decode(raw, type=JobRecord) for raw in found]
-        return [record for record in records if record.request["signer"] == signer]
+        """The signer's jobs whose receipts never came; raises Unavailable where one of the payer's can't be read.
+
+        What it owes, and on which lane, would be unknown: nothing new may run beside it.
+        """
+        found = await self._redis.hgetall(open_key(payer))
+        records = [_record_of(place, raw) for place, raw in found.items()]
+        return [record for record in records if record.request.get("signer") == signer]
 
     async def past_jobs(self, payer: Address, signer: Address) -> list[JobRecord]:
         """The same, but for those that this process opened: they are open here, or over and only to be forgotten."""
@@ -219,6 +225,16 @@ class JobLog:
             )
         order = sorted(found, key=lambda field: [int(part) for part in field.split(b":")[:2]])
         return {"jobId": text, "receipts": [msgspec.json.decode(found[field]) for field in order]}
+
+
+def _record_of(place: bytes, raw: bytes) -> JobRecord:
+    try:
+        return msgspec.json.decode(raw, type=JobRecord)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        name = place.decode(errors="replace")
+        log.error("open_job_unreadable", place=name, error=str(error))
+        hint = "the operator finds it in the router's log; was it written by another version?"
+        raise Unavailable(f"the record of the payer's open job {name} can't be read", hint=hint) from error
 
 
 def _keep(pipe: Any, leaves: Sequence[ReceiptLeaf]) -> None:

@@ -59,10 +59,6 @@ class Commands:
         """HKEYS."""
         return self._call("HKEYS", key)
 
-    def hvals(self, key: str) -> Any:
-        """HVALS."""
-        return self._call("HVALS", key)
-
     def lpush(self, key: str, value: Part) -> Any:
         """LPUSH."""
         return self._call("LPUSH", key, value)

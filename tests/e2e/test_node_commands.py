@@ -15,7 +15,7 @@ from retally.chain.connection import Chain
 from retally.chain.deployment import Deployment
 from retally.chain.transactions import TxSender
 from retally.cli.main import app
-from retally.devnet.catalogue import devnet_market, profile_files
+from retally.devnet.catalogue import CALIBRATIONS, devnet_market, profile_files
 from retally.errors import BadRequest
 from retally.keystore import Keystore
 from retally.protocol.eip712 import SigningKey
@@ -106,6 +106,61 @@ def test_a_node_for_embeddings_is_set_up_as_one(shell: Shell, tmp_path: Path, mo
 
     # It could judge nothing, so it stands for no jury.
     assert asyncio.run(registered()) == (profile_id, 0)
+
+
+def enlisted(shell: Shell, node: str) -> bool:
+    """Whether the node's owner may be drawn for juries."""
+
+    async def look() -> bool:
+        async with Chain(shell.rpc_url, Deployment.load(shell.deployment)) as chain:
+            entry = await chain.registry.node(node)
+            pool = await chain.juror_pools.pool_of(entry.model_id, entry.profile_id)
+            return bool(pool) and (await chain.juror_pools.entry_of(pool, OWNER.address)).weight > 0
+
+    return asyncio.run(look())
+
+
+def test_only_who_can_judge_stands_for_jury_duty(shell: Shell, tmp_path: Path, model_dir: Path) -> None:
+    """Who is drawn and does not vote, or votes inconclusive, pays for it (R-65)."""
+    made = shell("node", "init", str(tmp_path / "node"), "--model-dir", str(model_dir))
+    config, written = Path(made["config"]), Path(made["config"]).read_text()
+    stake = ("node", "stake", "--config", str(config))
+    assert shell(*stake, "--amount", "1500")["noJuror"] is None
+    assert enlisted(shell, made["node"])
+    config.write_text(written.replace("jury = true", "jury = false"))
+    assert shell(*stake)["noJuror"] == "jury is false in its settings"
+    assert not enlisted(shell, made["node"])
+    config.write_text(written)
+    assert shell(*stake)["noJuror"] is None
+    assert enlisted(shell, made["node"])
+    (tmp_path / "empty").mkdir()
+    config.write_text(written.replace(str(CALIBRATIONS), str(tmp_path / "empty")))
+    assert "no calibration" in shell(*stake)["noJuror"]
+    assert not enlisted(shell, made["node"])
+
+
+def test_where_routers_find_the_node_is_written_and_registered(shell: Shell, tmp_path: Path, model_dir: Path) -> None:
+    init = ("node", "init", str(tmp_path / "node"), "--model-dir", str(model_dir))
+    made = shell(*init, "--public-url", "https://node.example.org", "--calibration-dir", str(tmp_path))
+    settings = NodeSettings.load(Path(made["config"]))
+    assert (settings.public_url, settings.calibration_dir) == ("https://node.example.org", tmp_path)
+    staked = shell("node", "stake", "--config", made["config"], "--amount", "1500")
+    assert staked["endpoint"] == "https://node.example.org"
+
+
+def test_a_verifier_and_a_router_bond_with_their_own_key(shell: Shell) -> None:
+    first = shell("bond", "verifier", "600")
+    assert (first["owner"], first["bonded"], first["role"]) == (OWNER.address, str(600 * RUSD), "verifier")
+    assert int(first["least"]) == 1_000 * RUSD
+    assert shell("bond", "verifier", "400")["bonded"] == str(1_000 * RUSD)
+    assert shell("bond", "router", "1000")["bonded"] == str(1_000 * RUSD)
+    assert shell("bond", "router", "1000000", code=4)["error"]["code"] == "insufficient_funds"
+    thawing = shell("unbond", "verifier", "400")
+    assert (thawing["action"], thawing["thawing"]) == ("thawing", str(400 * RUSD))
+    assert shell("unbond", "verifier", code=1)["error"]["contractError"].startswith("Staking")
+    assert shell("unbond", "verifier", "--cancel")["thawing"] == "0"
+    router = shell("unbond", "router", "1")
+    assert (router["bonded"], router["thawing"]) == (str(999 * RUSD), str(RUSD))
 
 
 def test_too_little_money_is_exit_code_4(shell: Shell, tmp_path: Path, model_dir: Path) -> None:

@@ -12,14 +12,21 @@ from pydantic import ValidationError
 from tests.fakes import FakeEngine
 from tests.fakes_node import NODE_KEY, node_settings
 
+from retally.cli.session import DEVNET_CHAIN
+from retally.devnet.catalogue import CALIBRATIONS
+from retally.devnet.tools import devnet_model_dir
 from retally.errors import RetallyError
+from retally.inference.model_files import ModelFiles
 from retally.keystore import service_key
-from retally.protocol.eip712 import SigningKey
+from retally.protocol.eip712 import SigningKey, keccak
+from retally_node.commands import _endpoint
 from retally_node.engine_start import check_abilities
+from retally_node.jury_duty import warn_if_blind, why_no_juror
 from retally_node.new_node import NewNode, make_node
 from retally_node.settings import NodeSettings
 
 EXAMPLES = Path(__file__).parents[2] / "node" / "examples"
+EXACT_PROFILE = CALIBRATIONS.parent / "profiles" / "vllm-cuda-bfloat16-exact.json"
 
 
 class TestExamples:
@@ -89,6 +96,15 @@ class TestKeys:
         with pytest.raises(RetallyError, match="exists already"):
             make_node(new)
 
+    def test_a_new_node_says_in_its_file_what_it_lacks(self, tmp_path: Path) -> None:
+        new = NewNode(tmp_path / "node", "http://127.0.0.1:8545", tmp_path / "d.json", tmp_path, 1024, 2, 1, 6, None, 1)
+        config, _ = make_node(new)
+        text = config.read_text()
+        assert '# public_url = "https://node.example.org"' in text
+        assert '# calibration_dir = "calibrations"' in text
+        settings = NodeSettings.load(config)
+        assert (settings.public_url, settings.calibration_dir, settings.jury) == (None, None, True)
+
     def test_wrong_password_is_said(self, tmp_path: Path) -> None:
         (tmp_path / "password").write_text("wrong")
         key_file = tmp_path / "key.json"
@@ -96,6 +112,56 @@ class TestKeys:
         settings = node_settings(tmp_path, key=None, key_file=key_file, key_password_file=tmp_path / "password")
         with pytest.raises(RetallyError, match="wrong password"):
             service_key(settings, 1)
+
+
+class TestJuryDuty:
+    """Who can't judge stands for no jury, and hears why."""
+
+    MODEL = ModelFiles.load(devnet_model_dir()).model_id
+
+    @pytest.mark.parametrize(
+        ("changes", "why"),
+        [
+            ({"calibration_dir": CALIBRATIONS}, None),
+            ({"calibration_dir": CALIBRATIONS, "jury": False}, "jury is false"),
+            ({}, "calibration_dir is not set"),
+            ({"calibration_dir": EXAMPLES}, "holds no calibration"),
+            ({"profile_file": EXACT_PROFILE}, None),
+            ({"serves": "embeddings", "price_out": 0, "profile_file": EXACT_PROFILE}, "makes vectors"),
+        ],
+    )
+    def test_says_why(self, tmp_path: Path, changes: dict[str, object], why: str | None) -> None:
+        found = why_no_juror(node_settings(tmp_path, **changes), self.MODEL)
+        assert (found is None) == (why is None)
+        assert why is None or why in str(found)
+
+    def test_a_calibration_of_another_model_is_none(self, tmp_path: Path) -> None:
+        assert why_no_juror(node_settings(tmp_path, calibration_dir=CALIBRATIONS), keccak(b"another")) is not None
+
+    def test_what_is_no_calibration_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "a.json").write_text("{")
+        with pytest.raises(RetallyError, match=r"a\.json is no calibration"):
+            why_no_juror(node_settings(tmp_path, calibration_dir=tmp_path), self.MODEL)
+
+    @pytest.mark.parametrize(("changes", "is_warned"), [({}, True), ({"calibration_dir": CALIBRATIONS}, False)])
+    def test_a_blind_node_says_so_at_start(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, object], is_warned: bool
+    ) -> None:
+        warn_if_blind(node_settings(tmp_path, **changes), self.MODEL)
+        assert ("votes inconclusive" in caplog.text) == is_warned
+
+
+class TestEndpoint:
+    """What goes on chain as the node's address must mean something elsewhere."""
+
+    def test_only_a_devnets_may_be_this_machines(self, tmp_path: Path) -> None:
+        settings = node_settings(tmp_path)
+        assert _endpoint(None, settings, DEVNET_CHAIN).startswith("http://127.0.0.1:")
+        with pytest.raises(RetallyError, match="routers elsewhere can't reach"):
+            _endpoint(None, settings, 1)
+        assert _endpoint("https://n", settings, 1) == "https://n"
+        assert _endpoint(None, node_settings(tmp_path, public_url="https://p"), 1) == "https://p"
+        assert _endpoint(None, node_settings(tmp_path, host="10.0.0.1"), 1).startswith("http://10.0.0.1:")
 
 
 class TestEngineAbilities:

@@ -129,6 +129,23 @@ async def test_a_job_that_ended_while_its_share_was_asked_for_holds_up_no_other(
     await sender.close()
 
 
+async def test_one_that_is_set_aside_twice_waits_for_the_last_time(
+    world: LeaseWorld, node: TakingNode, sender: VoucherSender
+) -> None:
+    """Its voucher took long to make, and one over less was refused meanwhile."""
+    credit = world.process()
+    await hold(credit, "0a")
+    account = owing(credit, line(0), "0a", 10)
+    sender.pay(account)
+    for seconds in (0.05, 0.4):
+        sender._set_aside(account, seconds, sender._soon)
+    await asyncio.sleep(0.2)
+    assert (node.taken, list(sender._soon)) == ([], [account.channel.key])
+    assert await sender.drain(5.0)
+    assert node.taken == ["10"]
+    await sender.close()
+
+
 async def test_many_that_nothing_covers_take_no_time(
     world: LeaseWorld, node: TakingNode, sender: VoucherSender
 ) -> None:

@@ -30,6 +30,10 @@ class CalibrationFiles:
             self._by_pair[found.model_id, found.node_profile, found.verifier_profile] = found
         return len(self._by_pair)
 
+    def covers(self, model_id: bytes) -> bool:
+        """Whether any of them is for this model."""
+        return any(model == model_id for model, _, _ in self._by_pair)
+
     def of_pair(self, model_id: bytes, node_profile: bytes, verifier_profile: bytes) -> Calibration | None:
         """The calibration for a pair, whether or not it may judge."""
         return self._by_pair.get((model_id, node_profile, verifier_profile))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import retally
-from retally.cli import chat, claim, jobs, keys, market, money, proxy, reexecute, verify, wallet
+from retally.cli import bond, chat, claim, jobs, keys, market, money, proxy, reexecute, verify, wallet
 from retally.cli.devnet import app as devnet_app
 from retally.cli.doctor import doctor
 from retally.cli.output import JsonGroup, emit
@@ -107,7 +107,14 @@ def version(ctx: typer.Context) -> None:
 
 app.add_typer(wallet.app, name="wallet", rich_help_panel=MONEY)
 app.add_typer(keys.app, name="keys", rich_help_panel=MONEY)
-_MONEY: tuple[Callable[..., None], ...] = (money.faucet, money.deposit, money.balance, money.withdraw)
+_MONEY: tuple[Callable[..., None], ...] = (
+    money.faucet,
+    money.deposit,
+    money.balance,
+    money.withdraw,
+    bond.bond,
+    bond.unbond,
+)
 _MARKET: tuple[Callable[..., None], ...] = (
     chat.chat,
     market.models,
