@@ -129,7 +129,7 @@ class Bench:
         return result
 
     def _first_of_node(self, target: Target, work: Work, seconds: float) -> dict[str, float]:
-        """The time to the first token of such a node without a router: sent is what the router has sent to its nodes."""
+        """The time to the first token of such a node without a router: it gets what the router sent."""
         with ExitStack() as stack:
             port = int(self._node(stack, 0).rsplit(":", 1)[1])
             requests = write_requests(self.folder / "requests", submissions(target.nodes))

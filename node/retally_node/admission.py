@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
-from retally.errors import BadRequest, Conflict, DuplicateJob, RateLimited
+from retally.errors import BadRequest, Conflict, DuplicateJob, InsufficientFunds, RateLimited
 from retally.protocol.offer import Offer
 from retally.protocol.receipt import FinishReason
 from retally.protocol.wire import JobSubmission, SubmittedAssignment
 from retally_node.answer_form import AnswerForms
 from retally_node.candidate import AdmissionRules, Candidate, MoneyView
 from retally_node.channels import Channel, ChannelBook, OpenSegment, SegmentKey
-from retally_node.checks import PAPER_CHECKS
+from retally_node.checks import PAPER_CHECKS, PROMPT_CHECKS
 from retally_node.ledger import Ledger
 from retally_node.money_checks import CREDIT_CHECKS, STANDING_CHECKS, MoneyCheck
 from retally_node.ports import Clock, Payers, Standing
@@ -22,6 +23,8 @@ from retally_node.room import ServingRoom
 
 __all__ = ["Admission", "AdmittedJob", "StoredAnswer"]
 
+#: Each keeps a thread busy, on a machine that has other work.
+PROMPTS_AT_ONCE = 2
 WHOLE_REASONS = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.TOOL)
 
 
@@ -67,47 +70,66 @@ class Admission:
         self._clock = clock
         self._forms = forms
         self._room = room
+        self._reading = asyncio.Semaphore(PROMPTS_AT_ONCE)
 
     async def admit(self, submission: JobSubmission) -> AdmittedJob | StoredAnswer:
         """Check everything, then write the job down; or find the answer it already has."""
-        candidate = self._candidate(submission)
-        for paper_check in PAPER_CHECKS:
-            paper_check(candidate, self._rules)
+        bare = self._candidate(submission)
+        for check in PAPER_CHECKS:
+            check(bare, self._rules)
+        payer, signer = bare.request.payer, bare.request.signer
+        if self._ledger.jobs.job(bare.job_id) is None:
+            # A stranger's signature costs nothing: before its prompt is read it has to have something.
+            standing = await self._payers.standing(payer, signer)
+            if standing.funds <= 0:
+                raise InsufficientFunds(1, standing.funds)
+        candidate = await self._with_prompt(bare)
+        for check in PROMPT_CHECKS:
+            check(candidate, self._rules)
         stored = self._stored(candidate)
         if stored is not None:
             return stored
-        standing = await self._payers.standing(candidate.request.payer, candidate.request.signer)
-        known = self._book.find(candidate.channel_id.key)
-        self._check_money(candidate, STANDING_CHECKS, known or Channel(candidate.channel_id), standing)
+        standing = await self._payers.standing(payer, signer)
+        self._check_money(candidate, STANDING_CHECKS, self._channel(candidate), standing)
         await self._forms.check(submission.params, submission.prompt)
-        channel = self._book.get(candidate.channel_id)
-        await self._keep_promises(candidate, channel)
-        view = self._check_money(candidate, CREDIT_CHECKS, channel, standing)
+        await self._keep_promises(candidate, self._book.find(candidate.channel_id.key))
+        # All of it once more: others were admitted meanwhile. From here to the record nothing waits.
+        self._check_money(candidate, (*STANDING_CHECKS, *CREDIT_CHECKS), self._channel(candidate), standing)
         self._check_capacity(candidate)
-        return await self._record(candidate, view)
+        return await self._record(candidate)
+
+    def _channel(self, candidate: Candidate) -> Channel:
+        """The channel that pays; one that no job was ever admitted on is not on the books, nor put there by a look."""
+        return self._book.find(candidate.channel_id.key) or Channel(candidate.channel_id)
 
     def _check_money(
         self, candidate: Candidate, checks: Sequence[MoneyCheck], channel: Channel, standing: Standing
-    ) -> MoneyView:
+    ) -> None:
         view = MoneyView(channel, self._book, standing)
         for check in checks:
             check(candidate, self._rules, view)
-        return view
 
     def _candidate(self, submission: JobSubmission) -> Candidate:
+        """What was submitted, its prompt not read yet."""
         digest = submission.assignments[0].assignment.offer_hash
         known = self._ledger.money.offer(digest)
         if known is None:
             raise BadRequest("this node made no such offer", param="offerHash", code="offer_unknown")
-        parts = self._forms.parts(submission.prompt, submission.params.template_date)
         return Candidate(
             submission=submission,
             job_id=submission.request.digest(self._rules.domain),
             now=self._clock.now(),
             offer=known[0],
-            prompt_ids=tuple(chain.from_iterable(parts)),
-            longest_input=max(map(len, parts)),
+            prompt_ids=(),
         )
+
+    async def _with_prompt(self, candidate: Candidate) -> Candidate:
+        """The same with the prompt's tokens, made in a thread: of a long one that takes seconds."""
+        prompt, date = candidate.submission.prompt, candidate.submission.params.template_date
+        async with self._reading:
+            parts = await asyncio.to_thread(self._forms.parts, prompt, date)
+        ids = tuple(chain.from_iterable(parts))
+        return replace(candidate, prompt_ids=ids, longest_input=max(map(len, parts)))
 
     def _stored(self, candidate: Candidate) -> StoredAnswer | None:
         asked = {_key(candidate, item) for item in candidate.submission.assignments}
@@ -134,19 +156,23 @@ class Admission:
                 if receipt.receipt.choice == key.choice and receipt.receipt.output_to > key.output_from:
                     raise Conflict("this node has signed beyond that token", code="already_signed_beyond")
 
-    async def _keep_promises(self, candidate: Candidate, channel: Channel) -> None:
-        """A signed promise is kept even if the job it came with is refused: the signer may count on it."""
+    async def _keep_promises(self, candidate: Candidate, channel: Channel | None) -> None:
+        """A signed promise is kept even if the job it came with is refused: the signer may count on it.
+
+        Nothing is owed on a channel that is new: its voucher is kept with its first job. Lanes cost a payer nothing.
+        """
         submission = candidate.submission
         if submission.reservation is not None and submission.reservation_signature is not None:
             await self._ledger.money.record_reservation(submission.reservation, submission.reservation_signature)
-        await self._ledger.money.keep_voucher(channel, submission.voucher, submission.voucher_signature)
+        if channel is not None:
+            await self._ledger.money.keep_voucher(channel, submission.voucher, submission.voucher_signature)
 
     def _check_capacity(self, candidate: Candidate) -> None:
         if not self._room.has_room(len(candidate.submission.assignments)):
             raise RateLimited("this node is full", retry_after=1.0)
 
-    async def _record(self, candidate: Candidate, view: MoneyView) -> AdmittedJob:
-        submission, channel = candidate.submission, view.channel
+    async def _record(self, candidate: Candidate) -> AdmittedJob:
+        submission, channel = candidate.submission, self._book.get(candidate.channel_id)
         segments = tuple(self._segment(candidate, item) for item in submission.assignments)
         if any(segment.key in channel.open for segment in segments):
             raise DuplicateJob("0x" + candidate.job_id.hex())
@@ -164,6 +190,8 @@ class Admission:
             channel.open[segment.key] = OpenSegment(segment.prepaid, candidate.max_fee(item))
         self._room.enter(len(segments))
         try:
+            # Before prefill, and before anybody counts on it.
+            await self._ledger.money.keep_voucher(channel, submission.voucher, submission.voucher_signature)
             await self._ledger.jobs.admit(job, segments, channel)
         except BaseException:
             for segment in segments:

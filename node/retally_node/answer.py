@@ -155,7 +155,7 @@ def _stored_frame(stored: StoredAnswer, record: ReceiptRecord, text_format: Text
     # Components of vectors stand for no text.
     spoken = () if stored.record.params.is_embeddings else record.output_ids
     reader = SaidByTokens(text_format, stored.record.params, submitted[0] if submitted else ())
-    said = [*(reader.push(token_id) for token_id in spoken), reader.finish()]
+    said = [reader.push_all(spoken), reader.finish()]
     return Frame(
         choice=record.receipt.choice,
         output_from=record.receipt.output_from,

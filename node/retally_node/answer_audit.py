@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Protocol
 
@@ -9,11 +10,13 @@ from retally.errors import Conflict, DeadlinePassed, InvalidSignature, NotFound,
 from retally.protocol.audit_points import drawn_points
 from retally.protocol.eip712 import Domain, recover
 from retally.protocol.encoding import Address
-from retally.protocol.merkle import leaf, prove
 from retally.protocol.wire import AnswerBundle, SignedAnswerRequest
+from retally_node.committed_leaves import LeafBook
 from retally_node.ledger import CommittedRoot, Ledger
 from retally_node.ports import Clock
-from retally_node.records import ReceiptRecord
+
+#: Of all that audits ask for. Roots are hashes: books that hold one hold the same under it.
+_BOOK = LeafBook()
 
 
 class AuditChain(Protocol):
@@ -31,23 +34,23 @@ class AuditChain(Protocol):
 
 def answer_of(ledger: Ledger, domain: Domain, commit: CommittedRoot, channel: bytes, point: int) -> AnswerBundle:
     """The answer for a point, from the books alone."""
-    digests = ledger.commits.leaves(commit.record.receipts_root)
-    records = [record for digest in digests if (record := ledger.jobs.receipt(digest)) is not None]
-    index = _covering(records, channel, point)
-    record = records[index]
+    leaves = _BOOK.leaves(ledger, commit.record.receipts_root)
+    index = leaves.covering(channel, point)
+    record = ledger.jobs.receipt(leaves.digests[index])
+    if record is None:
+        raise NotFound("the books do not hold the receipt of this point")
     key = record.key
     job = ledger.jobs.job(key.job_id)
     offer = ledger.money.offer(record.receipt.offer_hash)
     segment = next((s for s in ledger.jobs.segments(key.job_id) if s.key == key), None)
-    if job is None or offer is None or segment is None or len(records) != len(digests):
+    if job is None or offer is None or segment is None:
         raise NotFound("the books do not hold what stands behind this point")
-    hashes = [leaf(item.digest + item.signature) for item in records]
     return AnswerBundle(
         receipt=record.receipt,
         signature=record.signature,
         index=index,
-        leaf_count=len(hashes),
-        proof=tuple(prove(hashes, index)),
+        leaf_count=len(leaves.digests),
+        proof=leaves.proof(index),
         request=job.request,
         request_signature=job.signature,
         prompt=job.prompt,
@@ -59,14 +62,6 @@ def answer_of(ledger: Ledger, domain: Domain, commit: CommittedRoot, channel: by
         offer=offer[0],
         offer_signature=offer[1],
     )
-
-
-def _covering(records: list[ReceiptRecord], channel: bytes, point: int) -> int:
-    for index, record in enumerate(records):
-        receipt = record.receipt
-        if receipt.channel.key == channel and receipt.cum_from <= point < receipt.cum_to:
-            return index
-    raise NotFound("no receipt under this commit covers the point", code="point_not_covered")
 
 
 def without_content(bundle: AnswerBundle) -> AnswerBundle:
@@ -82,6 +77,7 @@ class Auditor:
         self._domain = domain
         self._chain = chain
         self._clock = clock
+        self._turn = asyncio.Lock()
 
     async def answer(self, signed: SignedAnswerRequest) -> AnswerBundle:
         """The bundle for a drawn point."""
@@ -94,6 +90,9 @@ class Auditor:
         if commit is None:
             raise NotFound(f"commit {request.commit_id} is not this node's", code="commit_unknown")
         await self._check_drawn(commit, request.channel, request.point)
+        # The first answer of a large commit takes seconds. One at a time: the others of its root are quick then.
+        async with self._turn:
+            await _BOOK.prepare(self._ledger, commit.record.receipts_root)
         bundle = answer_of(self._ledger, self._domain, commit, request.channel, request.point)
         return bundle if bundle.request.audit_consent else without_content(bundle)
 

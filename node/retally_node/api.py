@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 from typing import Any
 
+import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -17,7 +18,7 @@ from retally.protocol.voucher import MAX_VOUCHERS, ChannelId, Voucher
 from retally.protocol.wire import JobSubmission, SignedAnswerRequest
 from retally_node.answer import receipts_to_wire
 from retally_node.http_edge import HttpEdge, install_error_handlers, read_json
-from retally_node.inclusion import inclusions_of
+from retally_node.inclusion import Inclusions
 from retally_node.node import Node
 from retally_node.run_job import run_job
 
@@ -61,6 +62,8 @@ def _add_market_routes(app: FastAPI, node: Node) -> None:
 
 
 def _add_audit_routes(app: FastAPI, node: Node) -> None:
+    inclusions = Inclusions(node.ledger)
+
     @app.get("/retally/v1/receipts/{job_id}")
     async def receipts(job_id: str) -> dict[str, Any]:
         key = parse_bytes32("jobId", job_id)
@@ -70,13 +73,15 @@ def _add_audit_routes(app: FastAPI, node: Node) -> None:
 
     @app.get("/retally/v1/receipts/{job_id}/inclusion")
     async def inclusion(job_id: str) -> dict[str, Any]:
-        found = inclusions_of(node.ledger, parse_bytes32("jobId", job_id))
+        found = await inclusions.of(parse_bytes32("jobId", job_id))
         return {"jobId": job_id, "inclusions": [item.to_wire() for item in found]}
 
-    @app.post("/retally/v1/answers")
-    async def answers(request: Request) -> dict[str, Any]:
+    @app.post("/retally/v1/answers", response_model=None)
+    async def answers(request: Request) -> Response:
         signed = SignedAnswerRequest.from_wire(await read_json(request))
-        return (await node.auditor.answer(signed)).to_wire()
+        # FastAPI's own way to JSON recurses some calls a level: a prompt that nests deep must not silence the node.
+        body = msgspec.json.encode((await node.auditor.answer(signed)).to_wire())
+        return Response(body, media_type="application/json")
 
 
 def _add_house_routes(app: FastAPI, node: Node) -> None:

@@ -8,6 +8,7 @@ from retally.inference.chat_format import ChatFormat
 from retally.inference.engine import Engine
 from retally.protocol.eip712 import Domain, SigningKey
 from retally_node.challenges import Challenges
+from retally_node.channels import ChannelBook
 from retally_node.defence import Budget, Defence
 from retally_node.jury import Jury
 from retally_node.ledger import Ledger
@@ -20,6 +21,7 @@ from retally_node.reservations import Reservations
 from retally_node.settings import NodeSettings
 from retally_node.settlement import Settlement
 from retally_node.weigh_case import CaseScale
+from retally_node.write_off import WriteOff
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ def loops_of(
     key: SigningKey,
     domain: Domain,
     ledger: Ledger,
+    book: ChannelBook,
     settlement: Settlement,
     court: Court,
     outside: Outside,
@@ -63,8 +66,11 @@ def loops_of(
     """All loops of a node."""
     loops = Loops(settings.poll_seconds)
     loops.add("settlement", settlement.step)
-    loops.add("reservations", Reservations(ledger, outside.reserve, key.address).step)
-    loops.add("challenges", Challenges(ledger, outside.challenges, domain, outside.deployed_block).step)
+    loops.add("write-off", WriteOff(ledger, book, outside.clock).step)
+    reservations = Reservations(ledger, outside.reserve, key.address, least=settings.least_reservation)
+    loops.add("reservations", reservations.step)
+    challenges = Challenges(ledger, outside.challenges, domain, outside.deployed_block, settlement.reread)
+    loops.add("challenges", challenges.step)
     loops.add("defence", court.defence.step)
     # An engine that makes vectors replays nothing.
     if settings.jury and not settings.embeds:

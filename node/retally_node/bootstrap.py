@@ -90,7 +90,7 @@ async def assemble(
         settlement=settlement,
         auditor=Auditor(ledger, deployment.domain, outside.audits, outside.clock),
         defence=court.defence,
-        loops=loops_of(settings, key, deployment.domain, ledger, settlement, court, outside),
+        loops=loops_of(settings, key, deployment.domain, ledger, book, settlement, court, outside),
         metrics=Metrics(room, book, court.defence),
     )
 

@@ -42,6 +42,8 @@ class Channel:
     best_signature: bytes | None = None
     last_cum: int = 0
     collected: int = 0
+    #: What of the closed was never vouched for and is too old to be committed: no money will come for it.
+    lost: int = 0
     open: dict[SegmentKey, OpenSegment] = field(default_factory=dict)
     _grown: list[asyncio.Future[None]] = field(default_factory=list)
 
@@ -60,6 +62,11 @@ class Channel:
         """What the escrow has not paid for yet, with open segments at the most they can cost."""
         worst = sum(max(segment.owed, segment.max_fee) for segment in self.open.values())
         return max(0, self.last_cum + worst - self.collected)
+
+    @property
+    def expected(self) -> int:
+        """The same without what is lost: it ties up nobody else's credit."""
+        return self.committed - min(self.lost, self.unpaid, self.committed)
 
     def state(self) -> ChannelState:
         """The channel as its signer may see it."""
@@ -113,6 +120,10 @@ class ChannelBook:
     def all(self) -> list[Channel]:
         """Every channel."""
         return list(self._channels.values())
+
+    def expected(self) -> int:
+        """What is still to come from all payers together, open segments at their most."""
+        return sum(channel.expected for channel in self._channels.values())
 
     def committed(self, belongs: Callable[[ChannelId], bool] = lambda _: True) -> int:
         """What is not paid yet over the channels that belong, open segments at their most."""

@@ -230,7 +230,7 @@ def _check_reservation_signature(reservation: Reservation, signature: bytes, rul
         check_signed_by(digest, signature, reservation.signer)
 
 
-#: Read from the message alone, in this order: who asks, for what, at which price, with which voucher.
+#: Read from the message alone, in this order: who asks, for what, with which voucher. Nothing here costs much.
 PAPER_CHECKS: tuple[PaperCheck, ...] = (
     check_request_signature,
     check_deadline,
@@ -241,22 +241,26 @@ PAPER_CHECKS: tuple[PaperCheck, ...] = (
     check_endpoint,
     check_max_output,
     check_bias_tokens,
-    check_prompt_tokens,
     check_assignments_for_us,
     check_assignment_signatures,
     check_choices,
     check_offer_valid,
     check_offer_current,
     check_price_limits,
-    check_context,
-    check_embeddings,
     check_unaudited,
     check_postable,
-    check_prefixes,
-    check_max_fee,
     check_audit_consent,
     check_plain_scoring,
     check_voucher_channel,
     check_voucher_signature,
     check_reservation,
+)
+
+#: These need the prompt's tokens, which take long to make of a long one.
+PROMPT_CHECKS: tuple[PaperCheck, ...] = (
+    check_prompt_tokens,
+    check_context,
+    check_embeddings,
+    check_prefixes,
+    check_max_fee,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,8 +58,7 @@ class SaidByTokens:
     def __init__(self, text_format: TextFormat, params: JobParams, prefix_ids: Iterable[int] = ()) -> None:
         self._text = text_format.answer_text(params.stop)
         self._calls = ToolCallReader() if params.tool_choice.type != "none" else None
-        for token_id in prefix_ids:
-            self.push(token_id)
+        self.push_all(tuple(prefix_ids))
 
     @property
     def stopped(self) -> bool:
@@ -73,7 +72,11 @@ class SaidByTokens:
 
     def push(self, token_id: int) -> Said:
         """Take one token."""
-        text = self._text.push(token_id)
+        return self.push_all((token_id,))
+
+    def push_all(self, ids: Sequence[int]) -> Said:
+        """Take several tokens at once."""
+        text = self._text.push_all(ids)
         return Said(text) if self._calls is None else self._calls.push(text)
 
     def finish(self) -> Said:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from retally.chain.court import vote_hash
 from retally.crash_points import crash_point
-from retally.errors import RetallyError, TransactionFailed
+from retally.errors import ChainUnreachable, TransactionFailed
 from retally.protocol.encoding import Address, Bytes32
 from retally_node.ledger import Ledger, Vote
 from retally_node.ports import Clock
@@ -66,13 +66,13 @@ class Jury:
 
     async def step(self) -> None:
         """One round of the loop."""
-        failed: RetallyError | None = None
+        failed: Exception | None = None
         for duty in await self._court.duties():
             try:
                 if not duty.revealed:
                     await self._serve(duty)
-            except RetallyError as error:
-                # A duty missed is a stake slashed: one that fails must not keep the others waiting.
+            except Exception as error:  # noqa: BLE001  see below
+                # A duty missed is a stake slashed: one that fails, however, must not keep the others waiting.
                 log.error("case %d round %d: %s", duty.case_id, duty.round, error)
                 failed = error
         if failed is not None:
@@ -94,9 +94,11 @@ class Jury:
 
     async def _decide(self, duty: Duty) -> Vote | None:
         """Weigh the case and write the vote down; None while the file may still turn up."""
-        facts = await self._court.facts(duty.case_id)
         try:
-            opinion = await self._opinion(facts)
+            opinion = await self._opinion(await self._court.facts(duty.case_id))
+        except ChainUnreachable:
+            # No vote could be sent now: there is time to think until one can.
+            raise
         except Exception as error:  # whatever a challenger's file provokes: a juror that never votes is slashed
             if self._clock.now() < duty.commit_end - LAST_CALL_SECONDS:
                 log.warning("case %d: no opinion yet", duty.case_id, exc_info=error)

@@ -46,8 +46,8 @@ def check_credit_of_payer(candidate: Candidate, rules: AdmissionRules, money: Mo
 
 
 def check_credit_total(candidate: Candidate, rules: AdmissionRules, money: MoneyView) -> None:
-    """All payers together get so much credit and no more."""
-    needed = money.book.committed() + candidate.total_max_fee
+    """All payers together get so much credit and no more; what nobody will ever pay counts for its payer alone."""
+    needed = money.book.expected() + candidate.total_max_fee
     allowed = rules.credit_total + money.standing.reserved
     if needed > allowed:
         raise InsufficientFunds(needed, allowed)

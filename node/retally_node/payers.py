@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from retally.chain.escrow import Escrow
 from retally.errors import ChainUnreachable
@@ -12,6 +13,7 @@ from retally.protocol.encoding import ZERO_ADDRESS, Address
 from retally_node.ports import Standing
 
 STALE_SECONDS = 60.0
+MOST_SEEN = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +29,35 @@ class ChainPayers:
         self._escrow = escrow
         self._node = node
         self._fresh_seconds = fresh_seconds
+        #: The latest last; strangers are many and cost nothing.
         self._seen: dict[tuple[Address, Address], _Seen] = {}
+        self._reading: dict[tuple[Address, Address], asyncio.Task[Standing]] = {}
 
     async def standing(self, payer: Address, signer: Address) -> Standing:
         """How a payer and its signer stand now."""
         seen = self._seen.get((payer, signer))
         if seen is not None and time.monotonic() - seen.at < self._fresh_seconds:
             return seen.standing
+        reading = self._reading.get((payer, signer))
+        if reading is None:
+            reading = self._reading[(payer, signer)] = asyncio.create_task(self._read(payer, signer))
+            reading.add_done_callback(partial(self._note, (payer, signer)))
         try:
-            standing = await self._read(payer, signer)
+            # Whoever else asks meanwhile waits for the same answer, also where the first one leaves.
+            return await asyncio.shield(reading)
         except ChainUnreachable:
             if seen is None or time.monotonic() - seen.at > STALE_SECONDS:
                 raise
             return seen.standing
-        self._seen[(payer, signer)] = _Seen(standing, time.monotonic())
-        return standing
+
+    def _note(self, who: tuple[Address, Address], reading: asyncio.Task[Standing]) -> None:
+        del self._reading[who]
+        if reading.cancelled() or reading.exception() is not None:
+            return
+        self._seen.pop(who, None)
+        self._seen[who] = _Seen(reading.result(), time.monotonic())
+        if len(self._seen) > MOST_SEEN:
+            del self._seen[next(iter(self._seen))]
 
     async def _read(self, payer: Address, signer: Address) -> Standing:
         account, session, own, shared = await asyncio.gather(

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from retally.errors import DuplicateJob, RetallyError
+from retally.errors import DuplicateJob, RetallyError, UpstreamTimeout
 from retally.inference.engine import Scores
 from retally.protocol.receipt import FinishReason
 from retally.protocol.wire import JobSubmission
@@ -21,6 +21,8 @@ from retally_node.segment import Frame
 from retally_node.serve_job import RunningJob
 
 POLL_SECONDS = 0.5
+
+IsGone = Callable[[], Awaitable[bool]]
 
 
 class _Live:
@@ -56,7 +58,7 @@ class _Stored:
         """Nothing runs."""
 
 
-async def run_job(node: Node, submission: JobSubmission, is_gone: Callable[[], Awaitable[bool]]) -> Any:
+async def run_job(node: Node, submission: JobSubmission, is_gone: IsGone) -> Any:
     """The response to a submission."""
     try:
         job = await node.admission.admit(submission)
@@ -64,14 +66,14 @@ async def run_job(node: Node, submission: JobSubmission, is_gone: Callable[[], A
         node.metrics.jobs.labels(error.code).inc()
         raise
     node.metrics.jobs.labels("admitted").inc()
-    source, scores = await _begin(node, job)
+    source, scores = await _begin(node, job, is_gone)
     writer = AnswerWriter(job.record, submission.options, node.chat_format, node.model_name, node.address)
     if submission.stream:
-        return await _stream(source, writer)
+        return await _stream(source, writer, is_gone)
     return await _plain(source, writer, scores, is_gone)
 
 
-async def _begin(node: Node, job: AdmittedJob | StoredAnswer) -> tuple[FrameSource, Scores | None]:
+async def _begin(node: Node, job: AdmittedJob | StoredAnswer, is_gone: IsGone) -> tuple[FrameSource, Scores | None]:
     scored = job.record.params.prompt_logprobs > 0
     if isinstance(job, StoredAnswer):
         if scored:
@@ -79,9 +81,9 @@ async def _begin(node: Node, job: AdmittedJob | StoredAnswer) -> tuple[FrameSour
             raise DuplicateJob("0x" + job.record.job_id.hex())
         return _Stored(stored_frames(job, node.chat_format)), None
     try:
-        scores = await score_prompt(node.engine, job.record) if scored else None
-    except RetallyError:
-        # Nothing was delivered, so closing bills nothing.
+        scores = await _scores(node, job, is_gone) if scored else None
+    except BaseException:
+        # Nothing was delivered, so closing bills nothing. Whatever went wrong, the job holds room and credit.
         failed = node.server.start(job)
         failed.stop(FinishReason.MOVED)
         await failed.closed()
@@ -89,9 +91,21 @@ async def _begin(node: Node, job: AdmittedJob | StoredAnswer) -> tuple[FrameSour
     return _Live(node.server.start(job)), scores
 
 
-async def _stream(source: FrameSource, writer: AnswerWriter) -> JobStream:
+async def _scores(node: Node, job: AdmittedJob, is_gone: IsGone) -> Scores | None:
+    """A scoring job's scores; the engine's work ends with the client's wish for them."""
+    scoring = asyncio.create_task(score_prompt(node.engine, job.record))
+    await _watch(scoring, scoring.cancel, is_gone)
+    if scoring.cancelled():
+        raise UpstreamTimeout("the client left")
+    return scoring.result()
+
+
+async def _stream(source: FrameSource, writer: AnswerWriter, is_gone: IsGone) -> JobStream:
     frames = source.frames()
-    first = await anext(frames)
+    # It may be long in coming: the job waits for its turn and for its prefill.
+    coming = asyncio.ensure_future(anext(frames))
+    await _watch(coming, source.leave, is_gone)
+    first = coming.result()
     if first.error is not None:
         async for _ in frames:
             continue
@@ -99,14 +113,9 @@ async def _stream(source: FrameSource, writer: AnswerWriter) -> JobStream:
     return JobStream(source, writer, first, frames)
 
 
-async def _plain(
-    source: FrameSource, writer: AnswerWriter, scores: Scores | None, is_gone: Callable[[], Awaitable[bool]]
-) -> JSONResponse:
+async def _plain(source: FrameSource, writer: AnswerWriter, scores: Scores | None, is_gone: IsGone) -> JSONResponse:
     gathering = asyncio.create_task(_gather(source, writer))
-    while not gathering.done():
-        await asyncio.wait((gathering,), timeout=POLL_SECONDS)
-        if not gathering.done() and await is_gone():
-            source.leave()
+    await _watch(gathering, source.leave, is_gone)
     error = gathering.result()
     if error is not None:
         raise error
@@ -119,3 +128,15 @@ async def _gather(source: FrameSource, writer: AnswerWriter) -> RetallyError | N
         writer.note(frame)
         error = error or frame.error
     return error
+
+
+async def _watch(work: asyncio.Future[Any], leave: Callable[[], object], is_gone: IsGone) -> None:
+    """Wait until work is done; once nobody waits for it any more, `leave` brings its end."""
+    try:
+        while not work.done():
+            await asyncio.wait((work,), timeout=POLL_SECONDS)
+            if not work.done() and await is_gone():
+                leave()
+    except BaseException:
+        leave()
+        raise

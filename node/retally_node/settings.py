@@ -54,6 +54,9 @@ class NodeSettings(ServiceSettings):
 
     credit_per_payer: Amount = 100_000_000
     credit_total: Amount = 1_000_000_000
+    least_reservation: Amount = Field(
+        default=1_000_000, description="what a reservation must add to those before it to be worth its transaction"
+    )
     voucher_wait_seconds: Seconds = 20
     require_audit_consent: bool = False
 

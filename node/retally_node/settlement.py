@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,12 +16,19 @@ from retally.protocol.merkle import receipts_root, sort_receipts
 from retally.protocol.receipt import ReceiptLeaf
 from retally.protocol.voucher import ChannelId, Voucher
 from retally_node.channels import Channel, ChannelBook
+from retally_node.leaving import Leavers, is_late, payable
 from retally_node.ledger import CommittedRoot, Ledger
 from retally_node.ports import Clock, Payers
 from retally_node.records import ReceiptRecord
 
+log = logging.getLogger(__name__)
+
 MAX_ITEMS = 100
-WATCH_SECONDS = 30
+#: Channels asked for in one round trip.
+MAX_ASKED = 100
+#: A late receipt goes under a root for the sake of those behind it that bill at least so many times as much: proven,
+#: it costs its fee and a tenth (R-54), and of what is collected for the others the audit share is taken.
+LATE_FACTOR = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +72,13 @@ class SettleOutcome:
         return {"commits": [str(commit) for commit in self.commits], "paid": str(self.paid)}
 
 
-def plan_collect(channels: Sequence[Channel], ledger: Ledger, tried: Container[bytes] = ()) -> CollectPlan:
+def plan_collect(channels: Sequence[Channel], ledger: Ledger, now: int, tried: Container[bytes] = ()) -> CollectPlan:
     """The channels that can pay now, largest first, with every receipt that tiles what they can pay."""
     items, receipts = [], []
-    for channel in sorted(channels, key=lambda channel: channel.collected - _payable(channel)):
-        payable = _payable(channel)
-        if payable <= channel.collected or channel.best_signature is None or channel.id.key in tried:
+    for channel in sorted(channels, key=lambda channel: channel.collected - payable(channel)):
+        if payable(channel) <= channel.collected or channel.best_signature is None or channel.id.key in tried:
             continue
-        line = [r for r in ledger.jobs.billed_after(channel.id.key, channel.collected) if r.receipt.cum_from < payable]
+        line = _in_time(channel, _tiling(channel, ledger), ledger, now)
         if not line:
             # The receipt is counted already and on its way to disk: it waits for the next time.
             continue
@@ -84,8 +91,42 @@ def plan_collect(channels: Sequence[Channel], ledger: Ledger, tried: Container[b
     return CollectPlan(tuple(items), tuple(receipts))
 
 
-def _payable(channel: Channel) -> int:
-    return min(channel.best, channel.last_cum)
+def _tiling(channel: Channel, ledger: Ledger) -> list[ReceiptRecord]:
+    """The receipts from what is collected on, up to the first gap or overlap: under a root that is a fault (R-53)."""
+    line: list[ReceiptRecord] = []
+    end = channel.collected
+    for record in ledger.jobs.billed_after(channel.id.key, channel.collected):
+        receipt = record.receipt
+        if receipt.cum_from >= payable(channel):
+            break
+        if receipt.cum_from > end or (line and receipt.cum_from < end):
+            log.error(
+                "channel %s: a receipt begins at %d where the line ends at %d; nothing from there on is collected",
+                channel.id.key.hex(), receipt.cum_from, end,
+            )  # fmt: skip
+            break
+        line.append(record)
+        end = receipt.cum_to
+    return line
+
+
+def _in_time(channel: Channel, line: list[ReceiptRecord], ledger: Ledger, now: int) -> list[ReceiptRecord]:
+    """The line up to the first receipt that R-54 calls late, or on to where those behind outweigh what it may cost."""
+    worth = best = kept = late = 0
+    for count, record in enumerate(line, 1):
+        receipt = record.receipt
+        fee = min(receipt.cum_to, payable(channel)) - max(receipt.cum_from, channel.collected)
+        comes_late = is_late(receipt, ledger, now)
+        late += comes_late
+        worth += -LATE_FACTOR * fee if comes_late else fee
+        if worth > best:
+            best, kept = worth, count
+    if late:
+        log.warning(
+            "channel %s: %d of %d receipts were paid for too late to be committed; %d are collected",
+            channel.id.key.hex(), late, len(line), kept,
+        )  # fmt: skip
+    return line[:kept]
 
 
 class Settlement:
@@ -107,13 +148,12 @@ class Settlement:
         self._ledger = ledger
         self._book = book
         self._chain = chain
-        self._payers = payers
+        self._leavers = Leavers(ledger, payers, interval_seconds=interval_seconds, expiry_seconds=expiry_seconds)
         self._clock = clock
         self._domain = domain
         self._deployed_block = deployed_block
         self._interval_seconds = interval_seconds
-        self._expiry_seconds = expiry_seconds
-        self._watched_at = 0
+        self._is_fresh = True
         self._lock = asyncio.Lock()
 
     async def step(self) -> None:
@@ -124,8 +164,11 @@ class Settlement:
         last = self._ledger.commits.mark("settled_at", 0)
         if last == 0:
             await self._ledger.commits.set_mark("settled_at", now)
-        elif now - last >= self._interval_seconds or await self._somebody_leaves(now):
+        elif now - last >= self._interval_seconds:
             await self.settle_now()
+        elif await self._leavers.any(self._book.all(), now, last + self._interval_seconds):
+            await self.settle_now()
+            self._leavers.collected(now)
 
     async def settle_now(self) -> SettleOutcome:
         """Collect everything that can be collected now."""
@@ -134,7 +177,7 @@ class Settlement:
             known = {commit.record.id for commit in self._ledger.commits.commits()}
             # Each channel once a round: those whose funds or caps have run dry must not keep the others waiting.
             tried: set[bytes] = set()
-            while (plan := plan_collect(self._book.all(), self._ledger, tried)).items:
+            while (plan := plan_collect(self._book.all(), self._ledger, self._clock.now(), tried)).items:
                 await self._send(plan)
                 await self._refresh()
                 tried |= {item.voucher.channel.key for item in plan.items}
@@ -156,45 +199,79 @@ class Settlement:
         await self._chain.collect(plan.items, root)
         crash_point("after:send:collect")
 
+    async def reread(self) -> None:
+        """The same from the first block on: a commit is asked for that is not on the books."""
+        async with self._lock:
+            await self._read_from(self._deployed_block, [])
+
     async def _refresh(self) -> None:
-        await self._reconcile()
-        channels = self._book.all()
-        for channel, amount in zip(
-            channels, await self._chain.collected([channel.id for channel in channels]), strict=True
-        ):
-            # The chain's own word, also when a reorganisation took a commit back: leaves too many are harmless under a
-            # root, one too few is a gap.
-            channel.collected = amount
+        unsettled = await self._reconcile()
+        channels = [
+            channel
+            for channel in self._book.all()
+            # What is on disk may be of before a reorganisation: after a start each that ever billed is asked for.
+            if payable(channel) > (0 if self._is_fresh else channel.collected) or channel.id.key in unsettled
+        ]
+        for start in range(0, len(channels), MAX_ASKED):
+            asked = channels[start : start + MAX_ASKED]
+            amounts = await self._chain.collected([channel.id for channel in asked])
+            for channel, amount in zip(asked, amounts, strict=True):
+                # The chain's own word, also when a reorganisation took a commit back: leaves too many are harmless
+                # under a root, one too few is a gap.
+                channel.collected = amount
+        self._is_fresh = False
 
-    async def _reconcile(self) -> None:
-        start = self._ledger.commits.mark("commits", self._deployed_block)
+    async def _reconcile(self) -> set[bytes]:
+        """Read what is new and a little of what is not; return the channels that commits in those blocks touched."""
+        start = self._ledger.commits.reread_from("commits", self._deployed_block)
+        return await self._read_from(start, self._ledger.commits.commits_since(start))
+
+    async def _read_from(self, start: int, known: Sequence[CommittedRoot]) -> set[bytes]:
         mined, next_block = await self._chain.commits(start)
-        for commit in mined:
-            await self._record(commit)
-        if next_block > start:
+        found = [_committed(commit) for commit in mined]
+        gone = _gone(known, found)
+        for commit in gone:
+            log.warning("commit %d of block %d is no longer on the chain", commit.record.id, commit.block)
+        if gone:
+            await self._ledger.commits.forget_commits(gone)
+        for commit in found:
+            if commit not in known:
+                await self._record(commit)
+        if next_block > self._ledger.commits.mark("commits", start):
             await self._ledger.commits.set_mark("commits", next_block)
+        return {key for commit in (*known, *found) for key in _channels_of(commit)}
 
-    async def _record(self, mined: MinedCommit) -> None:
-        collected = mined.collected
+    async def _record(self, commit: CommittedRoot) -> None:
         touched = []
-        for item in collected.ranges:
-            channel = self._book.get(ChannelId(item.payer, item.signer, collected.commit.node, item.lane))
+        for item in commit.ranges:
+            channel = self._book.get(ChannelId(item.payer, item.signer, commit.record.node, item.lane))
             channel.collected = max(channel.collected, item.after)
             touched.append(channel)
-        commit = CommittedRoot(collected.commit, collected.ranges, collected.paid, mined.block)
         # The mark stays on this block, which may hold another commit of ours; writing one twice is harmless.
-        await self._ledger.commits.record_commit(commit, touched, mined.block)
+        await self._ledger.commits.record_commit(commit, touched, commit.block)
 
-    async def _somebody_leaves(self, now: int) -> bool:
-        """Whether a payer that owes us thaws, or its signer runs out, before the next settlement."""
-        if now - self._watched_at < WATCH_SECONDS:
-            return False
-        self._watched_at = now
-        for channel in self._book.all():
-            if min(channel.best, channel.last_cum) <= channel.collected:
-                continue
-            standing = await self._payers.standing(channel.id.payer, channel.id.signer)
-            expires = standing.expiry is not None and standing.expiry - now < self._expiry_seconds
-            if standing.thawing > 0 or expires:
-                return True
-        return False
+
+def _committed(mined: MinedCommit) -> CommittedRoot:
+    collected = mined.collected
+    return CommittedRoot(collected.commit, collected.ranges, collected.paid, mined.block)
+
+
+def _channels_of(commit: CommittedRoot) -> set[bytes]:
+    return {ChannelId(item.payer, item.signer, commit.record.node, item.lane).key for item in commit.ranges}
+
+
+def _gone(known: Sequence[CommittedRoot], found: Sequence[CommittedRoot]) -> list[CommittedRoot]:
+    """Those on the books that a reorganisation took back, as far as the chain's logs prove it.
+
+    That one is missing proves nothing: an RPC may lag. That its root stands elsewhere does, or that logs of its block
+    or of a later one were seen without it.
+    """
+    seen = {(commit.record.id, commit.record.receipts_root) for commit in found}
+    roots = {commit.record.receipts_root for commit in found}
+    last = max((commit.block for commit in found), default=-1)
+    return [
+        commit
+        for commit in known
+        if (commit.record.id, commit.record.receipts_root) not in seen
+        and (commit.block <= last or commit.record.receipts_root in roots)
+    ]

@@ -37,7 +37,7 @@ class RouterSettings(ServiceSettings):
 
     node_stale_seconds: Seconds = 5.0
     standing_seconds: Seconds = Field(default=5.0, description="how long what the chain said about a payer is trusted")
-    audited_owners: int = Field(default=3, ge=1, description="unrelated owners that make a model auditable")
+    audited_owners: int = Field(default=3, ge=1, description="owners whose nodes make a model auditable")
     require_calibration: bool = Field(default=True, description="route by default only to calibrated profiles")
     breaker_failures: int = Field(default=3, ge=1)
     breaker_seconds: Seconds = 10.0

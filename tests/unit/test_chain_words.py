@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from eth_abi.abi import decode, encode
+from eth_abi.abi import encode
 from eth_abi.exceptions import DecodingError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retally.chain.abi import CONTRACTS, load_abi
+from retally.chain.abi import CONTRACTS, Entry, _lenient_codec, load_abi
 from retally.chain.words import Malformed, decode_words, encode_words, is_plain
 
 VALUES: dict[str, Any] = {
@@ -50,14 +50,26 @@ class TestWords:
         raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
         spoilt = bytes(raw[: data.draw(st.integers(0, len(raw)))])
         try:
-            expected: Any = decode(types, spoilt)
-        except (DecodingError, UnicodeDecodeError, OverflowError):
+            expected: Any = _lenient_codec().decode(types, spoilt)
+        except (DecodingError, OverflowError):
             expected = None
         try:
             found: Any = decode_words(types, spoilt)
         except Malformed:
             found = None
         assert found == expected
+
+    @pytest.mark.parametrize("beside", [{"type": "uint8"}, {"type": "uint8[]"}])
+    def test_text_that_is_no_utf_8_hides_nothing_beside_it(self, beside: dict[str, str]) -> None:
+        """Anybody may write it: whoever reads a block of many events must get past it."""
+        inputs = [{"name": "uri", "type": "string"}, {"name": "other", **beside}]
+        entry = Entry.from_json({"name": "Opened", "inputs": inputs, "outputs": inputs})
+        other: Any = 7 if beside["type"] == "uint8" else (7, 8)
+        # `bytes` are laid out as a string is.
+        data = encode(["bytes", beside["type"]], [b"http://evil/\xff\xfe", other])
+        text = "http://evil/\ufffd\ufffd"
+        assert entry.decode_log([entry.topic], data) == {"uri": text, "other": other}
+        assert entry.decode_result(data) == (text, other)
 
     @pytest.mark.parametrize(
         ("kind", "value"),

@@ -12,7 +12,7 @@ from tests.fakes_node_ports import FakeEvidence
 
 from retally.chain.court import vote_hash
 from retally.chain.silence import encode_answer_head
-from retally.errors import NotFound
+from retally.errors import ChainUnreachable, NotFound
 from retally.protocol.audit_points import drawn_points
 from retally.protocol.case import VerdictKind
 from retally.protocol.encoding import Bytes32, keccak
@@ -21,6 +21,7 @@ from retally_node.challenges import Challenges, next_part
 from retally_node.jury import Duty, Jury
 from retally_node.ledger import OpenChallenge, Vote
 from retally_node.read_evidence import EvidenceSource
+from retally_node.weigh_case import CaseFacts
 
 
 def juror(world: World) -> Jury:
@@ -153,6 +154,50 @@ class TestVote:
         world.clock.time += 86_400 - 3600
         await poisoned.step()
         assert [case for case, _ in world.court.commits] == [2, 1]
+        await world.close()
+
+    async def test_a_case_that_cannot_be_read_keeps_no_juror_from_its_votes(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await committed(world)
+        world.court.open_duties = [replace(self.duty(), case_id=2), self.duty()]
+        facts = world.court.facts
+
+        async def hostile(case_id: int) -> CaseFacts:
+            if case_id == 2:
+                raise ValueError("what nobody foresaw")
+            return await facts(case_id)
+
+        monkeypatch.setattr(world.court, "facts", hostile)
+        await juror(world).step()
+        assert [case for case, _ in world.court.commits] == [1]
+        world.clock.time += 86_400 - 3600
+        await juror(world).step()
+        assert {case for case, _ in world.court.commits} == {1, 2}
+        vote = world.node.ledger.votes.vote(2, 0)
+        assert vote is not None
+        assert vote.verdict == VerdictKind.INCONCLUSIVE
+        await world.close()
+
+    async def test_while_the_chain_is_away_no_vote_is_given_up(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await committed(world)
+        world.court.open_duties = [self.duty()]
+        world.clock.time += 86_400 - 3600
+
+        async def away(case_id: int) -> CaseFacts:
+            raise ChainUnreachable("away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(world.court, "facts", away)
+            with pytest.raises(ChainUnreachable):
+                await juror(world).step()
+        assert world.node.ledger.votes.vote(1, 0) is None
+        await juror(world).step()
+        vote = world.node.ledger.votes.vote(1, 0)
+        assert vote is not None
+        assert vote.verdict == VerdictKind.MATCH
         await world.close()
 
     async def test_another_file_than_named_is_inconclusive(self, world: World) -> None:

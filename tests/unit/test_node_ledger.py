@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.fakes_node import NODE_KEY, Customer
+from tests.fakes_node import NODE_KEY, Customer, open_world
 
+from retally_node.admission import AdmittedJob
 from retally_node.channels import Channel
 from retally_node.ledger import Ledger
-from retally_node.ledger.database import Database, LedgerBroken
+from retally_node.ledger.database import Database, LedgerBroken, LedgerInUse
 from retally_node.ledger.votes import OpenChallenge, Vote
 from retally_node.records import pack_ids, unpack_ids
 
@@ -51,8 +53,18 @@ class TestDatabase:
         connection = sqlite3.connect(path)
         connection.execute("PRAGMA user_version=99")
         connection.close()
-        with pytest.raises(RuntimeError, match="schema 99"):
+        for _ in range(2):
+            # The second time too: a refused ledger keeps nobody's lock.
+            with pytest.raises(RuntimeError, match="schema 99"):
+                Database(path)
+
+    def test_belongs_to_one_process_at_a_time(self, path: Path) -> None:
+        database = Database(path)
+        with pytest.raises(LedgerInUse, match="another node runs on this data_dir"):
             Database(path)
+        assert database.read("SELECT * FROM marks") == []
+        database.close()
+        Database(path).close()
 
 
 class TestBooks:
@@ -138,3 +150,57 @@ class TestBroken:
             await ledger.commits.set_mark("commits", 5)
         assert ledger.broken == "database or disk is full"
         ledger.close()
+
+    async def test_what_was_queued_before_the_failure_was_known_is_not_committed_behind_it(self, path: Path) -> None:
+        database = Database(path)
+        is_queued = threading.Event()
+
+        def full(connection: sqlite3.Connection) -> None:
+            assert is_queued.wait(10)
+            raise sqlite3.OperationalError("database or disk is full")
+
+        first = asyncio.create_task(database.write("mark", full))
+        await asyncio.sleep(0.05)  # the writer has begun: what comes now is in another group
+        second = asyncio.create_task(database.write("mark", insert_mark(2)))
+        await asyncio.sleep(0)
+        is_queued.set()
+        outcomes = await asyncio.gather(first, second, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [LedgerBroken, LedgerBroken]
+        assert database.read("SELECT * FROM marks") == []
+        database.close()
+
+    async def test_a_torn_file_is_no_refusal_of_one_change(self, path: Path) -> None:
+        database = Database(path)
+
+        def torn(connection: sqlite3.Connection) -> None:
+            raise sqlite3.DatabaseError("database disk image is malformed")
+
+        with pytest.raises(LedgerBroken, match="malformed"):
+            await database.write("mark", torn)
+        assert database.broken == "database disk image is malformed"
+        database.close()
+
+    async def test_a_vital_change_refused_takes_its_neighbours_with_it(self, path: Path) -> None:
+        database = Database(path)
+        await database.write("mark", insert_mark(1))
+        changes = [database.write("mark", insert_mark(n), is_vital=n == 1) for n in (0, 1, 2)]
+        outcomes = await asyncio.gather(*changes, return_exceptions=True)
+        assert type(outcomes[1]) is LedgerBroken
+        assert type(outcomes[2]) is LedgerBroken
+        assert database.broken is not None
+        assert "m2" not in [row["name"] for row in database.read("SELECT name FROM marks")]
+        database.close()
+
+    async def test_a_receipt_that_is_refused_breaks_the_ledger(self, tmp_path: Path) -> None:
+        world = await open_world(tmp_path)
+        customer = Customer()
+        for _ in range(2):
+            job = await world.node.admission.admit(await customer.submission(world.node, cumulative=10**6))
+            assert isinstance(job, AdmittedJob)
+            await world.node.server.start(job).closed()
+        channel = world.node.book.get(customer.channel)
+        record = world.node.ledger.jobs.billed_after(channel.id.key, 0)[0]
+        with pytest.raises(LedgerBroken):
+            await world.node.ledger.jobs.close(record, channel)
+        assert world.node.ledger.broken is not None
+        await world.close()

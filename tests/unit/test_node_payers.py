@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import cast
 
 import pytest
@@ -9,6 +10,7 @@ from tests.fakes_node import NODE_KEY, Customer
 
 from retally.chain.escrow import Account, Escrow, ReservationState, Signer
 from retally.errors import ChainUnreachable
+from retally.protocol.eip712 import SigningKey, keccak
 from retally.protocol.encoding import ZERO_ADDRESS, Address
 from retally_node.payers import ChainPayers
 
@@ -72,3 +74,41 @@ class TestStanding:
         assert await kept.standing(customer.payer, customer.key.address) == before
         with pytest.raises(ChainUnreachable):
             await payers(escrow).standing(customer.payer, customer.key.address)
+
+
+class TestStrangers:
+    """Keys are free: what is asked for one is asked once, and kept for few."""
+
+    async def test_who_asks_at_the_same_time_shares_one_look(self) -> None:
+        escrow, customer = FakeEscrow(), Customer()
+        asked = payers(escrow, fresh_seconds=60)
+        first = asyncio.create_task(asked.standing(customer.payer, customer.key.address))
+        await asyncio.sleep(0)
+        others = [asyncio.create_task(asked.standing(customer.payer, customer.key.address)) for _ in range(9)]
+        # Who came first may leave: the others have its answer all the same.
+        first.cancel()
+        found = await asyncio.gather(*others)
+        assert (len(found), escrow.reads) == (9, 1)
+        escrow.is_dead = True
+        assert await asked.standing(customer.payer, customer.key.address) == found[0]
+
+    async def test_a_look_that_failed_is_made_again(self) -> None:
+        escrow, customer = FakeEscrow(), Customer()
+        asked = payers(escrow)
+        escrow.is_dead = True
+        with pytest.raises(ChainUnreachable):
+            await asked.standing(customer.payer, customer.key.address)
+        escrow.is_dead = False
+        assert (await asked.standing(customer.payer, customer.key.address)).funds > 0
+
+    async def test_the_oldest_are_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("retally_node.payers.MOST_SEEN", 3)
+        escrow = FakeEscrow()
+        asked = payers(escrow, fresh_seconds=60)
+        some = [SigningKey(keccak(b"%d" % number)).address for number in range(5)]
+        for payer in some:
+            await asked.standing(payer, payer)
+        escrow.reads = 0
+        for payer in reversed(some):
+            await asked.standing(payer, payer)
+        assert escrow.reads == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,10 @@ class TestCollect:
         customer = Customer()
         world.engine.fails_after = 0
         assert await serve(world, customer) == 0
-        assert plan_collect(world.node.book.all(), world.node.ledger).items == ()
+        assert plan_collect(world.node.book.all(), world.node.ledger, START).items == ()
         world.engine.fails_after = None
         await serve(world, customer, n=2)
-        plan = plan_collect(world.node.book.all(), world.node.ledger)
+        plan = plan_collect(world.node.book.all(), world.node.ledger, START)
         assert len(plan.receipts) == 2
         assert all(record.receipt.fee > 0 for record in plan.receipts)
         await world.close()
@@ -131,7 +132,7 @@ class TestCollect:
     async def test_books_follow_the_chain_after_a_restart(self, world: World, tmp_path: Path) -> None:
         customer = Customer()
         cost = await serve(world, customer)
-        plan = plan_collect(world.node.book.all(), world.node.ledger)
+        plan = plan_collect(world.node.book.all(), world.node.ledger, START)
         await world.collect.collect(plan.items, keccak(b"root"))
         await world.close()
         again = await open_world(tmp_path, world.collect)
@@ -155,7 +156,7 @@ class TestWhen:
         await serve(world, Customer())
         await world.node.settlement.step()
         standing = world.payers.standing_now
-        world.payers.standing_now = type(standing)(standing.balance, 1, 0, standing.cap_left, standing.expiry)
+        world.payers.standing_now = replace(standing, thawing=standing.balance)
         world.clock.time += 60
         await world.node.settlement.step()
         assert len(world.collect.mined) == 1

@@ -53,6 +53,15 @@ def streaming(*frames: dict[str, Any], cut: int | None = None, done: bool = True
     return handler
 
 
+def writing(content: bytes) -> Handler:
+    """Answer with those bytes, whatever was asked."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=content)
+
+    return handler
+
+
 async def collect(engine: VllmEngine) -> list[EngineChunk]:
     return [chunk async for chunk in engine.generate([5, 6], SAMPLING)]
 
@@ -90,6 +99,9 @@ class TestGenerate:
             streaming(frame([7]), done=False),
             streaming(frame([7], "abort")),
             streaming(frame([7], logprobs=None)),
+            streaming({"choices": "none"}),
+            writing(b"data: <html>\n\n"),
+            writing(b"data: \xff\n\n"),
         ],
     )
     async def test_a_failing_engine_is_unavailable(self, serve: Any, handler: Handler) -> None:
@@ -135,9 +147,40 @@ class TestGenerate:
         await engine.close()
 
 
+class TestNonsense:
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            "<html>",
+            "{}",
+            '{"choices": []}',
+            '{"choices": [{"prompt_logprobs": [null, {"x": {"logprob": 0}, "6": {"logprob": 0}}]}]}',
+            '{"choices": [{"prompt_logprobs": [null, {"99999999999": {"logprob": 0}, "6": {"logprob": 0}}]}]}',
+        ],
+    )
+    async def test_scores_that_make_no_sense_are_no_engines(self, serve: Any, answer: str) -> None:
+        engine: VllmEngine = await serve(writing(answer.encode()))
+        engine._lacks_score_route = True
+        with pytest.raises(EngineUnavailable):
+            await engine.score([5, 6], 1)
+
+    @pytest.mark.parametrize("answer", ["<html>", "5", '{"text": "x"}'])
+    async def test_nor_is_such_a_text(self, serve: Any, answer: str) -> None:
+        with pytest.raises(EngineUnavailable):
+            await (await serve(writing(answer.encode()))).text_of([5])
+
+
 class TestCheck:
-    @pytest.mark.parametrize("body", [{"data": [{"id": "other", "max_model_len": 9}], "version": "1"}, {"detail": "?"}])
-    async def test_something_else_on_that_port_is_refused(self, serve: Any, body: dict[str, Any]) -> None:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"data": [{"id": "other", "max_model_len": 9}], "version": "1"},
+            {"detail": "?"},
+            5,
+            {"data": 5, "version": 1},
+        ],
+    )
+    async def test_something_else_on_that_port_is_refused(self, serve: Any, body: Any) -> None:
         engine = await serve(answering(200, body))
         with pytest.raises(RetallyError):
             await engine.check()

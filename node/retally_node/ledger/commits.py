@@ -13,6 +13,9 @@ from retally_node.ledger.database import Database
 from retally_node.ledger.money import save_channel
 from retally_node.ledger.schema import amount_to_blob, blob_to_amount
 
+#: Blocks below a mark that are read again: they may be replaced by others, or an RPC may show their logs late.
+REREAD_BLOCKS = 128
+
 
 @dataclass(frozen=True, slots=True)
 class CommittedRoot:
@@ -41,6 +44,13 @@ class CommitLedger:
             )
 
         await self._database.write("root", change)
+
+    async def forget_commits(self, commits: Sequence[CommittedRoot]) -> None:
+        """Strike out commits that the chain no longer has."""
+        rows = [(commit.record.id, commit.record.receipts_root) for commit in commits]
+        await self._database.write(
+            "forget", lambda connection: connection.executemany("DELETE FROM commits WHERE id = ? AND root = ?", rows)
+        )
 
     async def record_commit(self, commit: CommittedRoot, channels: Sequence[Channel], next_block: int) -> None:
         """Write a mined commit with what it collected and how far the chain was read."""
@@ -74,6 +84,11 @@ class CommitLedger:
         """All mined commits."""
         return [_commit(row) for row in self._database.read("SELECT * FROM commits ORDER BY id")]
 
+    def commits_since(self, block: int) -> list[CommittedRoot]:
+        """Those that were mined in a block or after it."""
+        rows = self._database.read("SELECT * FROM commits WHERE block >= ? ORDER BY id", (block,))
+        return [_commit(row) for row in rows]
+
     def commits_with(self, digest: bytes) -> list[CommittedRoot]:
         """The mined commits whose root holds a receipt."""
         query = "SELECT commits.* FROM commits JOIN leaves USING (root) WHERE leaves.digest = ? ORDER BY id"
@@ -92,6 +107,10 @@ class CommitLedger:
         """How far a loop has read the chain."""
         rows = self._database.read("SELECT value FROM marks WHERE name = ?", (name,))
         return int(rows[0]["value"]) if rows else default
+
+    def reread_from(self, name: str, deployed_block: int) -> int:
+        """Where a loop reads on: some blocks below its mark, since what it saw of them may not be the last word."""
+        return max(deployed_block, self.mark(name, deployed_block) - REREAD_BLOCKS)
 
 
 def _set_mark(connection: sqlite3.Connection, name: str, value: int) -> None:

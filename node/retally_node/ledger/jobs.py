@@ -93,7 +93,8 @@ class JobLedger:
             )
             channel_row(connection)
 
-        await self._database.write("receipt", change)
+        # The line in memory has moved on already: refused, it would no longer be the line on disk.
+        await self._database.write("receipt", change, is_vital=True)
 
     def job(self, job_id: bytes) -> JobRecord | None:
         """A stored request."""
@@ -144,6 +145,22 @@ class JobLedger:
             (channel_key, amount_to_blob(collected)),
         )
         return [_receipt(row) for row in rows]
+
+    def deadline(self, job_id: bytes) -> int | None:
+        """Until when the request of a job could be served."""
+        return self._deadline("SELECT body FROM requests WHERE job_id = ?", (job_id,))
+
+    def oldest_deadline(self, channel_key: bytes, collected: int) -> int | None:
+        """The same of the request whose receipt is the next that a channel pays for."""
+        query = (
+            "SELECT q.body FROM receipts r JOIN requests q USING (job_id) WHERE r.channel = ? AND r.cum_to > ?"
+            " AND r.cum_to > r.cum_from ORDER BY r.cum_from LIMIT 1"
+        )
+        return self._deadline(query, (channel_key, amount_to_blob(collected)))
+
+    def _deadline(self, query: str, parameters: Sequence[object]) -> int | None:
+        rows = self._database.read(query, parameters)
+        return JobRequest.from_wire(json.loads(rows[0]["body"])).deadline if rows else None
 
     def totals(self) -> dict[str, int]:
         """Counts and sums for status and earnings."""

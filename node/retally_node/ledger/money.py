@@ -93,17 +93,34 @@ class MoneyLedger:
         )
 
     async def settle_reservation(self, reservation: Reservation, state: str) -> None:
-        """Remember what became of a reservation."""
-        row = (state, reservation.payer, reservation.signer, reservation.epoch, amount_to_blob(reservation.cumulative))
-        where = "payer = ? AND signer = ? AND epoch = ? AND cumulative = ?"
-        await self._database.write(
-            "reservation-state",
-            lambda connection: connection.execute(f"UPDATE reservations SET state = ? WHERE {where}", row),
-        )
+        """Remember what became of a reservation; one that the Escrow has stands for all smaller ones too."""
+        row = (reservation.payer, reservation.signer, reservation.epoch, amount_to_blob(reservation.cumulative))
+        where = "payer = ? AND signer = ? AND epoch = ?"
 
-    def new_reservations(self, node: Address) -> list[StoredReservation]:
-        """Reservations not yet submitted."""
-        rows = self._database.read("SELECT * FROM reservations WHERE state = 'new'")
+        def change(connection: sqlite3.Connection) -> None:
+            connection.execute(f"UPDATE reservations SET state = ? WHERE {where} AND cumulative = ?", (state, *row))
+            if state == "reserved":
+                query = f"UPDATE reservations SET state = 'covered' WHERE {where} AND cumulative < ? AND state = 'new'"
+                connection.execute(query, row)
+
+        await self._database.write("reservation-state", change)
+
+    def reserved(self, reservation: Reservation) -> int:
+        """The most that the Escrow has of the same payer, signer and epoch, as far as this node has sent it."""
+        rows = self._database.read(
+            "SELECT max(cumulative) AS most FROM reservations"
+            " WHERE payer = ? AND signer = ? AND epoch = ? AND state = 'reserved'",
+            (reservation.payer, reservation.signer, reservation.epoch),
+        )
+        return blob_to_amount(rows[0]["most"]) if rows[0]["most"] is not None else 0
+
+    def largest_new_reservations(self, node: Address) -> list[StoredReservation]:
+        """Of reservations not yet submitted, the largest of each payer, signer and epoch."""
+        # SQLite takes the other columns from the row that holds the maximum.
+        rows = self._database.read(
+            "SELECT payer, signer, epoch, max(cumulative) AS cumulative, signature FROM reservations"
+            " WHERE state = 'new' GROUP BY payer, signer, epoch"
+        )
         return [
             StoredReservation(
                 Reservation(row["payer"], row["signer"], node, blob_to_amount(row["cumulative"]), row["epoch"]),

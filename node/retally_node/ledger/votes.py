@@ -62,12 +62,24 @@ class VoteLedger:
         return [Vote(*row) for row in rows]
 
     async def record_challenge(self, challenge: OpenChallenge) -> None:
-        """Write a challenge down as open, unless it is known."""
+        """Write a challenge down as open, unless it is known; mined anew, its id may ask for another point."""
+        if self.knows_challenge(challenge):
+            return
         row = (challenge.id, challenge.commit_id, challenge.channel, amount_to_blob(challenge.point))
         await self._database.write(
             "challenge",
-            lambda connection: connection.execute("INSERT OR IGNORE INTO challenges VALUES (?,?,?,?,'open')", row),
+            lambda connection: connection.execute("INSERT OR REPLACE INTO challenges VALUES (?,?,?,?,'open')", row),
         )
+
+    def knows_challenge(self, challenge: OpenChallenge) -> bool:
+        """Whether a challenge was written down just so."""
+        query = "SELECT 1 FROM challenges WHERE id = ? AND commit_id = ? AND channel = ? AND point = ?"
+        row = (challenge.id, challenge.commit_id, challenge.channel, amount_to_blob(challenge.point))
+        return bool(self._database.read(query, row))
+
+    def is_open(self, challenge_id: bytes) -> bool:
+        """Whether a challenge waits for its answer."""
+        return bool(self._database.read("SELECT 1 FROM challenges WHERE id = ? AND state = 'open'", (challenge_id,)))
 
     async def close_challenge(self, challenge_id: bytes, state: str) -> None:
         """Remember what became of a challenge."""

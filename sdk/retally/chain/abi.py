@@ -104,13 +104,34 @@ def _decode(parameters: Sequence[Parameter], data: bytes) -> tuple[Any, ...]:
 
 
 def _decode_any(types: Sequence[str], data: bytes) -> tuple[Any, ...]:
-    from eth_abi.abi import decode
     from eth_abi.exceptions import DecodingError
 
     try:
-        return decode(types, data)
+        return tuple(_lenient_codec().decode(types, data))
     except DecodingError as error:
         raise Malformed(str(error)) from error
+
+
+@cache
+def _lenient_codec() -> Any:
+    """eth_abi's, but text that is no UTF-8 is read as `words` reads it."""
+    from eth_abi.codec import ABICodec
+    from eth_abi.decoding import ByteStringDecoder
+    from eth_abi.registry import BaseEquals, registry
+
+    class Text(ByteStringDecoder):
+        def decode(self, stream: Any) -> Any:
+            raw: bytes = super().decode(stream)  # type: ignore[no-untyped-call]
+            return raw.decode(errors="replace")
+
+        @classmethod
+        def from_type_str(cls, *_: Any) -> Any:
+            return cls()
+
+    lenient: Any = registry.copy()  # type: ignore[no-untyped-call]
+    lenient.unregister_decoder("string")
+    lenient.register_decoder(BaseEquals("string", with_sub=False), Text, label="string")  # type: ignore[no-untyped-call]
+    return ABICodec(lenient)
 
 
 @dataclass(frozen=True)

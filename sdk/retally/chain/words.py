@@ -1,7 +1,8 @@
 """Calldata and results made of plain words: numbers, addresses, fixed bytes, and text.
 
 Whoever only reads the chain needs no more of the ABI, and eth_abi, which knows all of it, is a dozen megabytes in a
-process. What is here encodes, decodes and refuses as it does.
+process. What is here encodes, decodes and refuses as it does, but for text: anybody may put bytes on chain that are no
+UTF-8, and what else a block says must be read all the same.
 """
 
 from __future__ import annotations
@@ -96,10 +97,7 @@ def _text_at(kind: str, data: bytes, at: int) -> str | bytes:
     padded = size + -size % WORD
     raw = _part(data, at + WORD, padded)
     text = _without(raw[size:], raw[:size])
-    try:
-        return text.decode() if kind == "string" else text
-    except UnicodeDecodeError as error:
-        raise Malformed(f"a string is no UTF-8: {error}") from error
+    return text.decode(errors="replace") if kind == "string" else text
 
 
 def _part(data: bytes, at: int, size: int) -> bytes:

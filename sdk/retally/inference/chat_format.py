@@ -14,13 +14,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from retally.errors import BadRequest
+from retally.inference.detokenizer import Detokenizer, TokenTexts
 from retally.inference.grammar import GrammarBook
 from retally.inference.stop_matcher import StopMatcher
 from retally.protocol.embeddings import inputs_of
 from retally.protocol.structure import CALL_BEGIN, tools_of
-
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-
 
 #: What templates and tokenizers raise over a prompt of the wrong shape, which strangers may sign and nodes commit.
 _MALFORMED = (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RecursionError)
@@ -85,7 +83,7 @@ class ChatFormat:
 
     def detokenizer(self) -> Detokenizer:
         """Return a fresh incremental detokenizer."""
-        return Detokenizer(self._tokenizer)
+        return Detokenizer(self._token_texts)
 
     def answer_text(self, stops: Sequence[str]) -> AnswerText:
         """Return a fresh reader of one answer's tokens."""
@@ -111,6 +109,10 @@ class ChatFormat:
         if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             return bytes([int(token[3:5], 16)])
         return token.replace("\u2581", " ").encode()
+
+    @cached_property
+    def _token_texts(self) -> TokenTexts:
+        return TokenTexts(self._tokenizer)
 
     @cached_property
     def _added_ids(self) -> frozenset[int]:
@@ -146,42 +148,6 @@ class ChatFormat:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-class Detokenizer:
-    """Text of a growing list of ids; a character whose bytes are not complete is held back."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._begin = 0
-        self._read = 0
-
-    def push(self, ids: Sequence[int]) -> str:
-        """Take new ids and return the text that they complete."""
-        return "".join(self._push_one(token_id) for token_id in ids)
-
-    def finish(self) -> str:
-        """Return what was held back, at the end."""
-        before, after = self._around()
-        self._begin = self._read = len(self._ids)
-        return after[len(before) :]
-
-    def _push_one(self, token_id: int) -> str:
-        self._ids.append(token_id)
-        before, after = self._around()
-        if len(after) <= len(before) or after.endswith(REPLACEMENT):
-            return ""
-        # Decoding goes on from the last complete text, since tokenizers may join a token with the one before it.
-        self._begin, self._read = self._read, len(self._ids)
-        return after[len(before) :]
-
-    def _around(self) -> tuple[str, str]:
-        decode = self._tokenizer.decode
-        return (
-            str(decode(self._ids[self._begin : self._read], skip_special_tokens=True)),
-            str(decode(self._ids[self._begin :], skip_special_tokens=True)),
-        )
-
-
 class AnswerText:
     """Reads an answer token by token: what text to show, and which token completes a stop string.
 
@@ -199,7 +165,11 @@ class AnswerText:
 
     def push(self, token_id: int) -> str:
         """Take one token and return the text to show."""
-        return self._matcher.push(self._detokenizer.push((token_id,)))
+        return self.push_all((token_id,))
+
+    def push_all(self, ids: Sequence[int]) -> str:
+        """Take several tokens and return the text to show."""
+        return self._matcher.push(self._detokenizer.push(ids))
 
     def finish(self) -> str:
         """Return the text held back, at the answer's end."""

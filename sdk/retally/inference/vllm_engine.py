@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import aiohttp
@@ -49,7 +49,8 @@ class VllmEngine:
                 cached = frame.usage.prompt_tokens_details.cached_tokens or 0
             if not frame.choices:
                 continue
-            chunk = chunk_of(frame.choices[0], sampling.logprobs)
+            with _understood():
+                chunk = chunk_of(frame.choices[0], sampling.logprobs)
             if chunk.finish_reason is not None:
                 # The usage frame, which knows the cached tokens, comes right behind.
                 held = chunk
@@ -86,10 +87,12 @@ class VllmEngine:
                 content = await self._content(response)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise unreachable(error) from error
-        rows = msgspec.json.decode(content, type=Completion).choices[0].prompt_logprobs
-        if rows is None or len(rows) != len(ids):
-            raise EngineUnavailable("the engine returned no prompt logprobs", hint="start it with --max-logprobs 66")
-        return scores_of(rows[start:], ids[start:], start, top)
+        with _understood():
+            rows = msgspec.json.decode(content, type=Completion).choices[0].prompt_logprobs
+            if rows is None or len(rows) != len(ids):
+                hint = "start it with --max-logprobs 66"
+                raise EngineUnavailable("the engine returned no prompt logprobs", hint=hint)
+            return scores_of(rows[start:], ids[start:], start, top)
 
     async def check(self) -> EngineInfo:
         """Ask for the model, then try the sampler and the prompt logprobs for real."""
@@ -115,11 +118,12 @@ class VllmEngine:
         try:
             models = json.loads(await self._get("/v1/models"))["data"]
             version = str(json.loads(await self._get("/version"))["version"])
-        except (KeyError, ValueError) as error:
-            raise EngineUnavailable(f"{self._base_url} does not speak vLLM's API: {error!r}") from error
-        served: dict[str, Any] | None = next((model for model in models if model["id"] == self.model_name), None)
+            named = {model["id"]: model for model in models}
+        except (LookupError, TypeError, ValueError) as error:
+            raise EngineUnavailable(f"{self._base_url} does not speak vLLM's API: {error!r:.300}") from error
+        served: dict[str, Any] | None = named.get(self.model_name)
         if served is None:
-            raise EngineUnavailable(f"the engine serves {[model['id'] for model in models]}, not {self.model_name}")
+            raise EngineUnavailable(f"the engine serves {[*named]}, not {self.model_name}")
         return served, version
 
     async def identity(self) -> str:
@@ -132,9 +136,11 @@ class VllmEngine:
         body = {"model": self.model_name, "tokens": list(ids)}
         try:
             async with self._open().post(f"{self._base_url}/detokenize", json=body) as response:
-                return str(json.loads(await self._content(response))["prompt"])
+                content = await self._content(response)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise unreachable(error) from error
+        with _understood():
+            return str(json.loads(content)["prompt"])
 
     async def close(self) -> None:
         """Close the connections."""
@@ -233,8 +239,18 @@ def sampler_argument(sampling: EngineSampling) -> str:
     return json.dumps(argument)
 
 
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Reading what the engine wrote: what makes no sense means that there is no engine to speak of."""
+    try:
+        yield
+    except (msgspec.MsgspecError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        raise EngineUnavailable(f"the engine's answer makes no sense: {error!r:.300}") from error
+
+
 def _decoded(payload: bytes) -> Frame:
-    frame = msgspec.json.decode(payload, type=Frame)
+    with _understood():
+        frame = msgspec.json.decode(payload, type=Frame)
     if frame.error is not None:
         raise EngineUnavailable(f"the engine failed in mid-answer: {frame.error}")
     return frame

@@ -89,8 +89,8 @@ class Assignment(TypedMessage):
 
 def canonical_json(value: object) -> bytes:
     """RFC 8785, without floats: no float is ever hashed (R-3)."""
-    _refuse_unhashable(value)
     try:
+        _refuse_unhashable(value)
         text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
         if text.isascii() or max(text) < _FIRST_SURROGATE:
             return text.encode()
@@ -98,6 +98,8 @@ def canonical_json(value: object) -> bytes:
         return rfc8785.dumps(value)  # type: ignore[arg-type]  # its alias of JSON types is invariant
     except (UnicodeEncodeError, rfc8785.CanonicalizationError) as error:
         raise BadRequest(f"not canonical JSON: {error}") from error
+    except RecursionError as error:
+        raise BadRequest("JSON that nests too deep can't be hashed") from error
 
 
 def _refuse_unhashable(value: object) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from retally.errors import BadRequest, UnsupportedParameter
 from retally.protocol.encoding import parse_ids
+from retally.protocol.nesting import check_levels
 from retally.protocol.openai_messages import messages_of
 from retally.protocol.openai_structure import response_format_of, tool_choice_of, tools_text_of
 from retally.protocol.params import ONE, RANGES, JobParams, sorted_bias
@@ -155,6 +156,8 @@ def prompt_of_body(body: Mapping[str, Any], endpoint: str) -> dict[str, Any]:
         tools = tools_text_of(body)
         return {"messages": messages_of(body.get("messages")), **({"tools": tools} if tools else {})}
     prompt = body.get("prompt")
+    # Batches of one are taken out of each other by recursion.
+    check_levels("prompt", prompt)
     if isinstance(prompt, str):
         return {"prompt": prompt}
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):

@@ -20,12 +20,14 @@ from retally.protocol.encoding import (
     to_hex,
 )
 from retally.protocol.job import Assignment, JobRequest
+from retally.protocol.nesting import parse_shallow_object
 from retally.protocol.offer import Offer
 from retally.protocol.params import JobParams
 from retally.protocol.receipt import JobReceipt
 from retally.protocol.voucher import Reservation, Voucher
 
 MAX_LOGPROBS = 20
+MAX_MODEL_CHARACTERS = 256  # it is written into every event of an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,8 @@ class JobOptions:
         if logprobs is not None and check_integer("logprobs", logprobs, 32) > MAX_LOGPROBS:
             raise BadRequest(f"logprobs goes up to {MAX_LOGPROBS}", param="logprobs")
         model = wire.get("model", "")
-        if not isinstance(model, str):
-            raise BadRequest("model must be a string", param="model")
+        if not isinstance(model, str) or len(model) > MAX_MODEL_CHARACTERS:
+            raise BadRequest(f"model must be a string of at most {MAX_MODEL_CHARACTERS} characters", param="model")
         return cls(_flag(wire, "includeUsage"), logprobs, model, _flag(wire, "echo"))
 
 
@@ -144,7 +146,7 @@ class JobSubmission:
         return cls(
             request=JobRequest.from_wire(wire["request"]),
             request_signature=parse_signature("requestSignature", wire["requestSignature"]),
-            prompt=parse_object("prompt", wire["prompt"]),
+            prompt=parse_shallow_object("prompt", wire["prompt"]),
             params=JobParams.from_json(wire["params"]),
             assignments=tuple(SubmittedAssignment.from_wire(item) for item in assignments),
             lane=check_integer("lane", wire["lane"], 32),
