@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +39,14 @@ class Serves(StrEnum):
     EMBEDDINGS = "embeddings"
 
 
+ProfileOption = Annotated[
+    Path | None, typer.Option(help="The registered profile's JSON; for embeddings else the deployment's.")
+]
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option(help="What it judges by as a juror; else what ships for the model.", exists=True, file_okay=False),
+]
+
 GAS_WEI = 10**17
 HOT_COLLECTOR = (
     "the node's own key may now collect, answer and vote for you: whoever steals it can cost you half of the stake; "
@@ -63,21 +72,15 @@ def init(
     engine_url: Annotated[str | None, typer.Option(help="A running vLLM to attach to; else one is started.")] = None,
     port: Annotated[int, typer.Option(help="Where the node listens.")] = 8100,
     serves: Annotated[Serves, typer.Option(help="What its engine is for, never both.")] = Serves.COMPLETIONS,
-    profile_file: Annotated[
-        Path | None, typer.Option(help="The registered profile's JSON; for embeddings else the deployment's.")
-    ] = None,
-    public_url: Annotated[str | None, typer.Option(help="Where routers reach the node, with TLS in front.")] = None,
-    calibration_dir: Annotated[
-        Path | None,
-        typer.Option(help="What it judges by as a juror; else what ships for the model.", exists=True, file_okay=False),
-    ] = None,
+    profile_file: ProfileOption = None,
+    public_url: Annotated[str | None, typer.Option(help="Where routers reach it, with TLS in front.")] = None,
+    calibration_dir: CalibrationOption = None,
 ) -> None:
     """Make a node key and a node.toml; nothing touches the chain yet."""
     context = Session(ctx).context
     if context.rpc_url is None or context.deployment is None:
         raise BadRequest("no chain is known", hint="pass --rpc-url and --deployment, or run: retally devnet up")
-    files = ModelFiles.load(model_dir)
-    embeds = serves == Serves.EMBEDDINGS
+    files, embeds = ModelFiles.load(model_dir), serves == Serves.EMBEDDINGS
     if embeds:
         profile_file = profile_for_embeddings(Deployment.load(context.deployment), profile_file)
     new = NewNode(
@@ -98,8 +101,7 @@ def init(
     )
     config, address = make_node(new)
     data = {"node": address, "config": str(config), "model": files.name, "serves": serves.value}
-    what = f"{serves.value} of {files.name}"
-    emit(ctx, data, f"{address} will serve {what}; next: retally node stake --config {config} --amount 1000")
+    emit(ctx, data, f"{address} will serve {files.name}; next: retally node stake --config {config} --amount 1000")
 
 
 @app.command()
@@ -139,13 +141,19 @@ def stake(
             return {**entry, **await bonds.stake_status(chain, owner, Role.OPERATOR)}
 
     data = run(work)
-    if data["collector"] == data["node"]:
-        note(ctx, HOT_COLLECTOR)
-    if collector is not None and not _is_named(data["collector"], settings):
-        note(ctx, OTHER_COLLECTOR)
-    if data["noJuror"] is not None and not settings.embeds:
-        note(ctx, f"you do not stand for jury duty: {data['noJuror']}")
+    for warning in _warnings(data, settings, collector):
+        note(ctx, warning)
     emit(ctx, data, f"{data['node']} is {data['entry']}; staked: {show_amount(int(data['bonded']))}")
+
+
+def _warnings(data: Mapping[str, Any], settings: NodeSettings, collector: str | None) -> Iterator[str]:
+    """What an owner should know about how its node stands now."""
+    if data["collector"] == data["node"]:
+        yield HOT_COLLECTOR
+    if collector is not None and not _is_named(data["collector"], settings):
+        yield OTHER_COLLECTOR
+    if data["noJuror"] is not None and not settings.embeds:
+        yield f"you do not stand for jury duty: {data['noJuror']}"
 
 
 def _endpoint(named: str | None, settings: NodeSettings, chain_id: int) -> str:
