@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
+from weakref import WeakValueDictionary
 
-from retally.errors import BadRequest, Conflict, DuplicateJob, InsufficientFunds, RateLimited
+from retally.errors import BadRequest, Conflict, ContextExceeded, DuplicateJob, InsufficientFunds, RateLimited
 from retally.protocol.offer import Offer
 from retally.protocol.receipt import FinishReason
 from retally.protocol.wire import JobSubmission, SubmittedAssignment
@@ -71,6 +73,9 @@ class Admission:
         self._forms = forms
         self._room = room
         self._reading = asyncio.Semaphore(PROMPTS_AT_ONCE)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # Of its own: grammars are compiled in the loop's threads, and may take them all.
+        self._threads = ThreadPoolExecutor(PROMPTS_AT_ONCE, thread_name_prefix="prompt")
 
     async def admit(self, submission: JobSubmission) -> AdmittedJob | StoredAnswer:
         """Check everything, then write the job down; or find the answer it already has."""
@@ -83,6 +88,9 @@ class Admission:
             standing = await self._payers.standing(payer, signer)
             if standing.funds <= 0:
                 raise InsufficientFunds(1, standing.funds)
+        fewest = self._forms.fewest_tokens(submission.prompt)
+        if fewest > bare.offer.max_context:
+            raise ContextExceeded(fewest, 1, bare.offer.max_context)
         candidate = await self._with_prompt(bare)
         for check in PROMPT_CHECKS:
             check(candidate, self._rules)
@@ -93,7 +101,10 @@ class Admission:
         self._check_money(candidate, STANDING_CHECKS, self._channel(candidate), standing)
         await self._forms.check(submission.params, submission.prompt)
         await self._keep_promises(candidate, self._book.find(candidate.channel_id.key))
-        # All of it once more: others were admitted meanwhile. From here to the record nothing waits.
+        # All of it once more: others were admitted meanwhile, or this one. From here to the record nothing waits.
+        stored = self._stored(candidate)
+        if stored is not None:
+            return stored
         self._check_money(candidate, (*STANDING_CHECKS, *CREDIT_CHECKS), self._channel(candidate), standing)
         self._check_capacity(candidate)
         return await self._record(candidate)
@@ -126,8 +137,11 @@ class Admission:
     async def _with_prompt(self, candidate: Candidate) -> Candidate:
         """The same with the prompt's tokens, made in a thread: of a long one that takes seconds."""
         prompt, date = candidate.submission.prompt, candidate.submission.params.template_date
-        async with self._reading:
-            parts = await asyncio.to_thread(self._forms.parts, prompt, date)
+        turn = self._turns.setdefault(candidate.request.payer, asyncio.Lock())
+        # One of a payer at a time: many long ones of one leave others a thread.
+        async with turn, self._reading:
+            work = asyncio.get_running_loop().run_in_executor(self._threads, self._forms.parts, prompt, date)
+            parts = await work
         ids = tuple(chain.from_iterable(parts))
         return replace(candidate, prompt_ids=ids, longest_input=max(map(len, parts)))
 
@@ -173,6 +187,7 @@ class Admission:
 
     async def _record(self, candidate: Candidate) -> AdmittedJob:
         submission, channel = candidate.submission, self._book.get(candidate.channel_id)
+        voucher, signature = submission.voucher, submission.voucher_signature
         segments = tuple(self._segment(candidate, item) for item in submission.assignments)
         if any(segment.key in channel.open for segment in segments):
             raise DuplicateJob("0x" + candidate.job_id.hex())
@@ -190,13 +205,16 @@ class Admission:
             channel.open[segment.key] = OpenSegment(segment.prepaid, candidate.max_fee(item))
         self._room.enter(len(segments))
         try:
-            # Before prefill, and before anybody counts on it.
-            await self._ledger.money.keep_voucher(channel, submission.voucher, submission.voucher_signature)
-            await self._ledger.jobs.admit(job, segments, channel)
+            # The voucher is on disk with the job: before prefill, and before anybody counts on it.
+            more = voucher.cumulative > channel.best
+            kept = replace(channel, best=voucher.cumulative, best_signature=signature) if more else channel
+            await self._ledger.jobs.admit(job, segments, kept)
+            channel.accept(voucher, signature)
         except BaseException:
             for segment in segments:
                 del channel.open[segment.key]
                 self._room.leave()
+            self._book.drop_unused(channel)
             raise
         secured = self._book.committed_with(channel.id.payer) > self._rules.credit_per_payer
         return AdmittedJob(job, submission, candidate.offer, channel, segments, candidate.answer_limit, secured)

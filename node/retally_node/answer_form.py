@@ -27,6 +27,10 @@ class AnswerForms:
             return self._format.render_inputs(prompt)
         return [self.render(prompt, template_date)]
 
+    def fewest_tokens(self, prompt: Mapping[str, Any]) -> int:
+        """A prompt has no fewer, whatever it says: to be looked at before they are made."""
+        return self._format.fewest_tokens(prompt)
+
     def render(self, prompt: Mapping[str, Any], template_date: str) -> Sequence[int]:
         """The token ids of a prompt to complete."""
         return self._format.render(prompt, template_date)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from retally.chain.silence import encode_answer_head, encode_ids, encode_output
 from retally.crash_points import crash_point
-from retally.errors import NotFound, RetallyError
+from retally.errors import NotFound
 from retally.protocol.eip712 import Domain
 from retally.protocol.merkle import CHUNK
 from retally.protocol.wire import AnswerBundle
@@ -80,14 +80,14 @@ class Challenges:
     async def step(self) -> None:
         """Note new challenges, then move every open one on."""
         recent = await self._note()
-        failed: RetallyError | None = None
+        failed: Exception | None = None
         open_now = self._ledger.votes.open_challenges()
         # Those just seen too, though we closed them: a reorganisation may have taken back what answered them.
         for challenge in {each.id: each for each in (*open_now, *recent)}.values():
             try:
                 await self._answer(challenge)
-            except RetallyError as error:
-                # One that can't be answered must not silence the answers to the others.
+            except Exception as error:  # noqa: BLE001  see below
+                # One that can't be answered, for whatever reason, must not silence the answers to the others.
                 log.error("challenge %s: %s", challenge.id.hex(), error)
                 failed = error
         if failed is not None:

@@ -42,7 +42,7 @@ class Channel:
     best_signature: bytes | None = None
     last_cum: int = 0
     collected: int = 0
-    #: What of the closed was never vouched for and is too old to be committed: no money will come for it.
+    #: What of the closed is too old to be committed (R-54), at its end: no money will come for it.
     lost: int = 0
     open: dict[SegmentKey, OpenSegment] = field(default_factory=dict)
     _grown: list[asyncio.Future[None]] = field(default_factory=list)
@@ -61,12 +61,14 @@ class Channel:
     def committed(self) -> int:
         """What the escrow has not paid for yet, with open segments at the most they can cost."""
         worst = sum(max(segment.owed, segment.max_fee) for segment in self.open.values())
-        return max(0, self.last_cum + worst - self.collected)
+        # What was vouched for and got too old all the same is no debt of the payer's.
+        forgiven = max(0, min(self.best, self.last_cum) - (self.last_cum - self.lost))
+        return max(0, self.last_cum + worst - self.collected - min(forgiven, max(0, self.last_cum - self.collected)))
 
     @property
     def expected(self) -> int:
-        """The same without what is lost: it ties up nobody else's credit."""
-        return self.committed - min(self.lost, self.unpaid, self.committed)
+        """The same without all that is lost: it ties up nobody else's credit."""
+        return self.committed - min(self.lost, self.unpaid)
 
     def state(self) -> ChannelState:
         """The channel as its signer may see it."""
@@ -116,6 +118,11 @@ class ChannelBook:
     def find(self, key: bytes) -> Channel | None:
         """The channel of a key, if known."""
         return self._channels.get(key)
+
+    def drop_unused(self, channel: Channel) -> None:
+        """Forgets a channel on which nothing was ever admitted, promised or paid."""
+        if not (channel.open or channel.best or channel.last_cum or channel.collected):
+            self._channels.pop(channel.id.key, None)
 
     def all(self) -> list[Channel]:
         """Every channel."""

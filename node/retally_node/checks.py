@@ -217,6 +217,8 @@ def check_reservation(candidate: Candidate, rules: AdmissionRules) -> None:
         return
     if reservation.payer != candidate.request.payer or reservation.node != rules.node:
         raise VoucherMismatch("reservation", candidate.request.payer, reservation.payer)
+    if reservation.signer not in (ZERO_ADDRESS, candidate.request.signer):
+        raise VoucherMismatch("reservation", candidate.request.signer, reservation.signer)
     _check_reservation_signature(reservation, signature, rules)
 
 

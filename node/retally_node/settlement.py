@@ -154,6 +154,8 @@ class Settlement:
         self._deployed_block = deployed_block
         self._interval_seconds = interval_seconds
         self._is_fresh = True
+        #: Channels that commits touched since the chain was asked about them: those may have been taken back.
+        self._doubtful: set[bytes] = set()
         self._lock = asyncio.Lock()
 
     async def step(self) -> None:
@@ -173,13 +175,14 @@ class Settlement:
     async def settle_now(self) -> SettleOutcome:
         """Collect everything that can be collected now."""
         async with self._lock:
-            await self._refresh()
+            asked = await self._refresh()
             known = {commit.record.id for commit in self._ledger.commits.commits()}
             # Each channel once a round: those whose funds or caps have run dry must not keep the others waiting.
             tried: set[bytes] = set()
-            while (plan := plan_collect(self._book.all(), self._ledger, self._clock.now(), tried)).items:
+            # None that the chain was not asked about: what it has paid for is where a line begins.
+            while (plan := plan_collect(asked, self._ledger, self._clock.now(), tried)).items:
                 await self._send(plan)
-                await self._refresh()
+                asked = await self._refresh()
                 tried |= {item.voucher.channel.key for item in plan.items}
             await self._ledger.commits.set_mark("settled_at", self._clock.now())
             made = [commit for commit in self._ledger.commits.commits() if commit.record.id not in known]
@@ -204,13 +207,14 @@ class Settlement:
         async with self._lock:
             await self._read_from(self._deployed_block, [])
 
-    async def _refresh(self) -> None:
-        unsettled = await self._reconcile()
+    async def _refresh(self) -> list[Channel]:
+        """Ask the chain what was collected of all channels of which that is not sure; return them."""
+        recent = await self._reconcile()
         channels = [
             channel
             for channel in self._book.all()
             # What is on disk may be of before a reorganisation: after a start each that ever billed is asked for.
-            if payable(channel) > (0 if self._is_fresh else channel.collected) or channel.id.key in unsettled
+            if payable(channel) > (0 if self._is_fresh else channel.collected) or channel.id.key in self._doubtful
         ]
         for start in range(0, len(channels), MAX_ASKED):
             asked = channels[start : start + MAX_ASKED]
@@ -220,6 +224,9 @@ class Settlement:
                 # under a root, one too few is a gap.
                 channel.collected = amount
         self._is_fresh = False
+        # What was touched by blocks that may still be replaced is asked for again.
+        self._doubtful = recent
+        return channels
 
     async def _reconcile(self) -> set[bytes]:
         """Read what is new and a little of what is not; return the channels that commits in those blocks touched."""
@@ -239,7 +246,9 @@ class Settlement:
                 await self._record(commit)
         if next_block > self._ledger.commits.mark("commits", start):
             await self._ledger.commits.set_mark("commits", next_block)
-        return {key for commit in (*known, *found) for key in _channels_of(commit)}
+        touched = {key for commit in (*known, *found) for key in _channels_of(commit)}
+        self._doubtful |= touched
+        return touched
 
     async def _record(self, commit: CommittedRoot) -> None:
         touched = []

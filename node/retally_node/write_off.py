@@ -1,4 +1,4 @@
-"""Writes off what nobody vouched for in time, so that those who pay find credit left."""
+"""Writes off what was not paid for in time, so that those who pay find credit left."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ class WriteOff:
             return
         self._looked_at = now
         for channel in self._book.all():
-            lost = self._lost(channel, now) if channel.unpaid else 0
+            lost = self._lost(channel, now) if channel.last_cum > channel.collected else 0
             if lost > channel.lost:
-                log.warning("channel %s: %d were never vouched for, and are lost", channel.id.key.hex(), lost)
+                log.warning("channel %s: %d were not paid for in time, and are lost", channel.id.key.hex(), lost)
             channel.lost = lost
 
     def _lost(self, channel: Channel, now: int) -> int:
-        best = channel.best
-        unvouched = [each.receipt for each in self._ledger.jobs.billed_after(channel.id.key, best)]
-        return sum(
-            receipt.cum_to - max(receipt.cum_from, best) for receipt in unvouched if is_late(receipt, self._ledger, now)
-        )
+        """What late receipts at the end of the line bill; those with others in time behind them may be collected."""
+        start = channel.last_cum
+        for record in reversed(self._ledger.jobs.billed_after(channel.id.key, channel.collected)):
+            if not is_late(record.receipt, self._ledger, now):
+                break
+            start = max(record.receipt.cum_from, channel.collected)
+        return channel.last_cum - start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.unit.test_node_settlement import serve
 
 from retally.errors import NotFound
 from retally.protocol.encoding import keccak
+from retally.protocol.voucher import ChannelId
 from retally_node.challenges import Challenges
 from retally_node.ledger import OpenChallenge
 from retally_node.ledger.commits import REREAD_BLOCKS
@@ -200,4 +202,94 @@ class TestChallenges:
             with pytest.raises(NotFound):
                 await challenges.step()
         assert lagging(world).starts == [1]
+        await world.close()
+
+
+class TestTakenBack:
+    """What the chain took back is collected again, and no root begins where it took nothing."""
+
+    async def settled(self, world: World, customer: Customer) -> None:
+        await world.node.settlement.step()
+        await world.node.settlement.settle_now()
+        assert world.collect.paid[customer.channel.key] > 0
+
+    async def test_one_that_is_struck_out_is_collected_again(self, world: World) -> None:
+        first, second = Customer(), Customer(lane=8)
+        await self.settled(world, first)
+        await serve(world, second)
+        await self.settled(world, second)
+        paid = world.collect.paid.pop(first.channel.key)
+        del world.collect.mined[0]
+        await world.node.settlement.step()
+        # It is not within the blocks that are read again any more.
+        world.collect.block += 2 * REREAD_BLOCKS
+        await world.node.settlement.step()
+        await world.node.settlement.settle_now()
+        assert world.collect.paid[first.channel.key] == paid
+        await world.close()
+
+    async def test_one_that_no_log_tells_of_is_collected_again(self, world: World) -> None:
+        customer = Customer()
+        await self.settled(world, customer)
+        paid = world.collect.paid.pop(customer.channel.key)
+        world.collect.mined.clear()
+        world.collect.block += 2 * REREAD_BLOCKS
+        await world.node.settlement.step()
+        world.collect.block += 2 * REREAD_BLOCKS
+        await world.node.settlement.step()
+        await world.node.settlement.settle_now()
+        assert world.collect.paid[customer.channel.key] == paid
+        await world.close()
+
+    async def test_a_channel_that_the_chain_was_not_asked_about_waits(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A job may close while others' channels are asked for: where its line begins is not known then."""
+        stale, other = Customer(), Customer(lane=8)
+        await self.settled(world, stale)
+        for _ in range(3):
+            world.collect.block += 2 * REREAD_BLOCKS
+            await world.node.settlement.reconcile()
+        assert not world.node.settlement._doubtful
+        world.collect.paid.pop(stale.channel.key)
+        await serve(world, other)
+        asked, closes = world.collect.collected, [stale]
+
+        async def slow(channels: Sequence[ChannelId]) -> list[int]:
+            if closes:
+                await serve(world, closes.pop())
+            return await asked(channels)
+
+        monkeypatch.setattr(world.collect, "collected", slow)
+        await world.node.settlement.settle_now()
+        ledger = world.node.ledger
+        for mined in world.collect.mined:
+            leaves = [ledger.jobs.receipt(each) for each in ledger.commits.leaves(mined.collected.commit.receipts_root)]
+            for item in mined.collected.ranges:
+                own = sorted(each.receipt.cum_from for each in leaves if each and each.receipt.lane == item.lane)
+                assert own[0] <= item.before
+        await world.close()
+
+
+class TestAnything:
+    async def test_whatever_one_challenge_raises_the_others_are_answered(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await world.node.settlement.step()
+        await world.node.settlement.settle_now()
+        chain = Blocks()
+        hostile, good = challenge_of(1, b"hostile"), challenge_of(1, b"good")
+        for each in (hostile, good):
+            chain.add(199, each)
+        progress = chain.progress
+
+        async def strange(challenge_id: bytes) -> Part | None:
+            if challenge_id == hostile.id:
+                raise ValueError("what nobody foresaw")
+            return await progress(challenge_id)
+
+        monkeypatch.setattr(chain, "progress", strange)
+        with pytest.raises(ValueError, match="foresaw"):
+            await Challenges(world.node.ledger, chain, world.node.domain, 1, world.node.settlement.reread).step()
+        assert chain.posted == [good.id]
         await world.close()

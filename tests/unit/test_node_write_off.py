@@ -46,9 +46,10 @@ async def test_is_no_part_of_the_credit_of_all_once_it_can_be_collected_no_more(
     write_off = WriteOff(node.ledger, node.book, world.clock)
     first, honest = customer("first"), customer("honest")
     unpaid = await leave_unpaid(world, first)
-    vouched = node.book.all()[0].best
+    await node.settlement.step()
+    await node.settlement.settle_now()
     await write_off.step()
-    assert node.book.expected() == node.book.committed() == vouched + unpaid
+    assert node.book.expected() == node.book.committed() == unpaid
     job = await honest.submission(node, PROMPT, cumulative=10**6)
     node.admission._rules = replace(node.admission._rules, credit_total=0)
     with pytest.raises(InsufficientFunds) as short:
@@ -58,27 +59,38 @@ async def test_is_no_part_of_the_credit_of_all_once_it_can_be_collected_no_more(
         await node.admission.admit(job)
     world.clock.time += LATE_SECONDS + 10 * PAUSE_SECONDS
     await write_off.step()
-    assert node.book.expected() == vouched
+    assert node.book.expected() == 0
     # It stays that payer's debt.
-    assert node.book.committed_with(first.payer) == vouched + unpaid
+    assert node.book.committed_with(first.payer) == unpaid
     # Deadlines are by the same clock.
     job = await honest.submission(node, PROMPT, cumulative=10**6, deadline=world.clock.time + 3600)
     assert isinstance(await node.admission.admit(job), AdmittedJob)
     await world.close()
 
 
-async def test_counts_again_as_soon_as_it_is_vouched_for(world: World) -> None:
+async def test_what_was_vouched_for_too_late_is_neither_debt_nor_expected(world: World) -> None:
+    """It can't be committed any more, whoever was slow."""
     node, late = world.node, customer("late")
-    unpaid = await leave_unpaid(world, late)
+    await leave_unpaid(world, late)
     (channel,) = node.book.all()
     world.clock.time += LATE_SECONDS + 10 * PAUSE_SECONDS
     write_off = WriteOff(node.ledger, node.book, world.clock)
     await write_off.step()
-    assert channel.lost == unpaid
+    # The receipt as a whole: nothing of it was collected in time.
+    assert (channel.lost, channel.expected, channel.committed) == (channel.last_cum, 0, channel.unpaid)
     voucher, signature = late.voucher(channel.last_cum)
     await node.ledger.money.keep_voucher(channel, voucher, signature)
-    assert channel.expected == channel.committed == channel.last_cum
-    world.clock.time += PAUSE_SECONDS
-    await write_off.step()
-    assert channel.lost == 0
+    assert channel.expected == channel.committed == 0
+    await world.close()
+
+
+async def test_what_comes_behind_in_time_is_expected_with_it(world: World) -> None:
+    node, late = world.node, customer("late")
+    await leave_unpaid(world, late)
+    (channel,) = node.book.all()
+    world.clock.time += LATE_SECONDS + 10 * PAUSE_SECONDS
+    job = await late.submission(node, PROMPT, cumulative=10**6, deadline=world.clock.time + 3600)
+    await run_job(node, job, never)
+    await WriteOff(node.ledger, node.book, world.clock).step()
+    assert (channel.lost, channel.expected) == (0, channel.last_cum)
     await world.close()

@@ -14,6 +14,9 @@ from retally_node.channels import Channel
 from retally_node.ledger.database import Database
 from retally_node.ledger.schema import amount_to_blob, blob_to_amount
 
+#: Reservations of a payer and signer that are kept until they are sent.
+MOST_NEW = 8
+
 
 @dataclass(frozen=True, slots=True)
 class StoredReservation:
@@ -87,10 +90,19 @@ class MoneyLedger:
             amount_to_blob(reservation.cumulative),
             signature,
         )
-        await self._database.write(
-            "reservation",
-            lambda connection: connection.execute("INSERT OR IGNORE INTO reservations VALUES (?,?,?,?,?,'new')", row),
-        )
+        whose = (reservation.payer, reservation.signer)
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR IGNORE INTO reservations VALUES (?,?,?,?,?,'new')", row)
+            # Each refused job may bring one: of those that were never sent only the largest are worth anything.
+            mine = "payer = ? AND signer = ? AND state = 'new'"
+            connection.execute(
+                f"DELETE FROM reservations WHERE {mine} AND (epoch, cumulative) NOT IN (SELECT epoch, cumulative"
+                f" FROM reservations WHERE {mine} ORDER BY epoch DESC, cumulative DESC LIMIT {MOST_NEW})",
+                (*whose, *whose),
+            )
+
+        await self._database.write("reservation", change)
 
     async def settle_reservation(self, reservation: Reservation, state: str) -> None:
         """Remember what became of a reservation; one that the Escrow has stands for all smaller ones too."""

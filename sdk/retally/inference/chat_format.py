@@ -71,6 +71,15 @@ class ChatFormat:
         except _MALFORMED as error:
             raise BadRequest(f"no prompt: {type(error).__name__}: {error}", param="prompt") from error
 
+    def fewest_tokens(self, prompt: Mapping[str, Any]) -> int:
+        """Return how many tokens the prompt has at least, by the length of its text and that of the longest token."""
+        if "promptIds" in prompt:
+            return len(prompt["promptIds"]) if isinstance(prompt["promptIds"], list) else 0
+        texts = [prompt.get("prompt")]
+        if isinstance(messages := prompt.get("messages"), list):
+            texts += [message.get("content") for message in messages if isinstance(message, dict)]
+        return sum(len(text) for text in texts if isinstance(text, str)) // self._longest_token
+
     def render_inputs(self, prompt: Mapping[str, Any]) -> list[list[int]]:
         """Return the token ids of each input of an embedding, with the tokens that the tokenizer puts around a text."""
         try:
@@ -113,6 +122,10 @@ class ChatFormat:
     @cached_property
     def _token_texts(self) -> TokenTexts:
         return TokenTexts(self._tokenizer)
+
+    @cached_property
+    def _longest_token(self) -> int:
+        return max(map(len, self._tokenizer.get_vocab(with_added_tokens=True)), default=1)
 
     @cached_property
     def _added_ids(self) -> frozenset[int]:
