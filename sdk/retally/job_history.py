@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import threading
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 from retally.errors import NotFound
 from retally.job_result import JobResult
+from retally.private_files import make_private
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS job (job_id TEXT PRIMARY KEY, at REAL NOT NULL, model TEXT, node TEXT, cost TEXT,"
@@ -23,8 +23,7 @@ class JobHistory:
     """Jobs by id, newest first; prompts and texts are deliberately not kept."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        make_private(path)
         self._mutex = threading.Lock()
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
         self._db.execute("PRAGMA journal_mode=WAL")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retally.errors import SpendingLimitExceeded
+from retally.private_files import make_private
 
 _SCHEMA = "CREATE TABLE IF NOT EXISTS spent (day TEXT, scope TEXT, amount TEXT, PRIMARY KEY (day, scope))"
 
@@ -27,8 +27,7 @@ class DailySpending:
     """What each scope (a payer, a key) spent per UTC day, shared by all processes of a home folder."""
 
     def __init__(self, path: Path, *, wall_clock: Callable[[], float] = time.time) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        make_private(path)
         self._wall_clock = wall_clock
         self._mutex = threading.Lock()
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
