@@ -59,11 +59,8 @@ def profile_of(chain: Chain, profile: str | None, serves: str) -> Bytes32:
     return parse_bytes32("profile", known[0].get("profileId") or known[0].get("id"))
 
 
-async def stand_for_juries(operator: Operator, node: Address, *, is_willing: bool) -> bool:
-    """Enlist for jury duty with the stake as it is now, or resign; whether the owner is enlisted then.
-
-    An entry that stands is left alone, so that it stays old.
-    """
+async def stand_for_juries(operator: Operator, node: Address, *, is_willing: bool) -> None:
+    """Enlist for jury duty with the stake as it is now, or resign; an entry that stands stays as old as it is."""
     chain = operator.chain
     pools, entry = chain.juror_pools, await chain.registry.node(node)
     pool = await pools.pool_of(entry.model_id, entry.profile_id)
@@ -73,7 +70,6 @@ async def stand_for_juries(operator: Operator, node: Address, *, is_willing: boo
         await operator.sender.send(pools.enlist(node))
     elif stands and not is_willing:
         await operator.sender.send(pools.resign(entry.model_id, entry.profile_id))
-    return is_willing
 
 
 async def authorise(operator: Operator, node: Address, collector: Address | None) -> None:
