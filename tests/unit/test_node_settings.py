@@ -19,13 +19,14 @@ from retally.errors import RetallyError
 from retally.inference.model_files import ModelFiles
 from retally.keystore import service_key
 from retally.protocol.eip712 import SigningKey, keccak
-from retally_node.commands import _endpoint
+from retally_node.commands import _endpoint, _warnings
 from retally_node.engine_start import check_abilities
 from retally_node.jury_duty import warn_if_blind, why_no_juror
 from retally_node.new_node import NewNode, make_node
 from retally_node.settings import NodeSettings
 
 EXAMPLES = Path(__file__).parents[2] / "node" / "examples"
+OTHER = SigningKey(keccak(b"another collector")).address
 EXACT_PROFILE = CALIBRATIONS.parent / "profiles" / "vllm-cuda-bfloat16-exact.json"
 
 
@@ -162,6 +163,32 @@ class TestEndpoint:
         assert _endpoint("https://n", settings, 1) == "https://n"
         assert _endpoint(None, node_settings(tmp_path, public_url="https://p"), 1) == "https://p"
         assert _endpoint(None, node_settings(tmp_path, host="10.0.0.1"), 1).startswith("http://10.0.0.1:")
+
+
+class TestWarnings:
+    """What an owner hears of how its node stands, once it staked."""
+
+    @pytest.mark.parametrize(
+        ("collector", "acting", "lack", "said"),
+        [
+            (None, NODE_KEY.address, None, ["own key may now collect"]),
+            (OTHER, OTHER, None, ["the node will not start"]),
+            ("none", None, None, ["the node will not start"]),
+            (NODE_KEY.address, NODE_KEY.address, None, ["own key may now collect"]),
+            (None, OTHER, "jury is false", ["jury duty: jury is false"]),
+            (None, OTHER, None, []),
+        ],
+    )
+    def test_are_for_what_may_go_wrong(
+        self, tmp_path: Path, collector: str | None, acting: str | None, lack: str | None, said: list[str]
+    ) -> None:
+        deployment = tmp_path / "deployment.json"
+        deployment.write_text(json.dumps({"chainId": DEVNET_CHAIN, "contracts": {}}))
+        settings = node_settings(tmp_path, deployment=deployment)
+        data = {"node": NODE_KEY.address, "collector": acting, "noJuror": lack}
+        found = list(_warnings(data, settings, collector))
+        assert len(found) == len(said)
+        assert all(part in each for part, each in zip(said, found, strict=True))
 
 
 class TestEngineAbilities:
