@@ -13,7 +13,7 @@ from retally.chain import bonds
 from retally.chain.deployment import Deployment
 from retally.chain.staking import Role
 from retally.cli.amounts import parse_amount, show_amount
-from retally.cli.money import moment
+from retally.cli.bond import thaw_text
 from retally.cli.output import JsonGroup, emit, note
 from retally.cli.session import DEVNET_CHAIN, Session, run
 from retally.errors import BadRequest
@@ -228,5 +228,4 @@ def unstake(
             return {"action": done, **await bonds.stake_status(chain, owner, Role.OPERATOR)}
 
     data = run(work)
-    until = f" until {moment(int(data['thawEnd']))}" if int(data["thawing"]) else ""
-    emit(ctx, data, f"{data['action']}; thawing {show_amount(int(data['thawing']))}{until}")
+    emit(ctx, data, thaw_text(data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -68,5 +69,10 @@ def unbond(
             return {"role": role.value, "action": done, **await bonds.stake_status(chain, key.address, as_role)}
 
     data = run(work)
+    emit(ctx, data, thaw_text(data))
+
+
+def thaw_text(data: Mapping[str, Any]) -> str:
+    """What was done with a stake, and what of it thaws until when."""
     until = f" until {moment(int(data['thawEnd']))}" if int(data["thawing"]) else ""
-    emit(ctx, data, f"{data['action']}; thawing {show_amount(int(data['thawing']))}{until}")
+    return f"{data['action']}; thawing {show_amount(int(data['thawing']))}{until}"
