@@ -132,7 +132,10 @@ class Bench:
         """The time to the first token of such a node without a router: it gets what the router sent."""
         with ExitStack() as stack:
             port = int(self._node(stack, 0).rsplit(":", 1)[1])
-            requests = write_requests(self.folder / "requests", submissions(target.nodes))
+            sent = submissions(target.nodes, work)
+            if not sent:
+                raise Failed(f"no node got a job of the kind {work.name} from the router")
+            requests = write_requests(self.folder / "requests", sent)
             alone = self._load(replace(target, port=port), work, seconds, requests, None)
         if alone["errors"]:
             raise Failed(f"a node without a router: {alone['firstError']}")

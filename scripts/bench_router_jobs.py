@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from bench_router_market import DOMAIN, MODEL, NOW, PLENTY, PRICE_IN, PRICE_OUT, YEAR, payer_key
+from bench_router_wire import SUBMISSION, Submission
 from retally.protocol.encoding import Bytes32, to_hex
 from retally.protocol.job import JobParams, JobRequest, client_seed_from_int, params_hash, prompt_hash
 from retally.protocol.key_text import create_key_text, personal_digest
@@ -65,10 +66,18 @@ def write_requests(path: Path, requests: Iterable[bytes]) -> Path:
     return path
 
 
-def submissions(nodes: Iterable[str]) -> list[bytes]:
-    """What a router sent to these nodes last, to be sent to another one without it."""
+def submissions(nodes: Iterable[str], work: Work) -> list[bytes]:
+    """What a router sent to these nodes last of this kind of load, to be sent to another one without it.
+
+    A node keeps the last ones of all kinds, which are answered at another pace.
+    """
     asked = [httpx.get(f"{url}/retally/v1/bodies", trust_env=False).json() for url in nodes]
-    return [raw_post("/retally/v1/jobs", body.encode(), {}) for bodies in asked for body in bodies]
+    bodies = [body.encode() for bodies in asked for body in bodies]
+    return [raw_post("/retally/v1/jobs", body, {}) for body in bodies if _is_of(SUBMISSION.decode(body), work)]
+
+
+def _is_of(job: Submission, work: Work) -> bool:
+    return int(job.request.client_seed, 16) == work.pace_us and job.params.max_tokens == work.tokens
 
 
 def create_api_key(url: str) -> str:
