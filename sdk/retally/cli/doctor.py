@@ -21,7 +21,7 @@ from retally.devnet.tools import anvil_path, redis_server_path, repo_root
 from retally.errors import NotFound
 
 FREE_DISK_GIB = 4
-FREE_MEMORY_GIB = 6
+FREE_MEMORY_GIB = 7
 
 
 @dataclass(frozen=True)
