@@ -34,9 +34,9 @@ class EscrowCollect:
         head = await self._chain.block_number()
         if head < from_block:
             return [], from_block
-        events = await self._reader.read(from_block, head)
-        mined = [MinedCommit(collected_of(event), event.block) for event in events if event.name == "Collected"]
-        return [commit for commit in mined if commit.collected.commit.node == self._node], head + 1
+        # The last blocks are read again each round: all that others collected would be decoded each time.
+        events = await self._reader.read_named("Collected", from_block, head, node=self._node)
+        return [MinedCommit(collected_of(event), event.block) for event in events], head + 1
 
     async def collected(self, channels: Sequence[ChannelId]) -> list[int]:
         """What each channel has paid."""
@@ -88,12 +88,9 @@ class SilenceView:
         head = await self._chain.block_number()
         if head < from_block:
             return [], from_block
-        found = []
-        for event in await self._reader.read(from_block, head):
-            if event.name == "Challenged" and event.args["node"] == self._node:
-                args = event.args
-                found.append(OpenChallenge(args["challengeId"], args["commitId"], args["channel"], args["point"]))
-        return found, head + 1
+        events = await self._reader.read_named("Challenged", from_block, head, node=self._node)
+        said = [event.args for event in events]
+        return [OpenChallenge(a["challengeId"], a["commitId"], a["channel"], a["point"]) for a in said], head + 1
 
     async def progress(self, challenge_id: bytes) -> Challenge | None:
         """How far the answer has come; None once the challenge is over."""

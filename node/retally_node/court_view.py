@@ -83,9 +83,9 @@ class ChainCourt:
 
     async def _opening(self, case_id: int, opened_at: int) -> ChainEvent:
         start = await block_at(self._chain, opened_at)
-        for event in await self._reader.read(start, await self._chain.block_number()):
-            if event.name == "CaseOpened" and event.args["caseId"] == case_id:
-                return event
+        head = await self._chain.block_number()
+        for event in await self._reader.read_named("CaseOpened", start, head, caseId=case_id):
+            return event
         raise NotFound(f"the opening of case {case_id} is not in the logs")
 
     async def commit_vote(self, duty: Duty, hash_: bytes) -> None:
@@ -119,14 +119,12 @@ class ChainCases:
     async def drawn(self, owner: Address, since: int, until: int) -> list[tuple[int, AuditPoint]]:
         """All drawn points of an owner's commits between two times."""
         start = await block_at(self._chain, since)
-        events = await self._reader.read(start, await self._chain.block_number())
+        head = await self._chain.block_number()
         found: list[tuple[int, AuditPoint]] = []
-        for event in events:
-            if event.name != "Collected":
-                continue
+        for event in await self._reader.read_named("Collected", start, head, owner=owner):
             collected = collected_of(event)
             commit = collected.commit
-            if commit.owner != owner or not since <= commit.time <= until:
+            if not since <= commit.time <= until:
                 continue
             seed = await self.seed_of(commit.id)
             if seed is not None:

@@ -82,8 +82,8 @@ class Claimant:
         return next((fault for fault in reversed(shown) if wanted(fault)), None)
 
     async def _events(self, name: str, start: int) -> list[Mapping[str, Any]]:
-        events = await EventReader(self._chain, ("Faults",)).read(start, await self._chain.block_number())
-        return [event.args for event in events if event.name == name]
+        head = await self._chain.block_number()
+        return [event.args for event in await EventReader(self._chain, ("Faults",)).read_named(name, start, head)]
 
 
 def _named(fault: Any) -> Mapping[str, Any]:

@@ -126,9 +126,7 @@ async def _inclusion(chain: Chain, client: NodeClient, leaf: ReceiptLeaf) -> Inc
 
 async def _point(chain: Chain, answer: AnswerBundle, inclusion: Inclusion) -> EvidencePoint:
     commit = inclusion.commit
-    for event in await _events_at(chain, "Escrow", commit.time):
-        if event.name != "Collected" or event.args["commitId"] != commit.id:
-            continue
+    for event in await _events_at(chain, "Escrow", commit.time, "Collected", commitId=commit.id):
         collected, receipt = collected_of(event), answer.receipt
         for index, item in enumerate(collected.ranges):
             if (item.payer, item.signer, item.lane) == (receipt.payer, receipt.signer, receipt.lane):
@@ -143,11 +141,10 @@ async def find_case(chain: Chain, payer: Address, receipt: JobReceipt) -> Opened
     for case_id, case in sorted(cases.items(), reverse=True):
         if case.challenger != payer or not case.own_job:
             continue
-        for event in await _events_at(chain, "Court", case.opened_at):
-            if event.name == "CaseOpened" and event.args["caseId"] == case_id:
-                opened = _opened(event)
-                if [entry.receipt_digest for entry in opened.shown] == [digest]:
-                    return opened
+        for event in await _events_at(chain, "Court", case.opened_at, "CaseOpened", caseId=case_id):
+            opened = _opened(event)
+            if [entry.receipt_digest for entry in opened.shown] == [digest]:
+                return opened
     return None
 
 
@@ -158,9 +155,9 @@ async def open_case(chain: Chain, sender: TxSender, file: EvidenceFile, pool: in
         await sender.send(chain.asset.approve(chain.court.address, cost))
     opening = Opening(file.owner, pool, file.shown(chain.domain), file.hash, uri)
     mined = await sender.send(chain.court.open_own_job(opening))
-    for event in await EventReader(chain, ("Court",)).read(mined.block, mined.block):
-        if event.name == "CaseOpened" and event.args["challenger"] == sender.address:
-            return _opened(event)
+    reader = EventReader(chain, ("Court",))
+    for event in await reader.read_named("CaseOpened", mined.block, mined.block, challenger=sender.address):
+        return _opened(event)
     raise ChainUnreachable(f"the opening in {mined.tx_hash} is not in the logs", hint="run the command again")
 
 
@@ -183,9 +180,9 @@ class CaseFollower:
         """How the closed case ended."""
         state = await self._chain.court.case_of(self._case.id)
         start, head = await block_at(self._chain, state.opened_at), await self._chain.block_number()
-        for event in await EventReader(self._chain, ("Court",)).read(start, head):
-            if event.name == "CaseExecuted" and event.args["caseId"] == self._case.id:
-                return CaseEnd(event.args["verdict"], event.args["refunded"])
+        reader = EventReader(self._chain, ("Court",))
+        for event in await reader.read_named("CaseExecuted", start, head, caseId=self._case.id):
+            return CaseEnd(event.args["verdict"], event.args["refunded"])
         raise Conflict(f"case {self._case.id} has not ended")
 
 
@@ -194,10 +191,13 @@ def is_closed(case: Case) -> bool:
     return case.status == CaseStatus.CLOSED
 
 
-async def _events_at(chain: Chain, contract: str, time: int) -> Sequence[ChainEvent]:
-    """What a contract said in the block of a time, and in some after it, which may bear the same."""
+async def _events_at(
+    chain: Chain, contract: str, time: int, name: str, **indexed: int | str | bytes
+) -> Sequence[ChainEvent]:
+    """The events in the block of a time, and in some after it, which may bear the same."""
     start = await block_at(chain, time)
-    return await EventReader(chain, (contract,)).read(start, min(start + BLOCKS_OF_A_TIME, await chain.block_number()))
+    end = min(start + BLOCKS_OF_A_TIME, await chain.block_number())
+    return await EventReader(chain, (contract,)).read_named(name, start, end, **indexed)
 
 
 def _opened(event: ChainEvent) -> OpenedCase:

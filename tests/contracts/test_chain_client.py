@@ -195,6 +195,31 @@ class TestEvents:
         channel = ChannelId(payer.address, payer.address, node.address, 4)
         assert await chain.escrow.channels([channel, channel]) == [50_000, 50_000]
 
+    async def test_reads_one_event_of_one_subject(self, world: World, chain: Chain) -> None:
+        reader, start = EventReader(chain, ("Escrow", "Court")), await chain.block_number() + 1
+        nodes = []
+        for _ in range(2):
+            payer, owner = world.payer(), world.operator()
+            nodes.append(node := world.node(owner))
+            voucher = Voucher(payer.address, payer.address, node.address, 4, 50_000)
+            item = CollectItem(voucher, 50_000, payer.sign(voucher.digest(chain.domain)))
+            await TxSender(chain, owner).send(chain.escrow.collect(node.address, [item], keccak(node.address.encode())))
+        head = await chain.block_number()
+        commits = [collected_of(event).commit for event in await reader.read_named("Collected", start, head)]
+        assert [commit.node for commit in commits] == [node.address for node in nodes]
+        for wanted in ({"node": nodes[1].address}, {"commitId": commits[1].id}, {"owner": commits[1].owner}):
+            (event,) = await reader.read_named("Collected", start, head, **wanted)
+            assert collected_of(event).commit == commits[1]
+        assert await reader.read_named("Collected", start, head, node=nodes[0].address, owner=commits[1].owner) == []
+        assert await reader.read_named("CaseOpened", start, head) == []
+
+    async def test_refuses_a_filter_that_would_let_everything_through(self, chain: Chain) -> None:
+        reader = EventReader(chain, ("Escrow",))
+        with pytest.raises(KeyError, match="CaseOpened"):
+            await reader.read_named("CaseOpened", 0, 0)
+        with pytest.raises(KeyError, match="receiptsRoot"):
+            await reader.read_named("Collected", 0, 0, receiptsRoot=bytes(32))
+
     async def test_follows_new_blocks(self, world: World, chain: Chain) -> None:
         payer = world.payer()
         follower = EventReader(chain, ("Escrow",)).follow(await chain.block_number() + 1, poll_seconds=0.01)

@@ -80,16 +80,40 @@ class EventReader:
 
     async def read(self, from_block: int, to_block: int) -> list[ChainEvent]:
         """All events of these blocks, both included, in order."""
+        return await self._read(from_block, to_block, [])
+
+    async def read_named(
+        self, name: str, from_block: int, to_block: int, **indexed: int | str | bytes
+    ) -> list[ChainEvent]:
+        """The same, but of one event alone, whose indexed arguments are these: the RPC leaves out the others.
+
+        Raises KeyError where none of the contracts knows the event, or an argument of that name is not indexed in it.
+        """
+        return await self._read(from_block, to_block, self._topics(name, indexed))
+
+    def _topics(self, name: str, indexed: Mapping[str, int | str | bytes]) -> list[str | None]:
+        """A filter of `eth_getLogs`: None stands for whatever is there."""
+        events = (entry for entries in self._entries.values() for entry in entries.values() if entry.name == name)
+        entry = next(events, None)
+        if entry is None:
+            raise KeyError(name)
+        places = {each.name: place for place, each in enumerate((e for e in entry.inputs if e.indexed), start=1)}
+        topics: list[str | None] = ["0x" + entry.topic.hex(), *(None for _ in places)]
+        for argument, value in indexed.items():
+            topics[places[argument]] = _topic(value)
+        return topics
+
+    async def _read(self, from_block: int, to_block: int, topics: Sequence[str | None]) -> list[ChainEvent]:
         starts = range(from_block, to_block + 1, BLOCKS_PER_REQUEST)
-        calls = [self._request(start, min(start + BLOCKS_PER_REQUEST - 1, to_block)) for start in starts]
+        calls = [self._request(start, min(start + BLOCKS_PER_REQUEST - 1, to_block), topics) for start in starts]
         events: list[ChainEvent] = []
         for i in range(0, len(calls), REQUESTS_PER_BATCH):
             for logs in await self._chain.rpc.batch(calls[i : i + REQUESTS_PER_BATCH]):
                 events.extend(event for event in map(self._decode, logs) if event is not None)
         return sorted(events, key=lambda event: (event.block, event.log_index))
 
-    def _request(self, start: int, end: int) -> RpcCall:
-        query = {"fromBlock": hex(start), "toBlock": hex(end), "address": list(self._names)}
+    def _request(self, start: int, end: int, topics: Sequence[str | None]) -> RpcCall:
+        query = {"fromBlock": hex(start), "toBlock": hex(end), "address": list(self._names), "topics": list(topics)}
         return RpcCall("eth_getLogs", (query,))
 
     def _decode(self, log: Mapping[str, Any]) -> ChainEvent | None:
@@ -113,6 +137,13 @@ class EventReader:
                 yield EventBatch(head, await self.read(next_block, head))
                 next_block = head + 1
             await asyncio.sleep(poll_seconds)
+
+
+def _topic(value: int | str | bytes) -> str:
+    """A number, an address or 32 bytes as an indexed argument stands in a log."""
+    if isinstance(value, int):
+        return f"0x{value:064x}"
+    return "0x" + (value.hex() if isinstance(value, bytes) else value[2:].lower().rjust(64, "0"))
 
 
 async def block_at(chain: Chain, time: int) -> int:
