@@ -49,7 +49,7 @@ async def committed(world: World, jobs: int = 6) -> tuple[EvidenceFile, CaseFact
     record = replace(mined.record, step=200)
     by_receipt = {}
     for point in drawn:
-        answer = answer_of(world.node.ledger, world.node.domain, mined, point.channel, point.point)
+        answer = await answer_of(world.node.ledger, world.node.domain, mined, point.channel, point.point)
         by_receipt[answer.index] = EvidencePoint(record, pack_ranges(mined.ranges), point.range_index, point.k, answer)
     file = EvidenceFile(31337, OWNER, tuple(by_receipt.values()))
     world.cases.known, world.cases.seeds = {record.id}, {record.id: SEED}

@@ -32,9 +32,9 @@ class AuditChain(Protocol):
         """The seed of a commit, once fixed."""
 
 
-def answer_of(ledger: Ledger, domain: Domain, commit: CommittedRoot, channel: bytes, point: int) -> AnswerBundle:
-    """The answer for a point, from the books alone."""
-    leaves = _BOOK.leaves(ledger, commit.record.receipts_root)
+async def answer_of(ledger: Ledger, domain: Domain, commit: CommittedRoot, channel: bytes, point: int) -> AnswerBundle:
+    """The answer for a point, from the books alone; the first one of a large commit takes seconds, between others."""
+    leaves = await _BOOK.leaves(ledger, commit.record.receipts_root)
     index = leaves.covering(channel, point)
     record = ledger.jobs.receipt(leaves.digests[index])
     if record is None:
@@ -90,10 +90,9 @@ class Auditor:
         if commit is None:
             raise NotFound(f"commit {request.commit_id} is not this node's", code="commit_unknown")
         await self._check_drawn(commit, request.channel, request.point)
-        # The first answer of a large commit takes seconds. One at a time: the others of its root are quick then.
+        # One at a time: the others of a root are quick once it is put together.
         async with self._turn:
-            await _BOOK.prepare(self._ledger, commit.record.receipts_root)
-        bundle = answer_of(self._ledger, self._domain, commit, request.channel, request.point)
+            bundle = await answer_of(self._ledger, self._domain, commit, request.channel, request.point)
         return bundle if bundle.request.audit_consent else without_content(bundle)
 
     async def _check_verifier(self, signed: SignedAnswerRequest) -> None:

@@ -128,5 +128,5 @@ class Challenges:
 
     async def _bundle(self, challenge: OpenChallenge) -> AnswerBundle:
         commit = await self._commit(challenge.commit_id)
-        bundle = answer_of(self._ledger, self._domain, commit, challenge.channel, challenge.point)
+        bundle = await answer_of(self._ledger, self._domain, commit, challenge.channel, challenge.point)
         return bundle if bundle.request.audit_consent else without_content(bundle)

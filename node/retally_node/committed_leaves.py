@@ -80,17 +80,11 @@ class LeafBook:
     def __init__(self) -> None:
         self._kept: OrderedDict[bytes, CommittedLeaves] = OrderedDict()
 
-    def leaves(self, ledger: Ledger, root: bytes) -> CommittedLeaves:
-        """The leaves under a root."""
-        found = self._kept.get(root)
-        if found is None:
-            found = CommittedLeaves(ledger, root)
-            for _ in found.put_together():
-                continue
-        return self._keep(root, found)
+    async def leaves(self, ledger: Ledger, root: bytes) -> CommittedLeaves:
+        """The leaves under a root, put together between other work; two who ask at once both do it.
 
-    async def prepare(self, ledger: Ledger, root: bytes) -> CommittedLeaves:
-        """The same, put together between other work; whoever calls it sees to it that one root is made once."""
+        Raises NotFound where the books lack one.
+        """
         # Not in a thread: the ledger's reader is one connection, which threads would have to take turns at.
         found = self._kept.get(root)
         if found is None:

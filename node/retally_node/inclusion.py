@@ -28,7 +28,7 @@ class Inclusions:
     async def _under(self, record: ReceiptRecord) -> list[Inclusion]:
         found = []
         for commit in self._ledger.commits.commits_with(record.digest):
-            leaves = await self._book.prepare(self._ledger, commit.record.receipts_root)
+            leaves = await self._book.leaves(self._ledger, commit.record.receipts_root)
             index = leaves.digests.index(record.digest)
             own = ReceiptLeaf(record.receipt, record.signature)
             found.append(Inclusion(own, commit.record, index, len(leaves.digests), leaves.proof(index)))

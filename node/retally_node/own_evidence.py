@@ -38,21 +38,23 @@ class AccusedScale:
             log.warning("case %d: %s; its own books are asked", facts.case_id, error)
             drawn = await self._cases.drawn(facts.owner, period_start(facts.opened_at), facts.opened_at)
             try:
-                file = own_evidence(self._ledger, self._domain, facts, drawn)
+                file = await own_evidence(self._ledger, self._domain, facts, drawn)
             except NotFound as unknown:
                 raise NotFound(f"its evidence is not served ({error.message}), and {unknown.message}") from error
         return INCONCLUSIVE if file is None else await self._scale.weigh(facts, file)
 
 
-def own_evidence(
+async def own_evidence(
     ledger: Ledger, domain: Domain, facts: CaseFacts, drawn: Sequence[tuple[int, AuditPoint]]
 ) -> EvidenceFile:
     """What a case shows, out of the books of the node that gave the answers; raises NotFound where these lack it."""
-    points = tuple(_own_point(ledger, domain, entry, drawn) for entry in facts.shown)
-    return EvidenceFile(domain.chain_id, facts.owner, points)
+    points = [await _own_point(ledger, domain, entry, drawn) for entry in facts.shown]
+    return EvidenceFile(domain.chain_id, facts.owner, tuple(points))
 
 
-def _own_point(ledger: Ledger, domain: Domain, entry: Shown, drawn: Sequence[tuple[int, AuditPoint]]) -> EvidencePoint:
+async def _own_point(
+    ledger: Ledger, domain: Domain, entry: Shown, drawn: Sequence[tuple[int, AuditPoint]]
+) -> EvidencePoint:
     commit, record = ledger.commits.commit(entry.commit_id), ledger.jobs.receipt(entry.receipt_digest)
     if commit is None or record is None:
         raise NotFound(f"a receipt of commit {entry.commit_id} that it shows is not in this node's books")
@@ -60,6 +62,6 @@ def _own_point(ledger: Ledger, domain: Domain, entry: Shown, drawn: Sequence[tup
     for commit_id, point in drawn:
         covers = receipt.cum_from <= point.point < receipt.cum_to
         if commit_id == entry.commit_id and point.channel == receipt.channel.key and covers:
-            answer = answer_of(ledger, domain, commit, point.channel, point.point)
+            answer = await answer_of(ledger, domain, commit, point.channel, point.point)
             return EvidencePoint(commit.record, pack_ranges(commit.ranges), point.range_index, point.k, answer)
     raise NotFound(f"a receipt of commit {entry.commit_id} that it shows covers no drawn point")

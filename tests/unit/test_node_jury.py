@@ -240,7 +240,7 @@ class TestChallenge:
         challenge = OpenChallenge(keccak(b"challenge"), mined.record.id, point.channel, point.point)
         world.silence.found = [challenge]
         world.silence.parts[challenge.id] = [(0, 0), (1, 0), (3, 0)]
-        bundle = answer_of(world.node.ledger, world.node.domain, mined, point.channel, point.point)
+        bundle = await answer_of(world.node.ledger, world.node.domain, mined, point.channel, point.point)
         await Challenges(world.node.ledger, world.silence, world.node.domain, 1).step()
         assert world.silence.posted == [encode_answer_head(bundle), next_part(bundle, 1, 0), next_part(bundle, 3, 0)]
         assert len(world.silence.posted[1]) == 4 * len(bundle.prompt_ids)

@@ -81,7 +81,7 @@ async def own_job(folder: Path, engine: type[FakeEngine] = FakeEngine, **request
     (mined,) = world.node.ledger.commits.commits()
     (item,) = mined.ranges
     channel = customer.channel.key
-    answer = answer_of(world.node.ledger, world.node.domain, mined, channel, item.before)
+    answer = await answer_of(world.node.ledger, world.node.domain, mined, channel, item.before)
     world.cases.known, world.cases.table = {mined.record.id}, CALIBRATION
     return OwnJobCase(world, EvidencePoint(mined.record, pack_ranges(mined.ranges), 0, 0, answer))
 
