@@ -102,3 +102,9 @@ class TestStep:
         loop, _, _ = challenger(tmp_path, "SilenceSeedNotFixed")
         with pytest.raises(TransactionFailed):
             await loop.step()
+
+    async def test_a_refusal_keeps_no_other_point_from_being_challenged(self, tmp_path: Path) -> None:
+        loop, sender, _ = challenger(tmp_path, "SilenceSeedNotFixed")
+        with pytest.raises(TransactionFailed):
+            await loop.step()
+        assert sender.sent == 2

@@ -16,6 +16,7 @@ from retally.protocol.case import VerdictKind, unpack_ranges
 from retally.protocol.encoding import Address
 from retally.protocol.evidence_file import period_start
 from retally_verifier.agreement import Suspect, suspects
+from retally_verifier.in_turn import in_turn
 from retally_verifier.judge_point import Judged, Outcome, Unanswered, Unjudgeable, Weight
 from retally_verifier.point_work import PointTask, PointWork
 from retally_verifier.records import AuditedCommit, CommitState, Finding, FindingState, Pair
@@ -41,12 +42,8 @@ class CommitAuditor:
 
     async def step(self) -> None:
         """Fixes seeds that can be fixed, and audits what is seeded."""
-        for commit in self._store.commits(CommitState.SEEN):
-            await self._fix_seed(commit)
+        failed = await in_turn(self._store.commits(CommitState.SEEN), self._fix_seed)
         commits = self._store.commits(CommitState.SEEDED)
-        if not commits:
-            return
-        failed: Exception | None = None
         tasks = [task for commit in commits for task in self._open_tasks(commit)]
         async for task, outcome in self._work.judged(tasks, self._drawn_last()):
             if isinstance(outcome, Exception):

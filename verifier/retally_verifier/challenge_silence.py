@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 from retally.chain.connection import Chain
 from retally.chain.contract import ContractCall
@@ -10,7 +11,8 @@ from retally.chain.silence import ChallengeStatus, challenge_id
 from retally.chain.transactions import TxSender
 from retally.errors import TransactionFailed
 from retally.protocol.encoding import Bytes32
-from retally_verifier.records import ChallengeRecord
+from retally_verifier.in_turn import each, in_turn
+from retally_verifier.records import ChallengeRecord, Finding
 from retally_verifier.store import Store
 
 log = logging.getLogger(__name__)
@@ -30,20 +32,22 @@ class SilenceChallenger:
     async def step(self) -> None:
         """Opens challenges of silent findings, and ends those that ran out."""
         challenged = {challenge.id for challenge in self._store.challenges()}
-        for found in self._store.silent_findings():
-            id_ = challenge_id(found.commit_id, found.channel, found.k)
-            commit = self._store.commit(found.commit_id)
-            if commit is None or id_ in challenged:
-                continue
-            call = self._chain.silence.challenge(commit.record, commit.packed_ranges, found.range_index, found.k)
-            if await self._is_free(id_) and not await self._challenge(call):
-                continue
-            closed = not await self._is_mine(id_)
-            record = ChallengeRecord(id_, found.commit_id, found.range_index, found.k, closed)
-            self._store.put_challenge(record)
-        for challenge in self._store.challenges():
-            if not challenge.closed:
-                await self._follow(challenge)
+        failed = await in_turn(self._store.silent_findings(), lambda found: self._demand(found, challenged))
+        # Those under way are followed though one can't be opened: each holds a bond, and the money for the next.
+        await each([challenge for challenge in self._store.challenges() if not challenge.closed], self._follow)
+        if failed is not None:
+            raise failed
+
+    async def _demand(self, found: Finding, challenged: Collection[Bytes32]) -> None:
+        id_ = challenge_id(found.commit_id, found.channel, found.k)
+        commit = self._store.commit(found.commit_id)
+        if commit is None or id_ in challenged:
+            return
+        call = self._chain.silence.challenge(commit.record, commit.packed_ranges, found.range_index, found.k)
+        if await self._is_free(id_) and not await self._challenge(call):
+            return
+        closed = not await self._is_mine(id_)
+        self._store.put_challenge(ChallengeRecord(id_, found.commit_id, found.range_index, found.k, closed))
 
     async def _is_free(self, id_: Bytes32) -> bool:
         return (await self._chain.silence.challenge_of(id_)).status == ChallengeStatus.NONE

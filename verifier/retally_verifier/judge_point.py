@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from retally.protocol.wire import AnswerBundle
 from retally_verifier.fetch_answer import AnswerFetcher
 from retally_verifier.records import FindingState
 from retally_verifier.replay import Replayer
+
+log = logging.getLogger(__name__)
 
 #: Receipts whose weight is remembered: one that covers several points is replayed once.
 KEPT = 256
@@ -82,6 +85,10 @@ class PointJudge:
             bundle = await self._fetcher.fetch(context)
         except RetallyError as error:
             return Unanswered(error.message, error.code)
+        except Exception as error:
+            # What can't even be read is no answer: left as it is, the point would be asked for again for ever.
+            log.warning("node %s: what it shows can't be read", context.commit.node, exc_info=True)
+            return Unanswered(f"what the node shows can't be read: {type(error).__name__}", "malformed")
         digest = bundle.receipt.digest(self._domain)
         weight = await self._weight_once(digest, bundle, context.commit, seed, last)
         return Judged(weight, digest, bundle.receipt.fee, canonical_json(bundle.to_wire()))

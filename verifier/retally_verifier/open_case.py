@@ -11,7 +11,6 @@ from retally.chain.court import CaseStatus, Opening, decode_shown
 from retally.chain.follow_case import take_due_step
 from retally.chain.staking import Offence, Role
 from retally.chain.transactions import TxSender
-from retally.errors import EngineUnavailable
 from retally.protocol.audit_points import AuditPoint, drawn_points
 from retally.protocol.case import VerdictKind, unpack_ranges
 from retally.protocol.encoding import Address, to_hex
@@ -26,6 +25,7 @@ from retally.protocol.evidence_file import (
 )
 from retally.protocol.judgement import case_wealth
 from retally.protocol.wire import AnswerBundle
+from retally_verifier.in_turn import each, in_turn
 from retally_verifier.records import CaseRecord, Finding, Pair
 from retally_verifier.second_look import SecondLook
 from retally_verifier.store import Store
@@ -48,21 +48,14 @@ class CaseOpener:
 
     async def step(self) -> None:
         """Moves open cases on, then opens what evidence asks for."""
-        for case in self._store.cases():
-            if not case.closed:
-                await self._advance(case)
+        failed = await in_turn([case for case in self._store.cases() if not case.closed], self._advance)
         now = self._chain.clock.now()
         if self._look is not None:
             await self._look.renew(period_start(now))
-        unseen: EngineUnavailable | None = None
-        for owner in self._store.owners(period_start(now)):
-            try:
-                await self._consider(owner, now)
-            except EngineUnavailable as error:
-                # What others are accused of may have been seen before, or need no engine.
-                unseen = error
-        if unseen is not None:
-            raise unseen
+        # Though the verifier's engine is down: what others are accused of may have been seen before, or need none.
+        await each(self._store.owners(period_start(now)), lambda owner: self._consider(owner, now))
+        if failed is not None:
+            raise failed
 
     def wealth_of(self, owner: Address, now: int) -> tuple[float, list[Finding]]:
         """log wealth of an owner over the period, and the findings that a case would show."""

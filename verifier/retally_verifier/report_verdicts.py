@@ -11,6 +11,7 @@ from retally.chain.transactions import TxSender
 from retally.errors import TransactionFailed
 from retally.protocol.encoding import ZERO_ADDRESS
 from retally.protocol.evidence import on_chain
+from retally_verifier.in_turn import each
 from retally_verifier.records import AuditedCommit, CommitState
 from retally_verifier.store import Store
 
@@ -30,16 +31,18 @@ class VerdictReporter:
 
     async def step(self) -> None:
         """Commits what is audited and reveals what is committed."""
-        for commit in self._store.commits(CommitState.AUDITED, CommitState.COMMITTED):
-            try:
-                await self._report(commit)
-            except TransactionFailed as error:
-                if error.error_name in _NOT_YET:
-                    continue
-                if error.error_name not in _OVER:
-                    raise
-                log.info("commit %d: %s", commit.record.id, error)
-                self._store.set_state(commit.record.id, CommitState.DONE)
+        await each(self._store.commits(CommitState.AUDITED, CommitState.COMMITTED), self._move_on)
+
+    async def _move_on(self, commit: AuditedCommit) -> None:
+        try:
+            await self._report(commit)
+        except TransactionFailed as error:
+            if error.error_name in _NOT_YET:
+                return
+            if error.error_name not in _OVER:
+                raise
+            log.info("commit %d: %s", commit.record.id, error)
+            self._store.set_state(commit.record.id, CommitState.DONE)
 
     async def _report(self, commit: AuditedCommit) -> None:
         commit_id = commit.record.id
