@@ -19,7 +19,7 @@ from retally.protocol.margins import TOP
 from retally.protocol.merkle import EMPTY_ROOT
 from retally.protocol.offer import Offer
 from retally.protocol.params import JobParams
-from retally.protocol.pricing import max_fee
+from retally.protocol.pricing import Prices, check_prices, max_fee
 from retally.protocol.receipt import JobReceipt
 from retally.protocol.scored_rows import ScoredRows
 from retally.protocol.wire import JobSubmission, SubmittedAssignment
@@ -61,7 +61,18 @@ class Purse(Protocol):
 class ScoreBuyer:
     """Has transcripts scored by nodes, so many jobs at a time on each: an engine scores a batch for little more."""
 
-    def __init__(self, client: NodeClient, purse: Purse, domain: Domain, clock: Clock, at_once: int = 1) -> None:
+    def __init__(
+        self,
+        client: NodeClient,
+        purse: Purse,
+        domain: Domain,
+        clock: Clock,
+        at_once: int = 1,
+        *,
+        max_price: int | None = None,
+    ) -> None:
+        """`max_price` bounds each price of an offer, in asset units per million tokens; the purse may bound the fee."""
+        self._most = None if max_price is None else Prices(max_price, max_price, max_price)
         self._client = client
         self._purse = purse
         self._domain = domain
@@ -73,10 +84,12 @@ class ScoreBuyer:
         self._counter = 0
 
     async def score(self, node: NodeEndpoint, ids: Sequence[int], start: int) -> ScoredRows:
-        """The raw logprobs of ids[start:] by one node, paid for."""
+        """The raw logprobs of ids[start:] by one node, paid for; raises PriceAboveMax where it asks too much."""
         async with self._gates[node.node]:
             async with self._promising[node.node]:
                 offer, _ = await self._client.offer(node, self._domain)
+                if self._most is not None:
+                    check_prices(offer.prices, self._most)
                 submission = await self._submission(node, offer, ids)
             try:
                 answer = await self._client.run_job(node, submission)

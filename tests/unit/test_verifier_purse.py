@@ -14,7 +14,7 @@ from tests.contracts.court.world import key
 from tests.fakes_world import FakeClock
 
 from retally.buy_scores import ScoreBuyer
-from retally.errors import NodeUnavailable
+from retally.errors import NodeUnavailable, PriceAboveMax
 from retally.protocol.eip712 import Domain
 from retally.protocol.pricing import max_fee
 from retally.protocol.wire import JobSubmission
@@ -98,3 +98,16 @@ class TestAtOnce:
         nodes.fails = False
         await buying.score(RECORD, [1, 2, 3], 1)
         assert nodes.vouchers[-1] == FEE
+
+
+class TestPrice:
+    async def test_a_node_that_asks_for_more_than_is_allowed_gets_no_voucher(
+        self, store: Store, tmp_path: Path
+    ) -> None:
+        nodes = HeldNodes(tmp_path, store, 1)
+        purse, dearest = StorePurse(store, nodes, VERIFIER, DOMAIN, 0), max(PRICES.price_in, PRICES.price_out)
+        with pytest.raises(PriceAboveMax):
+            await ScoreBuyer(nodes, purse, DOMAIN, FakeClock(), max_price=dearest - 1).score(RECORD, [1, 2, 3], 1)
+        assert (nodes.vouchers, store.lane(NODE.address)) == ([], (0, 0))
+        await ScoreBuyer(nodes, purse, DOMAIN, FakeClock(), max_price=dearest).score(RECORD, [1, 2, 3], 1)
+        assert nodes.vouchers == [FEE]

@@ -137,6 +137,7 @@ def point_judge(
         replayers=settings.replayers,
         most_replayers=settings.most_replayers,
         at_once=settings.at_once,
+        max_price=settings.max_price,
         exact=exact_profiles(settings.profile_files),
     )
     fetcher = AnswerFetcher(store, client, key, chain.clock)

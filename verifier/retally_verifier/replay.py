@@ -61,6 +61,7 @@ class Replayer:
         replayers: int,
         most_replayers: int = 5,
         at_once: int = 1,
+        max_price: int | None = None,
         exact: Collection[bytes] = (),
     ) -> None:
         self._store = store
@@ -70,7 +71,9 @@ class Replayer:
         self._wanted = replayers
         self._most = max(replayers, most_replayers)
         self._exact = exact
-        self._buyer = ScoreBuyer(client, StorePurse(store, client, key, domain, lane), domain, clock, at_once)
+        # A node sets its price and is drawn by chance: without a bound one draw could take the whole deposit.
+        purse = StorePurse(store, client, key, domain, lane)
+        self._buyer = ScoreBuyer(client, purse, domain, clock, at_once, max_price=max_price)
 
     async def replay(
         self,

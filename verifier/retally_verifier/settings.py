@@ -36,6 +36,12 @@ class VerifierSettings(ServiceSettings):
     engine_profile: str | None = Field(
         default=None, description="the profile id that it runs under; else taken to be the accused node's"
     )
+    max_price: int = Field(
+        default=20_000_000,
+        ge=0,
+        lt=2**64,
+        description="what a replay may cost per million tokens, in asset units: no node that asks for more is drawn on",
+    )
     lane: int = Field(default=0, ge=0, lt=2**32)
     request_seconds: Seconds = 120
     patience_seconds: float = Field(
