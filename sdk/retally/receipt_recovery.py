@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from retally.errors import RetallyError
 from retally.http_steps import HttpCall, Steps, Unreachable, call
 from retally.protocol.eip712 import check_signed_by
@@ -22,9 +24,7 @@ def recover_receipts(wallet: Wallet, node: Address, now: int) -> Steps[list[Rece
             answer = yield from call(HttpCall("GET", f"/retally/v1/nodes/{where}/receipts/{job_id}"))
         except Unreachable:
             return recovered
-        body = answer.json()
-        entries = body.get("receipts", []) if isinstance(body, dict) and not answer.failed else []
-        leaves = [leaf for leaf in map(_leaf, entries) if leaf.receipt.node == where]
+        leaves = [] if answer.failed else [leaf for leaf in _leaves(answer.json()) if leaf.receipt.node == where]
         for leaf in leaves:
             if to_hex(leaf.receipt.job_id) == job_id and _settled(wallet, leaf):
                 recovered.append(leaf)
@@ -33,8 +33,19 @@ def recover_receipts(wallet: Wallet, node: Address, now: int) -> Steps[list[Rece
     return recovered
 
 
-def _leaf(entry: dict[str, object]) -> ReceiptLeaf:
-    return ReceiptLeaf(JobReceipt.from_wire(entry.get("receipt")), parse_signature("signature", entry.get("signature")))
+def _leaves(body: Any) -> list[ReceiptLeaf]:
+    """What of an answer is receipts: a node's rubbish must not stop jobs at other nodes."""
+    entries = body.get("receipts") if isinstance(body, dict) else None
+    leaves = map(_leaf_or_none, entries if isinstance(entries, list) else [])
+    return [leaf for leaf in leaves if leaf is not None]
+
+
+def _leaf_or_none(entry: Any) -> ReceiptLeaf | None:
+    try:
+        signature = parse_signature("signature", entry.get("signature"))
+        return ReceiptLeaf(JobReceipt.from_wire(entry.get("receipt")), signature)
+    except (RetallyError, AttributeError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _settled(wallet: Wallet, leaf: ReceiptLeaf) -> bool:
