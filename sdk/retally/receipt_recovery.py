@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from retally.errors import RetallyError
@@ -9,15 +10,23 @@ from retally.http_steps import HttpCall, Steps, Unreachable, call
 from retally.protocol.eip712 import check_signed_by
 from retally.protocol.encoding import Address, parse_bytes32, parse_signature, to_hex
 from retally.protocol.receipt import JobReceipt, ReceiptLeaf
-from retally.wallet import StaleJob, Wallet
+from retally.wallet import StaleJob, Wallet, segment_key
 
 # Asking must not hold up the job that waits behind it.
 JOBS_AT_ONCE = 4
 
 
-def recover_receipts(wallet: Wallet, node: Address, now: int) -> Steps[list[ReceiptLeaf]]:
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A receipt that came late, and why it is not paid where it isn't."""
+
+    leaf: ReceiptLeaf
+    error: RetallyError | None = None
+
+
+def recover_receipts(wallet: Wallet, node: Address, now: int) -> Steps[list[Recovered]]:
     """Settles what stands open, on the channel to `node` first; what its receipts don't prove stays unpaid."""
-    recovered: list[ReceiptLeaf] = []
+    recovered: list[Recovered] = []
     stale = sorted(wallet.stale(), key=lambda job: job.node != node)
     for where, job_id in list(dict.fromkeys((job.node, job.job_id) for job in stale))[:JOBS_AT_ONCE]:
         try:
@@ -26,8 +35,9 @@ def recover_receipts(wallet: Wallet, node: Address, now: int) -> Steps[list[Rece
             return recovered
         leaves = [] if answer.failed else [leaf for leaf in _leaves(answer.json()) if leaf.receipt.node == where]
         for leaf in leaves:
-            if to_hex(leaf.receipt.job_id) == job_id and _settled(wallet, leaf):
-                recovered.append(leaf)
+            late = _taken(wallet, leaf) if to_hex(leaf.receipt.job_id) == job_id else None
+            if late is not None:
+                recovered.append(late)
         if not leaves and answer.status in (200, 404):
             _forget_if_late(wallet, [job for job in stale if job.job_id == job_id], now)
     return recovered
@@ -48,13 +58,23 @@ def _leaf_or_none(entry: Any) -> ReceiptLeaf | None:
         return None
 
 
-def _settled(wallet: Wallet, leaf: ReceiptLeaf) -> bool:
+def _taken(wallet: Wallet, leaf: ReceiptLeaf) -> Recovered | None:
+    receipt = leaf.receipt
     try:
-        check_signed_by(leaf.receipt.digest(wallet.domain), leaf.signature, leaf.receipt.node)
-        wallet.settle(leaf.receipt)
+        check_signed_by(receipt.digest(wallet.domain), leaf.signature, receipt.node)
     except RetallyError:
-        return False
-    return True
+        return None
+    entry = wallet.line(receipt.node).open.get(segment_key(receipt.job_id, receipt.choice))
+    if entry is None:
+        return None
+    try:
+        wallet.settle(receipt)
+    except RetallyError as error:
+        if receipt.fee > entry.most:
+            # Tokens that nobody had when the caller left: kept as evidence, looked for no more.
+            wallet.refuse(receipt)
+        return Recovered(leaf, error)
+    return Recovered(leaf)
 
 
 def _forget_if_late(wallet: Wallet, jobs: list[StaleJob], now: int) -> None:

@@ -113,6 +113,31 @@ class Wallet:
         promised = self._ledger.update(receipt.node, change)
         return None if promised is None else self._voucher(receipt.node, promised)
 
+    def cap(self, node: Address, job_id: Bytes32, most: Sequence[int]) -> None:
+        """Lowers what each choice may bill to be paid: its caller has gone."""
+
+        def change(line: MoneyLine) -> None:
+            for choice, limit in enumerate(most):
+                line.cap(segment_key(job_id, choice), limit)
+
+        self._ledger.update(node, change)
+
+    def lose(self, node: Address, job_id: Bytes32, choices: int) -> None:
+        """Takes a job's prepayment for the next one; its receipts, if there are any, are still looked for."""
+
+        def change(line: MoneyLine) -> None:
+            for choice in range(choices):
+                line.lose(segment_key(job_id, choice))
+
+        self._ledger.update(node, change)
+        self.release(job_id)
+
+    def refuse(self, receipt: JobReceipt) -> None:
+        """Closes a segment whose receipt bills more than is paid."""
+        self._ledger.update(
+            receipt.node, lambda line: line.refuse(segment_key(receipt.job_id, receipt.choice), receipt)
+        )
+
     def abandon(self, node: Address, job_id: Bytes32, choices: int) -> None:
         """Forgets a job that the node refused; its prepayment serves the next one."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +75,35 @@ class TestEvidence:
         client = new_client(market, tmp_path, api_key=API_KEY)
         assert result_of(client.chat.completions.create(model=MODEL, messages=QUESTION)).job_id is None
         assert JobHistory(tmp_path / "jobs.sqlite").list() == []
+
+
+class TestFailures:
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_cost_no_answer_that_is_paid(self, tmp_path: Path, *, stream: bool) -> None:
+        market = FakeMarket()
+        client = new_client(market, tmp_path, wallet=Wallet(KEY, DOMAIN, tmp_path))
+        history = client.payment.history
+        assert history is not None
+        history.close()
+        answer = client.chat.completions.create(model=MODEL, messages=QUESTION, stream=stream)
+        if stream:
+            list(answer)
+        assert result_of(answer).checks.passed
+        assert result_of(answer).history_error is not None
+
+    def test_kill_9_in_mid_stream_leaves_the_signed_request(self, tmp_path: Path) -> None:
+        code = (
+            "import sys, os, signal\nfrom pathlib import Path\n"
+            "from tests.unit.test_client_history import *\n"
+            "home = Path(sys.argv[1])\n"
+            "client = new_client(FakeMarket(), home, wallet=Wallet(KEY, DOMAIN, home))\n"
+            "stream = client.chat.completions.create(model=MODEL, messages=QUESTION, stream=True)\n"
+            "next(iter(stream))\n"
+            "print(result_of(stream).job_id, flush=True)\n"
+            "os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+        child = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+        assert child.returncode == -signal.SIGKILL, child.stderr
+        kept = JobHistory(tmp_path / "jobs.sqlite").get(child.stdout.strip())
+        assert (kept["finished"], kept["receipts"]) == (False, [])
+        assert all(kept[name] is not None for name in ("request", "requestSignature", "params", "offer"))

@@ -156,8 +156,29 @@ class TestMoneyLine:
             line.close(name, closing)
         assert (line.closed, line.needed, line.detached, line.open) == (start, start, {}, {})
 
+    def test_a_gap_that_never_fills_does_not_make_it_grow(self) -> None:
+        line = MoneyLine()
+        line.begin("lost", owed=5, most=5, deadline=0)
+        for number in range(9):
+            line.begin(str(number), owed=3, most=3, deadline=0)
+            line.close(str(number), receipt(0, number, 5 + 3 * number, 8 + 3 * number))
+        assert (line.closed, line.detached) == (0, {5: 32})
+        line.close("lost", receipt(0, 99, 0, 5))
+        assert (line.closed, line.detached) == (32, {})
+
+    def test_a_refused_receipt_explains_a_gap(self) -> None:
+        line = MoneyLine()
+        line.begin("0", owed=5, most=50, deadline=0)
+        line.cap("0", 10)
+        with pytest.raises(InvalidReceipt, match="above the most"):
+            line.close("0", receipt(0, 0, 0, 30))
+        line.refuse("0", receipt(0, 0, 0, 30))
+        line.begin("1", owed=5, most=5, deadline=0)
+        line.close("1", receipt(0, 1, 30, 35))
+        assert (line.needed, line.at_most, line.open) == (5, 5, {})
+
     def test_is_the_same_after_json(self) -> None:
-        line = MoneyLine(promised=9, closed=4, detached={6: 8})
+        line = MoneyLine(promised=9, closed=4, detached={6: 8}, refused=3)
         line.begin("a", owed=1, most=2, deadline=3)
         assert MoneyLine.from_json(line.to_json()) == line
 
