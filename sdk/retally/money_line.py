@@ -70,11 +70,19 @@ class MoneyLine:
         if entry is not None:
             entry.owed = 0
 
-    def refuse(self, segment: str, receipt: JobReceipt) -> None:
-        """Closes a segment whose receipt bills more than is paid; later receipts go on behind it."""
+    def refuse(self, segment: str) -> None:
+        """Closes a segment whose receipt is not paid; later receipts go on behind it."""
         entry = self.open.pop(segment, None)
         if entry is not None:
-            self.refused += min(entry.agreed, receipt.fee)
+            self.refused += entry.agreed
+
+    def catch_up(self, promised: int, closed: int, job: str) -> None:
+        """Takes over what the signer promised in a life that this record has lost; only `job` is owed beyond it."""
+        self.promised = max(self.promised, promised)
+        self.closed, self.detached = max(self.closed, min(closed, promised)), {}
+        for segment, entry in self.open.items():
+            if not segment.startswith(job):
+                entry.owed = 0
 
     def close(self, segment: str, receipt: JobReceipt) -> None:
         """Closes a segment with its receipt, which must fit into the line."""

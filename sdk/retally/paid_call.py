@@ -19,7 +19,7 @@ from retally.protocol.eip712 import check_signed_by
 from retally.protocol.encoding import to_hex
 from retally.protocol.receipt import ReceiptLeaf
 from retally.quote import Quote, quote_call
-from retally.receipt_recovery import Recovered, recover_receipts
+from retally.receipt_recovery import Recovered, recover_promises, recover_receipts
 from retally.sign_job import PaymentTerms, SignedJob, sign_job
 from retally.spending import Hold, SpendingGuard
 from retally.wallet import SignedVoucher, Wallet
@@ -142,11 +142,15 @@ class PaidCall:
         required = refusal.error_details.get("required")
         if not isinstance(required, str) or not required.isdecimal():
             return refusal
+        node = job.quote.node
+        beyond = int(required) > self._wallet.line(node).at_most
+        if beyond and (yield from recover_promises(self._wallet, node, job.job_id)):
+            self._promised_before = self._wallet.line(node).promised
         try:
-            self._guard.check(int(required) - self._wallet.line(job.quote.node).promised)
+            self._guard.check(int(required) - self._wallet.line(node).promised)
         except SpendingLimitExceeded:
             return refusal
-        voucher = self._wallet.promise(job.quote.node, int(required))
+        voucher = self._wallet.promise(node, int(required))
         if voucher is None:
             return refusal
         return (yield from self._send(job, voucher))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from retally.errors import RetallyError
 from retally.http_steps import HttpCall, Steps, Unreachable, call
 from retally.protocol.eip712 import check_signed_by
-from retally.protocol.encoding import Address, parse_bytes32, parse_signature, to_hex
+from retally.protocol.encoding import Address, Bytes32, parse_bytes32, parse_signature, to_hex
 from retally.protocol.receipt import JobReceipt, ReceiptLeaf
+from retally.protocol.wire import ChannelState
 from retally.wallet import StaleJob, Wallet, segment_key
+
+log = logging.getLogger(__name__)
 
 # Asking must not hold up the job that waits behind it.
 JOBS_AT_ONCE = 4
@@ -35,12 +39,30 @@ def recover_receipts(wallet: Wallet, node: Address, now: int) -> Steps[list[Reco
             return recovered
         leaves = [] if answer.failed else [leaf for leaf in _leaves(answer.json()) if leaf.receipt.node == where]
         for leaf in leaves:
-            late = _taken(wallet, leaf) if to_hex(leaf.receipt.job_id) == job_id else None
+            late = _taken(wallet, leaf, now) if to_hex(leaf.receipt.job_id) == job_id else None
             if late is not None:
                 recovered.append(late)
         if not leaves and answer.status in (200, 404):
             _forget_if_late(wallet, [job for job in stale if job.job_id == job_id], now)
     return recovered
+
+
+def recover_promises(wallet: Wallet, node: Address, job_id: Bytes32) -> Steps[bool]:
+    """Whether the node holds a voucher of ours that this record has lost, say in a folder restored from a copy."""
+    path = f"/retally/v1/nodes/{node}/channels/{wallet.payer}/{wallet.signer}/{wallet.lane}"
+    try:
+        answer = yield from call(HttpCall("GET", path))
+        found = not answer.failed and wallet.catch_up(node, job_id, ChannelState.from_wire(answer.json()))
+    except (RetallyError, AttributeError, KeyError, TypeError, ValueError):
+        return False
+    if found:
+        log.warning(
+            "%s holds more vouchers of lane %d than its record: were its files restored from a copy? Two homes with "
+            "copies of one lanes/ folder share a lane, and pay for each other's jobs: remove one of them",
+            node,
+            wallet.lane,
+        )
+    return found
 
 
 def _leaves(body: Any) -> list[ReceiptLeaf]:
@@ -58,7 +80,7 @@ def _leaf_or_none(entry: Any) -> ReceiptLeaf | None:
         return None
 
 
-def _taken(wallet: Wallet, leaf: ReceiptLeaf) -> Recovered | None:
+def _taken(wallet: Wallet, leaf: ReceiptLeaf, now: int) -> Recovered | None:
     receipt = leaf.receipt
     try:
         check_signed_by(receipt.digest(wallet.domain), leaf.signature, receipt.node)
@@ -70,8 +92,8 @@ def _taken(wallet: Wallet, leaf: ReceiptLeaf) -> Recovered | None:
     try:
         wallet.settle(receipt)
     except RetallyError as error:
-        if receipt.fee > entry.most:
-            # Tokens that nobody had when the caller left: kept as evidence, looked for no more.
+        if receipt.fee > entry.most or entry.deadline < now:
+            # Tokens that nobody had when the caller left, or a receipt that fits into no line: looked for no more.
             wallet.refuse(receipt)
         return Recovered(leaf, error)
     return Recovered(leaf)

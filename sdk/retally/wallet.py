@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from retally.errors import InvalidReceipt
+from retally.errors import InvalidReceipt, RetallyError
 from retally.keystore import Keystore
 from retally.lane_ledger import LaneLedger
 from retally.money_line import MoneyLine
-from retally.protocol.eip712 import Domain, SigningKey, TypedMessage
+from retally.protocol.eip712 import Domain, SigningKey, TypedMessage, check_signed_by
 from retally.protocol.encoding import Address, Bytes32, to_hex
 from retally.protocol.receipt import JobReceipt
 from retally.protocol.voucher import Voucher
+from retally.protocol.wire import ChannelState
 
 MAX_AMOUNT = (1 << 96) - 1
 
@@ -133,10 +134,21 @@ class Wallet:
         self.release(job_id)
 
     def refuse(self, receipt: JobReceipt) -> None:
-        """Closes a segment whose receipt bills more than is paid."""
-        self._ledger.update(
-            receipt.node, lambda line: line.refuse(segment_key(receipt.job_id, receipt.choice), receipt)
-        )
+        """Closes a segment whose receipt is not paid."""
+        key = segment_key(receipt.job_id, receipt.choice)
+        self._ledger.update(receipt.node, lambda line: line.refuse(key))
+
+    def catch_up(self, node: Address, job_id: Bytes32, state: ChannelState) -> bool:
+        """Whether a node shows a voucher of ours beyond this record, which then goes on from there."""
+        best = Voucher(self.payer, self.signer, node, self.lane, state.best)
+        if state.best <= self.line(node).promised or state.best_signature is None:
+            return False
+        try:
+            check_signed_by(best.digest(self.domain), state.best_signature, self.signer)
+        except RetallyError:
+            return False
+        self._ledger.update(node, lambda line: line.catch_up(state.best, state.last_cum_to, to_hex(job_id)))
+        return True
 
     def abandon(self, node: Address, job_id: Bytes32, choices: int) -> None:
         """Forgets a job that the node refused; its prepayment serves the next one."""

@@ -172,7 +172,7 @@ class TestMoneyLine:
         line.cap("0", 10)
         with pytest.raises(InvalidReceipt, match="above the most"):
             line.close("0", receipt(0, 0, 0, 30))
-        line.refuse("0", receipt(0, 0, 0, 30))
+        line.refuse("0")
         line.begin("1", owed=5, most=5, deadline=0)
         line.close("1", receipt(0, 1, 30, 35))
         assert (line.needed, line.at_most, line.open) == (5, 5, {})
