@@ -242,6 +242,35 @@ class TestSpending:
         guard.settle(hold, 5)
         assert (daily.spent("payer", "1970-01-01"), daily.spent("payer")) == (5, 100)
 
+    def test_what_a_node_keeps_counts_until_its_job_s_deadline(self, tmp_path: Path) -> None:
+        now, daily = [0.0], DailySpending(tmp_path / "s.sqlite")
+        guard = SpendingGuard("payer", limit=100, daily_limit=100, daily=daily, clock=lambda: now[0])
+        guard.lose(guard.hold(80, NODE), job="a", growth=80, surplus=80, seconds=600)
+        assert (guard.used, daily.spent("payer")) == (80, 80)
+        with pytest.raises(SpendingLimitExceeded):
+            guard.hold(30, "another node")
+        assert daily.spent("payer") == 80
+        now[0] = 600.0
+        guard.hold(100, "another node")
+        assert (guard.used, daily.spent("payer")) == (100, 100)
+
+    def test_what_a_node_keeps_pays_for_its_next_job(self, tmp_path: Path) -> None:
+        daily = DailySpending(tmp_path / "s.sqlite")
+        guard = SpendingGuard("payer", limit=100, daily_limit=100, daily=daily)
+        guard.lose(guard.hold(80, NODE), job="a", growth=80, surplus=80, seconds=600)
+        hold = guard.hold(100, NODE)
+        assert (guard.used, daily.spent("payer")) == (100, 100)
+        guard.lose(hold, job="b", growth=10, surplus=90, seconds=600)
+        assert (guard.used, daily.spent("payer")) == (90, 90)
+
+    def test_late_receipts_replace_what_was_thought(self) -> None:
+        guard = SpendingGuard("payer")
+        guard.settle(guard.hold(80, NODE), 50, unproven="a")
+        guard.add_cost("a", 20)
+        guard.add_cost("a", 5)
+        guard.add_cost("of an earlier life", 7)
+        assert guard.used == 25
+
     def test_a_daily_limit_needs_a_file(self) -> None:
         with pytest.raises(ValueError, match="file"):
             SpendingGuard("payer", daily_limit=1)
