@@ -71,7 +71,7 @@ class MoneyLine:
             entry.owed = 0
 
     def refuse(self, segment: str) -> None:
-        """Closes a segment whose receipt is not paid; later receipts go on behind it."""
+        """Closes a segment that is not paid, with a receipt or without; later receipts go on behind it."""
         entry = self.open.pop(segment, None)
         if entry is not None:
             self.refused += entry.agreed

@@ -94,7 +94,7 @@ def _taken(wallet: Wallet, leaf: ReceiptLeaf, now: int) -> Recovered | None:
     except RetallyError as error:
         if receipt.fee > entry.most or entry.deadline < now:
             # Tokens that nobody had when the caller left, or a receipt that fits into no line: looked for no more.
-            wallet.refuse(receipt)
+            wallet.refuse(receipt.node, receipt.job_id, receipt.choice)
         return Recovered(leaf, error)
     return Recovered(leaf)
 
@@ -102,4 +102,5 @@ def _taken(wallet: Wallet, leaf: ReceiptLeaf, now: int) -> Recovered | None:
 def _forget_if_late(wallet: Wallet, jobs: list[StaleJob], now: int) -> None:
     for job in jobs:
         if job.deadline < now:
-            wallet.abandon(job.node, parse_bytes32("jobId", job.job_id), job.choice + 1)
+            # A node that bills it all the same leaves a gap, for which its later receipts are not to blame.
+            wallet.refuse(job.node, parse_bytes32("jobId", job.job_id), job.choice)

@@ -133,10 +133,9 @@ class Wallet:
         self._ledger.update(node, change)
         self.release(job_id)
 
-    def refuse(self, receipt: JobReceipt) -> None:
-        """Closes a segment whose receipt is not paid."""
-        key = segment_key(receipt.job_id, receipt.choice)
-        self._ledger.update(receipt.node, lambda line: line.refuse(key))
+    def refuse(self, node: Address, job_id: Bytes32, choice: int) -> None:
+        """Closes a segment that is not paid, whatever its receipt says."""
+        self._ledger.update(node, lambda line: line.refuse(segment_key(job_id, choice)))
 
     def catch_up(self, node: Address, job_id: Bytes32, state: ChannelState) -> bool:
         """Whether a node shows a voucher of ours beyond this record, which then goes on from there."""

@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from tests.fakes_job import Line
+from tests.fakes_job import NOW, Line
 from tests.fakes_market import DOMAIN, MODEL, FakeMarket, render
 from tests.fakes_market import error as refusal
 
@@ -285,3 +285,31 @@ class TestRestoredFolder:
         with pytest.raises(openai.APIStatusError) as refused:
             client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=5)
         assert refused.value.code == "voucher_too_low"
+
+
+class HidingMarket(FakeMarket):
+    """Shows no receipts, and quotes at a time after the first job's deadline."""
+
+    later: int = 0
+
+    def quote(self, request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, json={**json.loads(super().quote(request).content), "now": NOW + self.later})
+
+    def handle(self, request: httpx2.Request) -> httpx2.Response:
+        if "/receipts/" in request.url.path:
+            return httpx2.Response(200, json={"receipts": []})
+        return super().handle(request)
+
+
+class TestForgotten:
+    def test_job_that_is_billed_leaves_later_receipts_whole(self, tmp_path: Path) -> None:
+        market, wallet = HidingMarket(), Wallet(KEY, DOMAIN, tmp_path)
+        client = new_client(market, wallet, tmp_path)
+        market.running[leave_after_one_frame(client)].cancel(8)
+        market.later = 700
+        for _ in range(3):
+            stream = client.chat.completions.create(model=MODEL, messages=QUESTION, stream=True)
+            list(stream)
+            assert result_of(stream).payment_error is None
+        line = wallet.line(market.node_key.address)
+        assert (line.closed, len(line.detached), line.open) == (0, 1, {})
