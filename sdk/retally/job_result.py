@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from retally.checks import run_checks
@@ -10,6 +11,8 @@ from retally.job_evidence import Checks, Evidence
 from retally.job_meter import JobMeter
 from retally.protocol.encoding import to_hex
 from retally.protocol.receipt import ReceiptLeaf
+
+_JOB_ID = re.compile("0x[0-9a-fA-F]{64}")
 
 
 class JobResult:
@@ -21,15 +24,21 @@ class JobResult:
         self.finished = False
         self.payment_error: RetallyError | None = None
         self.voucher_error: RetallyError | None = None
+        #: Why the answer could not be written to the payer's own records; it is paid and whole all the same.
+        self.history_error: Exception | None = None
         self._meter = meter
         self._checks: Checks | None = None
 
     @property
     def job_id(self) -> str | None:
-        """The job's id: the digest of the signed request."""
-        if self.evidence.receipts:
-            return to_hex(self.evidence.receipts[0].receipt.job_id)
-        return self._meter.job_id
+        """The job's id: the digest of the signed request; without one, what node or router call it."""
+        evidence = self.evidence
+        if evidence.request is not None and evidence.domain is not None:
+            return to_hex(evidence.request.digest(evidence.domain))
+        if evidence.receipts:
+            return to_hex(evidence.receipts[0].receipt.job_id)
+        stated = self._meter.job_id
+        return stated.lower() if stated is not None and _JOB_ID.fullmatch(stated) else None
 
     @property
     def node(self) -> str | None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import sqlite3
+from collections.abc import Callable
 
 from retally.ask import Ask, prompt_tokens_bound
-from retally.errors import InvalidReceipt, RetallyError, error_of_envelope
+from retally.errors import InvalidReceipt, RetallyError, SpendingLimitExceeded, error_of_envelope
 from retally.frames import FrameReader
 from retally.http_steps import HttpAnswer, HttpCall, Steps, Unreachable, call, pause
 from retally.job_evidence import Evidence, PromptRenderer
@@ -16,14 +19,18 @@ from retally.protocol.eip712 import check_signed_by
 from retally.protocol.encoding import to_hex
 from retally.protocol.receipt import ReceiptLeaf
 from retally.quote import Quote, quote_call
-from retally.receipt_recovery import recover_receipts
+from retally.receipt_recovery import Recovered, recover_promises, recover_receipts
 from retally.sign_job import PaymentTerms, SignedJob, sign_job
 from retally.spending import Hold, SpendingGuard
 from retally.wallet import SignedVoucher, Wallet
 
 AUTHORIZATION_HEADER = "x-retally-authorization"
 REQUOTE_CODES = frozenset({"offer_expired", "node_unavailable", "unavailable", "engine_unavailable", "quote_expired"})
-TOKENS_AHEAD = 64
+# Refusals that a node makes before it admits a job; after any other one it may have served it, and bills it.
+NOT_ADMITTED = frozenset({400, 401, 402, 403, 404, 413, 422, 429})
+# How far a node may be ahead of a caller that leaves a stream: half a second until it notices, at 512 tokens a second.
+TOKENS_AHEAD = 256
+log = logging.getLogger(__name__)
 VOUCHERS_PATH = "/retally/v1/vouchers"
 
 
@@ -47,6 +54,7 @@ class PaidCall:
         self._meter = JobMeter(self._evidence)
         self._hold: Hold | None = None
         self._job: SignedJob | None = None
+        self._promised_before = 0
         self._prompt_bound = prompt_tokens_bound(ask.prompt)
         self._unpaid: SignedVoucher | None = None
         self.result = JobResult(self._evidence, self._meter, ask.model)
@@ -55,18 +63,28 @@ class PaidCall:
         """Quotes, signs, prepays and sends; goes elsewhere where a node can't take the job."""
         refused: list[str] = []
         attempt = 0
+        answer: HttpAnswer | None = None
         while True:
             quote = yield from quote_call(self._ask, self._wallet, self._prompt_bound, refused)
             if isinstance(quote, HttpAnswer):
                 return quote
-            yield from recover_receipts(self._wallet, quote.node, quote.now)
-            job, voucher = self._begin(quote)
+            yield from self._recover(quote)
+            try:
+                job, voucher = self._begin(quote)
+            except SpendingLimitExceeded:
+                if answer is None:
+                    raise
+                # What the nodes that refused keep a voucher for leaves too little for another one.
+                return answer
             answer = yield from self._send(job, voucher)
             if answer.error_code == "voucher_too_low":
                 answer = yield from self._send_with_more(job, answer)
             if not answer.failed:
                 return answer
-            self._give_up(job)
+            self._give_up(job, answer)
+            if answer.status == 409:
+                # It was admitted by an earlier try of the same request: what it bills is known by now, or soon.
+                yield from self._recover(quote)
             if attempt == self._terms.retries or answer.error_code not in REQUOTE_CODES:
                 return answer
             refused.append(quote.node)
@@ -94,14 +112,18 @@ class PaidCall:
 
     def _begin(self, quote: Quote) -> tuple[SignedJob, SignedVoucher]:
         job = sign_job(self._ask, self._wallet, quote, self._terms, self._prompt_bound)
-        self._hold = self._guard.hold(job.request.max_fee)
+        self._hold = self._guard.hold(job.request.max_fee, job.quote.node)
         evidence = self._evidence
         evidence.request, evidence.request_signature = job.request, job.signature
         evidence.params, evidence.offer, evidence.offer_signature = job.params, quote.offer, quote.offer_signature
         self._job = job
+        # Before the voucher leaves: what is paid for must be known here whatever happens to this process.
+        self._keep(self._record)
+        self._promised_before = self._wallet.line(quote.node).promised
         voucher = self._wallet.begin(
             quote.node, job.job_id, prepaid=job.prepaid, most=job.most, deadline=job.request.deadline
         )
+        self._guard.trim(quote.node, self._wallet.line(quote.node).surplus)
         return job, voucher
 
     def _send(self, job: SignedJob, voucher: SignedVoucher) -> Steps[HttpAnswer]:
@@ -120,7 +142,15 @@ class PaidCall:
         required = refusal.error_details.get("required")
         if not isinstance(required, str) or not required.isdecimal():
             return refusal
-        voucher = self._wallet.promise(job.quote.node, int(required))
+        node = job.quote.node
+        beyond = int(required) > self._wallet.line(node).at_most
+        if beyond and (yield from recover_promises(self._wallet, node, job.job_id)):
+            self._promised_before = self._wallet.line(node).promised
+        try:
+            self._guard.check(int(required) - self._wallet.line(node).promised)
+        except SpendingLimitExceeded:
+            return refusal
+        voucher = self._wallet.promise(node, int(required))
         if voucher is None:
             return refusal
         return (yield from self._send(job, voucher))
@@ -174,31 +204,80 @@ class PaidCall:
             return
         self._unpaid, self.result.voucher_error = None, None
 
+    def _recover(self, quote: Quote) -> Steps[None]:
+        for late in (yield from recover_receipts(self._wallet, quote.node, quote.now)):
+            self._take_late(late)
+
+    def _take_late(self, late: Recovered) -> None:
+        receipt, error = late.leaf.receipt, None if late.error is None else str(late.error)
+        job_id, history = to_hex(receipt.job_id), self._history
+        if error is None:
+            self._keep(lambda: self._guard.add_cost(job_id, receipt.fee))
+            self._keep(lambda: self._guard.trim(receipt.node, self._wallet.line(receipt.node).surplus))
+        else:
+            log.warning("job %s: a late receipt is not paid: %s", job_id, error)
+        if history is not None:
+            self._keep(lambda: history.add_receipts(job_id, [late.leaf], error))
+
     def _book(self) -> None:
         if self.result.finished:
             return
         self.result.finish()
-        if self._job is not None:
-            self._wallet.release(self._job.job_id)
-        if self._hold is not None:
-            self._guard.settle(self._hold, min(self._hold.amount, self._cost_at_most()))
-            self._hold = None
+        for write in (self._leave_job, self._record):
+            self._keep(write)
+
+    def _keep(self, write: Callable[[], None]) -> None:
+        # A disk that is full must not cost the caller an answer that is paid.
+        try:
+            write()
+        except (sqlite3.Error, OSError) as error:
+            self.result.history_error = error
+            log.warning("the payer's own records can't be written: %s", error)
+
+    def _record(self) -> None:
         if self._history is not None:
             self._history.record(self.result)
 
-    def _give_up(self, job: SignedJob) -> None:
-        self._wallet.abandon(job.quote.node, job.job_id, self._ask.choices)
-        if self._hold is not None:
-            self._guard.settle(self._hold, 0)
-            self._hold = None
-
-    def _cost_at_most(self) -> int:
+    def _leave_job(self) -> None:
+        job, hold, meter = self._job, self._hold, self._meter
+        if job is None or hold is None:
+            return
+        self._hold = None
+        self._wallet.release(job.job_id)
         if self.result.checks["receipts"] is True:
-            return self.result.cost
-        # Without all receipts: what arrived, and what the node may have made beyond it before it noticed.
+            self._guard.settle(hold, min(hold.amount, self.result.cost))
+        elif meter.prompt_tokens is None and not meter.total_output_tokens and not self.result.receipts:
+            self._lose(job, hold)
+        else:
+            made = self._most_made()
+            self._guard.settle(hold, min(hold.amount, sum(made)), unproven=to_hex(job.job_id))
+            if self._ask.stream:
+                self._wallet.cap(job.quote.node, job.job_id, made)
+
+    def _give_up(self, job: SignedJob, answer: HttpAnswer) -> None:
+        hold, self._hold, self._job = self._hold, None, None
+        if answer.status in NOT_ADMITTED:
+            self._wallet.abandon(job.quote.node, job.job_id, self._ask.choices)
+        if hold is not None:
+            self._lose(job, hold)
+
+    def _lose(self, job: SignedJob, hold: Hold) -> None:
+        """Nothing came back; the node keeps the voucher, for this job or the next."""
+        self._wallet.lose(job.quote.node, job.job_id, self._ask.choices)
+        line = self._wallet.line(job.quote.node)
+        self._guard.lose(
+            hold,
+            job=to_hex(job.job_id),
+            growth=line.promised - self._promised_before,
+            surplus=line.surplus,
+            seconds=self._terms.deadline_seconds,
+        )
+
+    def _most_made(self) -> list[int]:
+        """By choice, the fee of what arrived and of what the node may have made beyond it before it noticed."""
         job, meter = self._signed_job, self._meter
         made = [meter.output_tokens(choice) + TOKENS_AHEAD for choice in range(self._ask.choices)]
-        return sum(job.fee(self._prompt_bound, tokens, choice) for choice, tokens in enumerate(made))
+        return [job.fee(self._prompt_bound, tokens, choice) for choice, tokens in enumerate(made)]
 
     def _counted_prompt(self) -> int:
         bound, stated = self._prompt_bound, self._meter.prompt_tokens

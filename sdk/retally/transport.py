@@ -115,7 +115,12 @@ class PaymentTransport(httpx2.BaseTransport):
             drive(call.finish(answer.body))
             return exchange.response_for(answer, call.result)
         except Unreachable as error:
+            call.cancel()
             raise _cause(error) from error
+        except BaseException:
+            # The voucher may have left: what becomes of the job is looked up before the next.
+            call.cancel()
+            raise
 
     def close(self) -> None:
         """Closes the connections."""
@@ -145,7 +150,12 @@ class AsyncPaymentTransport(httpx2.AsyncBaseTransport):
             await _drive_async(call.finish(answer.body), self._inner, exchange)
             return exchange.response_for(answer, call.result)
         except Unreachable as error:
+            call.cancel()
             raise _cause(error) from error
+        except BaseException:
+            # The voucher may have left: what becomes of the job is looked up before the next.
+            call.cancel()
+            raise
 
     async def aclose(self) -> None:
         """Closes the connections."""

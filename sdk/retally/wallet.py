@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from retally.errors import InvalidReceipt
+from retally.errors import InvalidReceipt, RetallyError
 from retally.keystore import Keystore
 from retally.lane_ledger import LaneLedger
 from retally.money_line import MoneyLine
-from retally.protocol.eip712 import Domain, SigningKey, TypedMessage
+from retally.protocol.eip712 import Domain, SigningKey, TypedMessage, check_signed_by
 from retally.protocol.encoding import Address, Bytes32, to_hex
 from retally.protocol.receipt import JobReceipt
 from retally.protocol.voucher import Voucher
+from retally.protocol.wire import ChannelState
 
 MAX_AMOUNT = (1 << 96) - 1
 
@@ -112,6 +113,41 @@ class Wallet:
 
         promised = self._ledger.update(receipt.node, change)
         return None if promised is None else self._voucher(receipt.node, promised)
+
+    def cap(self, node: Address, job_id: Bytes32, most: Sequence[int]) -> None:
+        """Lowers what each choice may bill to be paid: its caller has gone."""
+
+        def change(line: MoneyLine) -> None:
+            for choice, limit in enumerate(most):
+                line.cap(segment_key(job_id, choice), limit)
+
+        self._ledger.update(node, change)
+
+    def lose(self, node: Address, job_id: Bytes32, choices: int) -> None:
+        """Takes a job's prepayment for the next one; its receipts, if there are any, are still looked for."""
+
+        def change(line: MoneyLine) -> None:
+            for choice in range(choices):
+                line.lose(segment_key(job_id, choice))
+
+        self._ledger.update(node, change)
+        self.release(job_id)
+
+    def refuse(self, node: Address, job_id: Bytes32, choice: int) -> None:
+        """Closes a segment that is not paid, whatever its receipt says."""
+        self._ledger.update(node, lambda line: line.refuse(segment_key(job_id, choice)))
+
+    def catch_up(self, node: Address, job_id: Bytes32, state: ChannelState) -> bool:
+        """Whether a node shows a voucher of ours beyond this record, which then goes on from there."""
+        best = Voucher(self.payer, self.signer, node, self.lane, state.best)
+        if state.best <= self.line(node).promised or state.best_signature is None:
+            return False
+        try:
+            check_signed_by(best.digest(self.domain), state.best_signature, self.signer)
+        except RetallyError:
+            return False
+        self._ledger.update(node, lambda line: line.catch_up(state.best, state.last_cum_to, to_hex(job_id)))
+        return True
 
     def abandon(self, node: Address, job_id: Bytes32, choices: int) -> None:
         """Forgets a job that the node refused; its prepayment serves the next one."""

@@ -156,8 +156,29 @@ class TestMoneyLine:
             line.close(name, closing)
         assert (line.closed, line.needed, line.detached, line.open) == (start, start, {}, {})
 
+    def test_a_gap_that_never_fills_does_not_make_it_grow(self) -> None:
+        line = MoneyLine()
+        line.begin("lost", owed=5, most=5, deadline=0)
+        for number in range(9):
+            line.begin(str(number), owed=3, most=3, deadline=0)
+            line.close(str(number), receipt(0, number, 5 + 3 * number, 8 + 3 * number))
+        assert (line.closed, line.detached) == (0, {5: 32})
+        line.close("lost", receipt(0, 99, 0, 5))
+        assert (line.closed, line.detached) == (32, {})
+
+    def test_a_refused_receipt_explains_a_gap(self) -> None:
+        line = MoneyLine()
+        line.begin("0", owed=5, most=50, deadline=0)
+        line.cap("0", 10)
+        with pytest.raises(InvalidReceipt, match="above the most"):
+            line.close("0", receipt(0, 0, 0, 30))
+        line.refuse("0")
+        line.begin("1", owed=5, most=5, deadline=0)
+        line.close("1", receipt(0, 1, 30, 35))
+        assert (line.needed, line.at_most, line.open) == (5, 5, {})
+
     def test_is_the_same_after_json(self) -> None:
-        line = MoneyLine(promised=9, closed=4, detached={6: 8})
+        line = MoneyLine(promised=9, closed=4, detached={6: 8}, refused=3)
         line.begin("a", owed=1, most=2, deadline=3)
         assert MoneyLine.from_json(line.to_json()) == line
 
@@ -220,6 +241,35 @@ class TestSpending:
         guard.hold(100)
         guard.settle(hold, 5)
         assert (daily.spent("payer", "1970-01-01"), daily.spent("payer")) == (5, 100)
+
+    def test_what_a_node_keeps_counts_until_its_job_s_deadline(self, tmp_path: Path) -> None:
+        now, daily = [0.0], DailySpending(tmp_path / "s.sqlite")
+        guard = SpendingGuard("payer", limit=100, daily_limit=100, daily=daily, clock=lambda: now[0])
+        guard.lose(guard.hold(80, NODE), job="a", growth=80, surplus=80, seconds=600)
+        assert (guard.used, daily.spent("payer")) == (80, 80)
+        with pytest.raises(SpendingLimitExceeded):
+            guard.hold(30, "another node")
+        assert daily.spent("payer") == 80
+        now[0] = 600.0
+        guard.hold(100, "another node")
+        assert (guard.used, daily.spent("payer")) == (100, 100)
+
+    def test_what_a_node_keeps_pays_for_its_next_job(self, tmp_path: Path) -> None:
+        daily = DailySpending(tmp_path / "s.sqlite")
+        guard = SpendingGuard("payer", limit=100, daily_limit=100, daily=daily)
+        guard.lose(guard.hold(80, NODE), job="a", growth=80, surplus=80, seconds=600)
+        hold = guard.hold(100, NODE)
+        assert (guard.used, daily.spent("payer")) == (100, 100)
+        guard.lose(hold, job="b", growth=10, surplus=90, seconds=600)
+        assert (guard.used, daily.spent("payer")) == (90, 90)
+
+    def test_late_receipts_replace_what_was_thought(self) -> None:
+        guard = SpendingGuard("payer")
+        guard.settle(guard.hold(80, NODE), 50, unproven="a")
+        guard.add_cost("a", 20)
+        guard.add_cost("a", 5)
+        guard.add_cost("of an earlier life", 7)
+        assert guard.used == 25
 
     def test_a_daily_limit_needs_a_file(self) -> None:
         with pytest.raises(ValueError, match="file"):
