@@ -11,6 +11,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from retally.ask import prompt_tokens_bound
+from retally.billed_outputs import check_outputs
 from retally.errors import InvalidReceipt, RetallyError
 from retally.job_evidence import CheckResult, Checks, Evidence, Unknown, known
 from retally.protocol.eip712 import check_signed_by
@@ -129,6 +130,8 @@ def check_output_root(evidence: Evidence) -> None:
         ids = _ids(evidence, receipt.choice)[receipt.output_from : receipt.output_to]
         quantised = evidence.quantised.get(receipt.choice, [])[receipt.output_from : receipt.output_to]
         if len(quantised) != len(ids):
+            if evidence.is_live:
+                raise InvalidReceipt("R-17: a logprob for each token", len(ids), len(quantised))
             raise Unknown("logprobs not at hand")
         _same("R-17", to_hex(output_root(receipt.output_from, ids, quantised)), to_hex(receipt.output_root))
         prefix = ids_root(_ids(evidence, receipt.choice)[: receipt.output_from])
@@ -193,6 +196,7 @@ CHECKS: tuple[tuple[str, Callable[[Evidence], None]], ...] = (
     ("prompt_root", check_prompt_root),
     ("seed", check_seed),
     ("tiling", check_tiling),
+    ("outputs", check_outputs),
     ("finish", check_finish),
 )
 
@@ -220,9 +224,9 @@ def _of_offer(evidence: Evidence, offer: Offer) -> list[ReceiptLeaf]:
 
 
 def _ids(evidence: Evidence, choice: int) -> list[int]:
-    if choice not in evidence.ids:
+    if choice not in evidence.ids and not evidence.is_live:
         raise Unknown(f"the ids of choice {choice} not at hand")
-    return evidence.ids[choice]
+    return evidence.ids.get(choice, [])
 
 
 def _same(rule: str, expected: object, actual: object) -> None:

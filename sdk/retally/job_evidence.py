@@ -76,6 +76,8 @@ class Evidence:
     quantised: dict[int, list[int]] = field(default_factory=dict)
     stated_cost: int | None = None
     renderer: PromptRenderer | None = None
+    #: An answer that we receive ourselves: what of it was left out did not arrive. Of a stored one it is unknown.
+    is_live: bool = False
 
     @property
     def cost(self) -> int:

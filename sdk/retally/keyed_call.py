@@ -42,7 +42,7 @@ class KeyedCall:
         self._guard = guard
         self._history = history
         self._reader = FrameReader()
-        evidence = Evidence(domain=domain, prompt=ask.prompt, renderer=renderer)
+        evidence = Evidence(domain=domain, prompt=ask.prompt, renderer=renderer, is_live=True)
         self._meter = JobMeter(evidence)
         self.result = JobResult(evidence, self._meter, ask.model)
 

@@ -24,6 +24,15 @@ from retally.wallet import SignedVoucher, Wallet
 AUTHORIZATION_HEADER = "x-retally-authorization"
 REQUOTE_CODES = frozenset({"offer_expired", "node_unavailable", "unavailable", "engine_unavailable", "quote_expired"})
 TOKENS_AHEAD = 64
+# About the whole answer: the others must hold for each receipt before it is paid.
+_OF_THE_WHOLE = frozenset({"receipts", "cost"})
+# What can't be known is not paid: of one's own job all that these need is at hand, or was withheld.
+_BEFORE_PAYING = frozenset(
+    {
+        *("node_signature", "job_id", "prompt_hash", "params_hash", "offer", "price"),
+        *("counts", "output_root", "seed", "tiling", "finish"),
+    }
+)
 VOUCHERS_PATH = "/retally/v1/vouchers"
 
 
@@ -43,7 +52,7 @@ class PaidCall:
         self._ask, self._wallet, self._terms = ask, wallet, terms
         self._guard, self._history = guard, history
         self._reader = FrameReader()
-        self._evidence = Evidence(domain=wallet.domain, prompt=ask.prompt, renderer=renderer)
+        self._evidence = Evidence(domain=wallet.domain, prompt=ask.prompt, renderer=renderer, is_live=True)
         self._meter = JobMeter(self._evidence)
         self._hold: Hold | None = None
         self._job: SignedJob | None = None
@@ -155,10 +164,10 @@ class PaidCall:
         job, receipt = self._signed_job, leaf.receipt
         if receipt.job_id != job.job_id or receipt.node != job.quote.node:
             raise InvalidReceipt("a receipt is for its own job", to_hex(job.job_id), to_hex(receipt.job_id))
-        # "receipts" and "cost" are about the whole answer; the others must hold for each receipt before it is paid.
-        failures = [check for check in self.result.checks.failures if check.name not in ("receipts", "cost")]
-        if failures:
-            raise InvalidReceipt(failures[0].name, actual=failures[0].detail)
+        for check in self.result.checks:
+            fails = check.passed is False and check.name not in _OF_THE_WHOLE
+            if fails or (check.passed is None and check.name in _BEFORE_PAYING):
+                raise InvalidReceipt(check.name, actual=check.detail)
         return self._wallet.settle(receipt)
 
     def _vouch(self, voucher: SignedVoucher) -> Steps[None]:
