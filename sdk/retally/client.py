@@ -20,6 +20,7 @@ from retally.job_evidence import PromptRenderer
 from retally.job_history import JobHistory
 from retally.job_result import JobResult
 from retally.keyed_call import KeyedCall
+from retally.model_ids import ids_of_deployment
 from retally.paid_call import PaidCall
 from retally.protocol.eip712 import Domain
 from retally.sign_job import PaymentTerms
@@ -85,19 +86,34 @@ class _Options:
         key_scope = "key:" + hashlib.sha256((self.api_key or "").encode()).hexdigest()[:16]
         daily = None if self.daily_limit is None else DailySpending(self.context.home / "spending.sqlite")
         wallet = self.wallet
+        deployment = self._loaded()
+        domain = None if deployment is None else deployment.domain
+        terms = self.terms or PaymentTerms()
+        if deployment is not None and (wallet is None or wallet.domain == domain):
+            terms.models.learn(ids_of_deployment(getattr(deployment, "models", ())))
         return Payment(
             wallet=wallet,
-            domain=wallet.domain if wallet is not None else _domain_of(self.deployment or self.context.deployment),
+            domain=domain if wallet is None else wallet.domain,
             guard=SpendingGuard(
                 key_scope if wallet is None else wallet.payer,
                 limit=self.spending_limit,
                 daily_limit=self.daily_limit,
                 daily=daily,
             ),
-            terms=self.terms or PaymentTerms(),
+            terms=terms,
             renderer=self.renderer,
             history=JobHistory(self.context.home / "jobs.sqlite") if self.history else None,
         )
+
+    def _loaded(self) -> HasDomain | None:
+        given = self.deployment
+        if given is None and (self.wallet is None or Path(self.context.deployment or "").is_file()):
+            given = self.context.deployment
+        if not isinstance(given, str | Path):
+            return given
+        from retally.chain.deployment import Deployment
+
+        return Deployment.load(Path(given))
 
     def client_options(self, base_url: object, given: Mapping[str, Any]) -> dict[str, Any]:
         url = str(base_url or self.context.router_url or "").rstrip("/")
@@ -112,16 +128,6 @@ class _Options:
             # With a wallet the flow retries by itself, with the same signed request: a new one could be paid twice.
             options["max_retries"] = 0
         return options
-
-
-def _domain_of(deployment: HasDomain | str | Path | None) -> Domain | None:
-    if deployment is None:
-        return None
-    if isinstance(deployment, str | Path):
-        from retally.chain.deployment import Deployment
-
-        return Deployment.load(Path(deployment)).domain
-    return deployment.domain
 
 
 class _Results:
