@@ -60,6 +60,7 @@ class Payment:
                 headers=headers,
                 domain=self.domain,
                 guard=self.guard,
+                models=self.terms.models,
                 renderer=self.renderer,
                 history=self.history,
             )

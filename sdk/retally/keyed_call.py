@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from retally.ask import Ask
+from retally.asked import asked_of, wishes_audit
 from retally.errors import RetallyError
 from retally.frames import FrameReader
 from retally.http_steps import HttpAnswer, HttpCall, Steps, call
@@ -15,6 +16,7 @@ from retally.job_evidence import Evidence, PromptRenderer
 from retally.job_history import JobHistory
 from retally.job_meter import JobMeter
 from retally.job_result import JobResult
+from retally.model_ids import ModelIds
 from retally.protocol.eip712 import Domain
 from retally.protocol.encoding import parse_signature
 from retally.protocol.job import JobRequest
@@ -34,6 +36,7 @@ class KeyedCall:
         headers: Mapping[str, str],
         domain: Domain | None,
         guard: SpendingGuard,
+        models: ModelIds | None = None,
         renderer: PromptRenderer | None = None,
         history: JobHistory | None = None,
     ) -> None:
@@ -43,6 +46,8 @@ class KeyedCall:
         self._history = history
         self._reader = FrameReader()
         evidence = Evidence(domain=domain, prompt=ask.prompt, renderer=renderer, is_live=True)
+        known_models = (models or ModelIds()).of(ask.model)
+        evidence.asked = asked_of(ask, known_models, audit_consent=wishes_audit(ask))
         self._meter = JobMeter(evidence)
         self.result = JobResult(evidence, self._meter, ask.model)
 
@@ -89,14 +94,16 @@ class KeyedCall:
         evidence = self.result.evidence
         try:
             proof: Mapping[str, Any] = json.loads(urlsafe_b64decode(header + "=" * (-len(header) % 4)))
-            evidence.request = JobRequest.from_wire(proof["request"])
-            evidence.request_signature = parse_signature("requestSignature", proof["requestSignature"])
-            evidence.offer = Offer.from_wire(proof["offer"])
-            evidence.offer_signature = parse_signature("offerSignature", proof["offerSignature"])
+            request, offer = JobRequest.from_wire(proof["request"]), Offer.from_wire(proof["offer"])
+            request_signature = parse_signature("requestSignature", proof["requestSignature"])
+            offer_signature = parse_signature("offerSignature", proof["offerSignature"])
             stated = proof["params"]
             # Recomputed from our own body: the router may only choose what we left open.
-            evidence.params = self._ask.params(
+            params = self._ask.params(
                 int(stated["maxTokens"]), str(stated.get("templateDate", "")), int(stated.get("dimensions", 0))
             )
         except (ValueError, KeyError, TypeError, RetallyError) as error:
             self.result.payment_error = RetallyError(f"the router's proof can't be read: {error}", code="invalid_proof")
+            return
+        evidence.request, evidence.request_signature, evidence.params = request, request_signature, params
+        evidence.offer, evidence.offer_signature = offer, offer_signature

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from retally.ask import Ask, prompt_tokens_bound
+from retally.asked import asked_of
 from retally.errors import InvalidReceipt, RetallyError, error_of_envelope
 from retally.frames import FrameReader
 from retally.http_steps import HttpAnswer, HttpCall, Steps, Unreachable, call, pause
@@ -29,7 +30,7 @@ _OF_THE_WHOLE = frozenset({"receipts", "cost"})
 # What can't be known is not paid: of one's own job all that these need is at hand, or was withheld.
 _BEFORE_PAYING = frozenset(
     {
-        *("node_signature", "job_id", "prompt_hash", "params_hash", "offer", "price"),
+        *("node_signature", "job_id", "asked", "prompt_hash", "params_hash", "offer", "price"),
         *("counts", "output_root", "seed", "tiling", "finish"),
     }
 )
@@ -53,6 +54,7 @@ class PaidCall:
         self._guard, self._history = guard, history
         self._reader = FrameReader()
         self._evidence = Evidence(domain=wallet.domain, prompt=ask.prompt, renderer=renderer, is_live=True)
+        self._evidence.asked = asked_of(ask, terms.models.of(ask.model), audit_consent=terms.audit_consent)
         self._meter = JobMeter(self._evidence)
         self._hold: Hold | None = None
         self._job: SignedJob | None = None
