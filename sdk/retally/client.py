@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self, cast
 
 import httpx2
 import openai
+from openai._models import FinalRequestOptions
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 
@@ -67,6 +68,13 @@ class Payment:
         return PaidCall(
             ask, self.wallet, terms=self.terms, guard=self.guard, renderer=self.renderer, history=self.history
         )
+
+    def check_route(self, url: str) -> None:
+        """Raises BadRequest for what costs money that no limit of ours can count."""
+        has_limit = self.guard.limit is not None or self.guard.daily_limit is not None
+        if has_limit and url.partition("?")[0].rstrip("/").endswith("/responses"):
+            hint = "ask by chat.completions, or set no limit here: the key's own cap holds at the router"
+            raise BadRequest("a spending limit can't count what responses cost", code="limit_not_kept", hint=hint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +203,10 @@ class Client(_Results, openai.OpenAI):
 
     with_options = copy
 
+    def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
+        self.payment.check_route(options.url)
+        return super()._prepare_options(options)
+
     def _process_response(self, *, response: httpx2.Response, **kwargs: Any) -> Any:
         parsed = cast(Any, super())._process_response(response=response, **kwargs)
         return _with_result(parsed, response)
@@ -247,6 +259,10 @@ class AsyncClient(_Results, openai.AsyncOpenAI):
         return super().copy(_extra_kwargs=extra, **changes)
 
     with_options = copy
+
+    async def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
+        self.payment.check_route(options.url)
+        return await super()._prepare_options(options)
 
     async def _process_response(self, *, response: httpx2.Response, **kwargs: Any) -> Any:
         parsed = await cast(Any, super())._process_response(response=response, **kwargs)

@@ -7,7 +7,7 @@ from base64 import urlsafe_b64decode
 from collections.abc import Mapping
 from typing import Any
 
-from retally.ask import Ask
+from retally.ask import Ask, prompt_tokens_bound
 from retally.asked import asked_of, wishes_audit
 from retally.errors import RetallyError
 from retally.frames import FrameReader
@@ -21,9 +21,13 @@ from retally.protocol.eip712 import Domain
 from retally.protocol.encoding import parse_signature
 from retally.protocol.job import JobRequest
 from retally.protocol.offer import Offer
+from retally.protocol.pricing import max_fee
 from retally.spending import SpendingGuard
 
 PROOF_HEADER = "x-retally-proof"
+COST_HEADER = "x-retally-cost"
+# A node may have made so much more than reached us before it noticed that nobody reads.
+TOKENS_AHEAD = 64
 
 
 class KeyedCall:
@@ -45,6 +49,7 @@ class KeyedCall:
         self._guard = guard
         self._history = history
         self._reader = FrameReader()
+        self._frames, self._header_cost = 0, 0
         evidence = Evidence(domain=domain, prompt=ask.prompt, renderer=renderer, is_live=True)
         known_models = (models or ModelIds()).of(ask.model)
         evidence.asked = asked_of(ask, known_models, audit_consent=wishes_audit(ask))
@@ -53,18 +58,20 @@ class KeyedCall:
 
     def open(self) -> Steps[HttpAnswer]:
         """Sends the request as it is."""
-        # The price is only known afterwards: a limit that is reached stops the next request, the key's cap this one.
+        # What it costs is only known afterwards: a limit that is reached stops the next one, the key's cap this one.
         self._guard.settle(self._guard.hold(1), 0)
         ask = self._ask
         request = HttpCall("POST", ask.path, content=ask.raw, headers=self._headers, stream=ask.stream)
         answer = yield from call(request)
         if not answer.failed:
             self._take_proof(answer.headers.get(PROOF_HEADER))
+            self._take_cost(answer.headers.get(COST_HEADER))
         return answer
 
     def feed(self, piece: bytes) -> Steps[None]:
         """Counts streamed bytes as they pass."""
         for frame in self._reader.feed(piece):
+            self._frames += 1
             for _ in self._meter.take_frame(frame):
                 pass
         yield from ()
@@ -73,20 +80,50 @@ class KeyedCall:
         """Counts a plain answer, or ends a stream."""
         if body is not None:
             self._meter.take_plain(json.loads(body))
-        self._book()
+        self._book(left_early=False)
         yield from ()
 
     def cancel(self) -> None:
         """The caller stopped reading."""
-        self._book()
+        self._book(left_early=True)
 
-    def _book(self) -> None:
+    def _book(self, *, left_early: bool) -> None:
         if self.result.finished:
             return
         self.result.finish()
-        self._guard.book(self.result.cost)
+        self._guard.book(self._cost(left_early))
         if self._history is not None:
             self._history.record(self.result)
+
+    def _cost(self, left_early: bool) -> int:
+        """The most of what receipts, the router and our own count say: a limit that silence passes by is none."""
+        evidence = self.result.evidence
+        said = max(evidence.cost, evidence.stated_cost or 0, self._header_cost)
+        return said if self.result.checks["receipts"] is True else max(said, self._estimate(left_early))
+
+    def _estimate(self, left_early: bool) -> int:
+        evidence = self.result.evidence
+        if evidence.request is None or evidence.offer is None or evidence.params is None:
+            # Nobody says what it cost: nothing more is spent under a limit.
+            guard = self._guard
+            return (guard.daily_limit or 0) if guard.limit is None else max(0, guard.limit - guard.used)
+        most = evidence.request.max_fee
+        if not left_early:
+            return most
+        # A frame of text is a token at least, even where its ids are left out.
+        made = max([self._frames, *(len(ids) for ids in evidence.ids.values())]) + TOKENS_AHEAD
+        return min(
+            most,
+            max_fee(
+                evidence.offer.prices,
+                prompt_tokens=prompt_tokens_bound(self._ask.prompt),
+                max_output=min(made, evidence.params.max_tokens),
+                n=self._ask.choices,
+            ),
+        )
+
+    def _take_cost(self, header: str | None) -> None:
+        self._header_cost = int(header) if header is not None and header.isdecimal() and len(header) < 30 else 0
 
     def _take_proof(self, header: str | None) -> None:
         if header is None:
