@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64decode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from retally.ask import Ask, prompt_tokens_bound
@@ -14,7 +14,7 @@ from retally.frames import FrameReader
 from retally.http_steps import HttpAnswer, HttpCall, Steps, call
 from retally.job_evidence import Evidence, PromptRenderer
 from retally.job_history import JobHistory
-from retally.job_meter import JobMeter
+from retally.job_meter import Counted, JobMeter
 from retally.job_result import JobResult
 from retally.model_ids import ModelIds
 from retally.protocol.eip712 import Domain
@@ -72,20 +72,26 @@ class KeyedCall:
         """Counts streamed bytes as they pass."""
         for frame in self._reader.feed(piece):
             self._frames += 1
-            for _ in self._meter.take_frame(frame):
-                pass
+            self._count(self._meter.take_frame(frame))
         yield from ()
 
     def finish(self, body: bytes | None) -> Steps[None]:
         """Counts a plain answer, or ends a stream."""
         if body is not None:
-            self._meter.take_plain(json.loads(body))
+            self._count(self._meter.take_body(body))
         self._book(left_early=False)
         yield from ()
 
     def cancel(self) -> None:
         """The caller stopped reading."""
         self._book(left_early=True)
+
+    def _count(self, arriving: Iterator[Counted]) -> None:
+        try:
+            for _ in arriving:
+                pass
+        except RetallyError as error:
+            self.result.payment_error = self.result.payment_error or error
 
     def _book(self, *, left_early: bool) -> None:
         if self.result.finished:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 
 from retally.ask import Ask, prompt_tokens_bound
 from retally.asked import asked_of
@@ -87,14 +87,14 @@ class PaidCall:
     def feed(self, piece: bytes) -> Steps[None]:
         """Counts streamed bytes and vouches for what is due."""
         for frame in self._reader.feed(piece):
-            for counted in self._meter.take_frame(frame):
+            for counted in self._readable(self._meter.take_frame(frame)):
                 yield from self._pay(counted)
 
     def finish(self, body: bytes | None) -> Steps[None]:
         """Settles a plain answer, or ends a stream."""
         if body is not None:
-            for leaf in self._meter.take_plain(json.loads(body)):
-                yield from self._pay(Counted(receipt=leaf))
+            for counted in self._readable(self._meter.take_body(body)):
+                yield from self._pay(counted)
         if self._unpaid is not None:
             yield from self._vouch(self._unpaid)
         self._book()
@@ -147,6 +147,13 @@ class PaidCall:
             return
         if voucher is not None:
             yield from self._vouch(voucher)
+
+    def _readable(self, arriving: Iterator[Counted]) -> Iterator[Counted]:
+        try:
+            yield from arriving
+        except RetallyError as error:
+            # What can't be read is not paid either; the job is settled and booked all the same.
+            self.result.payment_error = self.result.payment_error or error
 
     def _due(self, counted: Counted) -> SignedVoucher | None:
         if counted.chunk is not None:

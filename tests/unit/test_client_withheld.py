@@ -23,7 +23,7 @@ KEY = SigningKey(bytes(31) + b"\x07")
 class Withholding(FakeJob):
     """Bills all that may be billed, for a short text without its ids."""
 
-    withheld = ("ids", "q")
+    withheld: tuple[str, ...] = ("ids", "q")
 
     def output(self, choice: int) -> tuple[list[int], list[int], int]:
         ids = [1] * self.params.max_tokens
