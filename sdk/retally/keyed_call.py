@@ -51,8 +51,8 @@ class KeyedCall:
         self._reader = FrameReader()
         self._frames, self._header_cost = 0, 0
         evidence = Evidence(domain=domain, prompt=ask.prompt, renderer=renderer, is_live=True)
-        known_models = (models or ModelIds()).of(ask.model)
-        evidence.asked = asked_of(ask, known_models, audit_consent=wishes_audit(ask))
+        self._models = models or ModelIds()
+        evidence.asked = asked_of(ask, self._models.of(ask.model), audit_consent=wishes_audit(ask))
         self._meter = JobMeter(evidence)
         self.result = JobResult(evidence, self._meter, ask.model)
 
@@ -140,6 +140,9 @@ class KeyedCall:
             request, offer = JobRequest.from_wire(proof["request"]), Offer.from_wire(proof["offer"])
             request_signature = parse_signature("requestSignature", proof["requestSignature"])
             offer_signature = parse_signature("offerSignature", proof["offerSignature"])
+            if not self._models.of(self._ask.model):
+                # Nothing says what the name stands for: at least it stays what it was.
+                self._models.check(self._ask.model, request.model_id)
             stated = proof["params"]
             # Recomputed from our own body: the router may only choose what we left open.
             params = self._ask.params(

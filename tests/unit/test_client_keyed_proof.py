@@ -102,6 +102,16 @@ def test_another_model_than_the_named_one_fails(tmp_path: Path, monkeypatch: pyt
     assert result_of(answer).checks["asked"] is False
 
 
+def test_a_name_that_nothing_is_known_of_keeps_its_first_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(API_KEY, "http://router", home=tmp_path, transport=FakeMarket().transport())
+    answer = client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=40)
+    assert result_of(answer).checks["asked"] is True
+    for module in (market_module, __import__("tests.fakes_job", fromlist=["MODEL_ID"])):
+        monkeypatch.setattr(module, "MODEL_ID", keccak(b"cheap"))
+    answer = client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=39)
+    assert result_of(answer).checks["asked"] is False
+
+
 def test_a_dearer_offer_than_was_asked_fails(tmp_path: Path) -> None:
     wish = {"provider": {"max_price": {"completion": 5}}}
     answer = new_client(FakeMarket(), tmp_path).chat.completions.create(
