@@ -11,11 +11,12 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from retally.ask import prompt_tokens_bound
+from retally.billed_outputs import check_outputs
 from retally.errors import InvalidReceipt, RetallyError
 from retally.job_evidence import CheckResult, Checks, Evidence, Unknown, known
 from retally.protocol.eip712 import check_signed_by
 from retally.protocol.encoding import ZERO_BYTES32, to_hex
-from retally.protocol.job import job_seed, params_hash, prompt_hash
+from retally.protocol.job import client_seed_from_int, job_seed, params_hash, prompt_hash
 from retally.protocol.merkle import ids_root, output_root
 from retally.protocol.offer import Offer
 from retally.protocol.pricing import Prices, check_prices, fee_round_down
@@ -53,6 +54,20 @@ def check_job_id(evidence: Evidence) -> None:
         _same("modelId", to_hex(request.model_id), to_hex(receipt.model_id))
         if request.profile_id != ZERO_BYTES32:
             _same("profileId", to_hex(request.profile_id), to_hex(receipt.profile_id))
+
+
+def check_asked(evidence: Evidence) -> None:
+    """The signed request has the choices, the seed, the audit and the model that were asked, whoever signed it."""
+    asked = known(evidence.asked, "what was asked")
+    request = known(evidence.request, "the signed request")
+    _same("n", asked.choices, request.n)
+    if asked.seed is not None:
+        _same("clientSeed", to_hex(client_seed_from_int(asked.seed)), to_hex(request.client_seed))
+    _same("auditConsent", asked.audit_consent, request.audit_consent)
+    if asked.model_ids and request.model_id not in asked.model_ids:
+        raise InvalidReceipt("modelId", " or ".join(sorted(map(to_hex, asked.model_ids))), to_hex(request.model_id))
+    if asked.max_prices is not None:
+        check_prices(known(evidence.offer, "the offer").prices, asked.max_prices)
 
 
 def check_prompt_hash(evidence: Evidence) -> None:
@@ -129,6 +144,8 @@ def check_output_root(evidence: Evidence) -> None:
         ids = _ids(evidence, receipt.choice)[receipt.output_from : receipt.output_to]
         quantised = evidence.quantised.get(receipt.choice, [])[receipt.output_from : receipt.output_to]
         if len(quantised) != len(ids):
+            if evidence.is_live:
+                raise InvalidReceipt("R-17: a logprob for each token", len(ids), len(quantised))
             raise Unknown("logprobs not at hand")
         _same("R-17", to_hex(output_root(receipt.output_from, ids, quantised)), to_hex(receipt.output_root))
         prefix = ids_root(_ids(evidence, receipt.choice)[: receipt.output_from])
@@ -183,6 +200,7 @@ CHECKS: tuple[tuple[str, Callable[[Evidence], None]], ...] = (
     ("receipts", check_receipts_present),
     ("node_signature", check_node_signature),
     ("job_id", check_job_id),
+    ("asked", check_asked),
     ("prompt_hash", check_prompt_hash),
     ("params_hash", check_params_hash),
     ("offer", check_offer),
@@ -193,6 +211,7 @@ CHECKS: tuple[tuple[str, Callable[[Evidence], None]], ...] = (
     ("prompt_root", check_prompt_root),
     ("seed", check_seed),
     ("tiling", check_tiling),
+    ("outputs", check_outputs),
     ("finish", check_finish),
 )
 
@@ -220,9 +239,9 @@ def _of_offer(evidence: Evidence, offer: Offer) -> list[ReceiptLeaf]:
 
 
 def _ids(evidence: Evidence, choice: int) -> list[int]:
-    if choice not in evidence.ids:
+    if choice not in evidence.ids and not evidence.is_live:
         raise Unknown(f"the ids of choice {choice} not at hand")
-    return evidence.ids[choice]
+    return evidence.ids.get(choice, [])
 
 
 def _same(rule: str, expected: object, actual: object) -> None:

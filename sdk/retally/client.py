@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self, cast
 
 import httpx2
 import openai
+from openai._models import FinalRequestOptions
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 
@@ -20,6 +21,7 @@ from retally.job_evidence import PromptRenderer
 from retally.job_history import JobHistory
 from retally.job_result import JobResult
 from retally.keyed_call import KeyedCall
+from retally.model_ids import ids_of_deployment
 from retally.paid_call import PaidCall
 from retally.protocol.eip712 import Domain
 from retally.sign_job import PaymentTerms
@@ -59,12 +61,20 @@ class Payment:
                 headers=headers,
                 domain=self.domain,
                 guard=self.guard,
+                models=self.terms.models,
                 renderer=self.renderer,
                 history=self.history,
             )
         return PaidCall(
             ask, self.wallet, terms=self.terms, guard=self.guard, renderer=self.renderer, history=self.history
         )
+
+    def check_route(self, url: str) -> None:
+        """Raises BadRequest for what costs money that no limit of ours can count."""
+        has_limit = self.guard.limit is not None or self.guard.daily_limit is not None
+        if has_limit and url.partition("?")[0].rstrip("/").endswith("/responses"):
+            hint = "ask by chat.completions, or set no limit here: the key's own cap holds at the router"
+            raise BadRequest("a spending limit can't count what responses cost", code="limit_not_kept", hint=hint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,19 +95,34 @@ class _Options:
         key_scope = "key:" + hashlib.sha256((self.api_key or "").encode()).hexdigest()[:16]
         daily = None if self.daily_limit is None else DailySpending(self.context.home / "spending.sqlite")
         wallet = self.wallet
+        deployment = self._loaded()
+        domain = None if deployment is None else deployment.domain
+        terms = self.terms or PaymentTerms()
+        if deployment is not None and (wallet is None or wallet.domain == domain):
+            terms.models.learn(ids_of_deployment(getattr(deployment, "models", ())))
         return Payment(
             wallet=wallet,
-            domain=wallet.domain if wallet is not None else _domain_of(self.deployment or self.context.deployment),
+            domain=domain if wallet is None else wallet.domain,
             guard=SpendingGuard(
                 key_scope if wallet is None else wallet.payer,
                 limit=self.spending_limit,
                 daily_limit=self.daily_limit,
                 daily=daily,
             ),
-            terms=self.terms or PaymentTerms(),
+            terms=terms,
             renderer=self.renderer,
             history=JobHistory(self.context.home / "jobs.sqlite") if self.history else None,
         )
+
+    def _loaded(self) -> HasDomain | None:
+        given = self.deployment
+        if given is None and (self.wallet is None or Path(self.context.deployment or "").is_file()):
+            given = self.context.deployment
+        if not isinstance(given, str | Path):
+            return given
+        from retally.chain.deployment import Deployment
+
+        return Deployment.load(Path(given))
 
     def client_options(self, base_url: object, given: Mapping[str, Any]) -> dict[str, Any]:
         url = str(base_url or self.context.router_url or "").rstrip("/")
@@ -112,16 +137,6 @@ class _Options:
             # With a wallet the flow retries by itself, with the same signed request: a new one could be paid twice.
             options["max_retries"] = 0
         return options
-
-
-def _domain_of(deployment: HasDomain | str | Path | None) -> Domain | None:
-    if deployment is None:
-        return None
-    if isinstance(deployment, str | Path):
-        from retally.chain.deployment import Deployment
-
-        return Deployment.load(Path(deployment)).domain
-    return deployment.domain
 
 
 class _Results:
@@ -188,6 +203,10 @@ class Client(_Results, openai.OpenAI):
 
     with_options = copy
 
+    def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
+        self.payment.check_route(options.url)
+        return super()._prepare_options(options)
+
     def _process_response(self, *, response: httpx2.Response, **kwargs: Any) -> Any:
         parsed = cast(Any, super())._process_response(response=response, **kwargs)
         return _with_result(parsed, response)
@@ -240,6 +259,10 @@ class AsyncClient(_Results, openai.AsyncOpenAI):
         return super().copy(_extra_kwargs=extra, **changes)
 
     with_options = copy
+
+    async def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
+        self.payment.check_route(options.url)
+        return await super()._prepare_options(options)
 
     async def _process_response(self, *, response: httpx2.Response, **kwargs: Any) -> Any:
         parsed = await cast(Any, super())._process_response(response=response, **kwargs)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from retally.asked import Asked
 from retally.protocol.eip712 import Domain
 from retally.protocol.job import JobParams, JobRequest
 from retally.protocol.offer import Offer
@@ -49,6 +50,19 @@ class Checks:
         """The checks that failed."""
         return [result for result in self.results if result.passed is False]
 
+    @property
+    def unknown(self) -> list[CheckResult]:
+        """The checks that could not be made."""
+        return [result for result in self.results if result.passed is None]
+
+    @property
+    def word(self) -> str:
+        """`passed` where all were made and none failed, else `failed: …` or `unchecked: …` with the checks' names."""
+        for start, results in (("failed", self.failures), ("unchecked", self.unknown)):
+            if results:
+                return f"{start}: {', '.join(result.name for result in results)}"
+        return "passed" if self.results else "unchecked"
+
     def as_dict(self) -> dict[str, bool | None]:
         """Name to outcome."""
         return {result.name: result.passed for result in self.results}
@@ -67,6 +81,7 @@ class Evidence:
     domain: Domain | None = None
     request: JobRequest | None = None
     request_signature: bytes | None = None
+    asked: Asked | None = None
     prompt: Mapping[str, Any] | None = None
     params: JobParams | None = None
     offer: Offer | None = None
@@ -76,6 +91,8 @@ class Evidence:
     quantised: dict[int, list[int]] = field(default_factory=dict)
     stated_cost: int | None = None
     renderer: PromptRenderer | None = None
+    #: An answer that we receive ourselves: what of it was left out did not arrive. Of a stored one it is unknown.
+    is_live: bool = False
 
     @property
     def cost(self) -> int:

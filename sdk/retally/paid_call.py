@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from retally.ask import Ask, prompt_tokens_bound
+from retally.asked import asked_of
 from retally.errors import InvalidReceipt, RetallyError, SpendingLimitExceeded, error_of_envelope
 from retally.frames import FrameReader
 from retally.http_steps import HttpAnswer, HttpCall, Steps, Unreachable, call, pause
@@ -30,6 +31,15 @@ REQUOTE_CODES = frozenset({"offer_expired", "node_unavailable", "unavailable", "
 NOT_ADMITTED = frozenset({400, 401, 402, 403, 404, 413, 422, 429})
 # How far a node may be ahead of a caller that leaves a stream: half a second until it notices, at 512 tokens a second.
 TOKENS_AHEAD = 256
+# About the whole answer: the others must hold for each receipt before it is paid.
+_OF_THE_WHOLE = frozenset({"receipts", "cost"})
+# What can't be known is not paid: of one's own job all that these need is at hand, or was withheld.
+_BEFORE_PAYING = frozenset(
+    {
+        *("node_signature", "job_id", "asked", "prompt_hash", "params_hash", "offer", "price"),
+        *("counts", "output_root", "seed", "tiling", "finish"),
+    }
+)
 log = logging.getLogger(__name__)
 VOUCHERS_PATH = "/retally/v1/vouchers"
 
@@ -50,7 +60,8 @@ class PaidCall:
         self._ask, self._wallet, self._terms = ask, wallet, terms
         self._guard, self._history = guard, history
         self._reader = FrameReader()
-        self._evidence = Evidence(domain=wallet.domain, prompt=ask.prompt, renderer=renderer)
+        self._evidence = Evidence(domain=wallet.domain, prompt=ask.prompt, renderer=renderer, is_live=True)
+        self._evidence.asked = asked_of(ask, terms.models.of(ask.model), audit_consent=terms.audit_consent)
         self._meter = JobMeter(self._evidence)
         self._hold: Hold | None = None
         self._job: SignedJob | None = None
@@ -94,14 +105,14 @@ class PaidCall:
     def feed(self, piece: bytes) -> Steps[None]:
         """Counts streamed bytes and vouches for what is due."""
         for frame in self._reader.feed(piece):
-            for counted in self._meter.take_frame(frame):
+            for counted in self._readable(self._meter.take_frame(frame)):
                 yield from self._pay(counted)
 
     def finish(self, body: bytes | None) -> Steps[None]:
         """Settles a plain answer, or ends a stream."""
         if body is not None:
-            for leaf in self._meter.take_plain(json.loads(body)):
-                yield from self._pay(Counted(receipt=leaf))
+            for counted in self._readable(self._meter.take_body(body)):
+                yield from self._pay(counted)
         if self._unpaid is not None:
             yield from self._vouch(self._unpaid)
         self._book()
@@ -167,6 +178,13 @@ class PaidCall:
         if voucher is not None:
             yield from self._vouch(voucher)
 
+    def _readable(self, arriving: Iterator[Counted]) -> Iterator[Counted]:
+        try:
+            yield from arriving
+        except RetallyError as error:
+            # What can't be read is not paid either; the job is settled and booked all the same.
+            self.result.payment_error = self.result.payment_error or error
+
     def _due(self, counted: Counted) -> SignedVoucher | None:
         if counted.chunk is not None:
             return self._due_for_chunk(counted.chunk)
@@ -185,10 +203,10 @@ class PaidCall:
         job, receipt = self._signed_job, leaf.receipt
         if receipt.job_id != job.job_id or receipt.node != job.quote.node:
             raise InvalidReceipt("a receipt is for its own job", to_hex(job.job_id), to_hex(receipt.job_id))
-        # "receipts" and "cost" are about the whole answer; the others must hold for each receipt before it is paid.
-        failures = [check for check in self.result.checks.failures if check.name not in ("receipts", "cost")]
-        if failures:
-            raise InvalidReceipt(failures[0].name, actual=failures[0].detail)
+        for check in self.result.checks:
+            fails = check.passed is False and check.name not in _OF_THE_WHOLE
+            if fails or (check.passed is None and check.name in _BEFORE_PAYING):
+                raise InvalidReceipt(check.name, actual=check.detail)
         return self._wallet.settle(receipt)
 
     def _vouch(self, voucher: SignedVoucher) -> Steps[None]:

@@ -102,7 +102,7 @@ class _Gate:
             await answer.aclose()
         result = answer.extensions.get(EXTENSION)
         if result is not None and result.finished:
-            headers["x-retally-checks"] = "passed" if result.checks.passed else "failed"
+            headers["x-retally-checks"] = result.checks.word
         return Response(content, answer.status_code, headers=headers)
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import secrets
 from base64 import urlsafe_b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from retally.ask import Ask
+from retally.asked_prices import asked_max_prices
+from retally.errors import BadRequest
+from retally.model_ids import ModelIds
 from retally.protocol.encoding import Bytes32, to_hex
 from retally.protocol.job import JobParams, JobRequest, client_seed_from_int, params_hash, prompt_hash
 from retally.protocol.pricing import Prices, check_prices, fee_round_down, input_fee_round_down, max_fee
@@ -25,6 +28,7 @@ class PaymentTerms:
     default_max_tokens: int = 512
     retries: int = 2
     backoff_seconds: float = 0.5
+    models: ModelIds = field(default_factory=ModelIds, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +70,12 @@ class SignedJob:
 
 
 def sign_job(ask: Ask, wallet: Wallet, quote: Quote, terms: PaymentTerms, prompt_bound: int) -> SignedJob:
-    """Signs the request for a quoted offer, at exactly its prices."""
-    params = ask.params(quote.default_max_tokens or terms.default_max_tokens, quote.template_date, quote.dimensions)
+    """Signs the request for a quoted offer, at exactly its prices, if it is within the terms."""
+    # A router may fill in less than the terms allow, never more.
+    default = min(quote.default_max_tokens or terms.default_max_tokens, terms.default_max_tokens)
+    params = ask.params(default, quote.template_date, quote.dimensions)
+    _check_terms(ask, quote, terms, params)
     prices = quote.offer.prices
-    if terms.max_prices is not None:
-        check_prices(prices, terms.max_prices)
     seed = ask.body.get("seed")
     nonce = Bytes32(secrets.token_bytes(32))
     request = JobRequest(
@@ -93,6 +98,19 @@ def sign_job(ask: Ask, wallet: Wallet, quote: Quote, terms: PaymentTerms, prompt
         deadline=quote.now + terms.deadline_seconds,
     )
     return _with_limits(ask, wallet, quote, request, params, prompt_bound)
+
+
+def _check_terms(ask: Ask, quote: Quote, terms: PaymentTerms, params: JobParams) -> None:
+    prices = quote.offer.prices
+    for most in (terms.max_prices, asked_max_prices(ask.body)):
+        if most is not None:
+            check_prices(prices, most)
+    if params.is_embeddings and prices.price_out:
+        # Nothing else bounds what vectors would cost: their size is the router's word.
+        raise BadRequest(
+            f"R-74: vectors have no price, {prices.price_out} is asked", param="priceOut", code="bad_offer"
+        )
+    terms.models.check(ask.model, quote.offer.model_id)
 
 
 def _with_limits(

@@ -27,7 +27,7 @@ from retally.protocol.token_report import TokenRow, token_rows
 from retally.protocol.wire import AnswerBundle
 
 #: What only the holder of the answer can see broken; the other rules are a judge's too.
-HOLDERS_CHECKS = ("counts", "output_root", "tiling")
+HOLDERS_CHECKS = ("counts", "output_root", "tiling", "outputs")
 NOT_REPLAYED = "no rule is broken; nothing was replayed"
 NO_OFFER = "this record lacks the offer of the node that went on with the answer"
 

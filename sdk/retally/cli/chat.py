@@ -137,7 +137,7 @@ def _next_line() -> str | None:
 
 def _summary(result: JobResult) -> str:
     checks = result.checks
-    word = "all checks passed" if checks.complete and checks.passed else "checks passed" if checks.passed else "FAILED"
+    word = "FAILED" if checks.failures else "all checks passed" if checks.word == "passed" else checks.word
     failed = "".join(f"; {check.name}: {check.detail}" for check in checks.failures)
     tokens = f"{result.prompt_tokens} + {result.output_tokens} tokens"
     return f"{show_amount(result.cost)} · {tokens} · {word}{failed} · job {str(result.job_id)[:18]}".replace("[", "\\[")
