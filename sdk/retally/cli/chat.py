@@ -7,10 +7,12 @@ from typing import Annotated, Any, Self
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from retally.cli.amounts import parse_amount, show_amount
 from retally.cli.jobs import renderer_of
 from retally.cli.output import emit, is_json, note
+from retally.cli.plain_text import clean
 from retally.cli.session import Session
 from retally.errors import BadRequest, RetallyError, Unavailable, error_of_envelope
 from retally.job_result import JobResult
@@ -50,7 +52,7 @@ def chat(
         while (line := _next_line()) is not None:
             if line:
                 _, result = talk.say(line)
-                Console(stderr=True).print(_summary(result), style="dim", highlight=False)
+                Console(stderr=True).print(Text(clean(_summary(result)), style="dim"))
 
 
 class Conversation:
@@ -124,7 +126,7 @@ class Conversation:
     def _show(self, parts: list[str], text: str) -> None:
         parts.append(text)
         if not self._quiet:
-            sys.stdout.write(text)
+            sys.stdout.write(clean(text))
             sys.stdout.flush()
 
 
@@ -140,4 +142,4 @@ def _summary(result: JobResult) -> str:
     word = "all checks passed" if checks.complete and checks.passed else "checks passed" if checks.passed else "FAILED"
     failed = "".join(f"; {check.name}: {check.detail}" for check in checks.failures)
     tokens = f"{result.prompt_tokens} + {result.output_tokens} tokens"
-    return f"{show_amount(result.cost)} · {tokens} · {word}{failed} · job {str(result.job_id)[:18]}".replace("[", "\\[")
+    return f"{show_amount(result.cost)} · {tokens} · {word}{failed} · job {str(result.job_id)[:18]}"
