@@ -11,7 +11,7 @@ from rich.text import Text
 
 from retally.cli.amounts import parse_amount, show_amount
 from retally.cli.jobs import renderer_of
-from retally.cli.output import emit, is_json, note
+from retally.cli.output import FAILED, emit, is_json, note
 from retally.cli.plain_text import clean
 from retally.cli.session import Session
 from retally.errors import BadRequest, RetallyError, Unavailable, error_of_envelope
@@ -33,7 +33,7 @@ def chat(
     limit: Annotated[str | None, typer.Option(help="Refuse to spend more than this in this run, in rUSD.")] = None,
     daily_limit: Annotated[str | None, typer.Option(help="Refuse to spend more than this a day, in rUSD.")] = None,
 ) -> None:
-    """Ask a model; the answer streams, then its cost is shown."""
+    """Ask a model; the answer streams, then its cost is shown. Exit code 1 when a check of a single answer fails."""
     session = Session(ctx)
     if prompt is None and (is_json(ctx) or not sys.stdin.isatty()):
         prompt = sys.stdin.read().strip()
@@ -46,7 +46,9 @@ def chat(
     with talk:
         if prompt is not None:
             text, result = talk.say(prompt)
-            emit(ctx, {"text": text, **result.to_json()}, _summary(result))
+            emit(ctx, {"text": text, **_outcome(result), **result.to_json()}, _summary(result))
+            if not result.checks.passed:
+                raise typer.Exit(FAILED)
             return
         note(ctx, f"{talk.model}; Ctrl-D ends the conversation")
         while (line := _next_line()) is not None:
@@ -137,9 +139,18 @@ def _next_line() -> str | None:
         return None
 
 
+def _outcome(result: JobResult) -> dict[str, Any]:
+    """What a script has to look at beside the answer."""
+    errors = {"paymentError": result.payment_error, "voucherError": result.voucher_error}
+    told = {name: None if error is None else error.message for name, error in errors.items()}
+    return {"passed": result.checks.passed, **told}
+
+
 def _summary(result: JobResult) -> str:
     checks = result.checks
     word = "all checks passed" if checks.complete and checks.passed else "checks passed" if checks.passed else "FAILED"
     failed = "".join(f"; {check.name}: {check.detail}" for check in checks.failures)
+    for word_of_it, error in (("not paid", result.payment_error), ("no voucher got through", result.voucher_error)):
+        failed += "" if error is None else f"; {word_of_it}: {error.message}"
     tokens = f"{result.prompt_tokens} + {result.output_tokens} tokens"
     return f"{show_amount(result.cost)} · {tokens} · {word}{failed} · job {str(result.job_id)[:18]}"
