@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -48,7 +50,8 @@ class Keystore:
 
     def add(self, key: SigningKey, password: str) -> StoredKey:
         """Stores a key encrypted under the password."""
-        from eth_keyfile.keyfile import create_keyfile_json
+        with _same_recursion():
+            from eth_keyfile.keyfile import create_keyfile_json
 
         content = create_keyfile_json(key.secret, password.encode(), kdf="scrypt", iterations=self._iterations)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -110,7 +113,8 @@ def service_key(settings: KeySettings, chain_id: int) -> SigningKey:
 
 def unlock_file(path: Path, password: str) -> SigningKey:
     """Decrypts one Web3 Secret Storage file."""
-    from eth_keyfile.keyfile import decode_keyfile_json
+    with _same_recursion():
+        from eth_keyfile.keyfile import decode_keyfile_json
 
     content = _read(path)
     try:
@@ -130,6 +134,16 @@ def key_from_hex(text: str) -> SigningKey:
         return SigningKey.from_hex(digits)
     except ValueError as error:
         raise BadRequest("this is no private key", hint="64 hex digits, with or without 0x") from error
+
+
+@contextmanager
+def _same_recursion() -> Iterator[None]:
+    """Leaves Python's bound as it was; a library under this one raises it, and deep JSON then ends the process."""
+    limit = sys.getrecursionlimit()
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -17,12 +17,15 @@ from retally.chain.abi import decode_error
 from retally.chain.connection import Chain
 from retally.chain.contract import ContractCall
 from retally.chain.file_lock import locked
+from retally.chain.recursion import bound_recursion
 from retally.chain.rpc import RpcFailed
 from retally.crash_points import crash_point
 from retally.errors import TransactionFailed, UpstreamTimeout
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Address, to_hex
 
+# After eth_account, which brings the library that raises it.
+bound_recursion()
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
