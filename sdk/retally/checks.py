@@ -22,6 +22,24 @@ from retally.protocol.offer import Offer
 from retally.protocol.pricing import Prices, check_prices, fee_round_down
 from retally.protocol.receipt import FinishReason, ReceiptLeaf
 
+# About the whole answer: the others must hold for each receipt before it is paid.
+_OF_THE_WHOLE = frozenset({"receipts", "cost"})
+# What can't be known is not paid: of one's own job all that these need is at hand, or was withheld.
+_BEFORE_PAYING = frozenset(
+    {
+        *("node_signature", "job_id", "asked", "prompt_hash", "params_hash", "offer", "price"),
+        *("counts", "output_root", "seed", "tiling", "finish"),
+    }
+)
+
+
+def demand_payable(checks: Checks) -> None:
+    """Raises InvalidReceipt where a check of one's own job says, or leaves open, that a receipt is not to be paid."""
+    for check in checks:
+        fails = check.passed is False and check.name not in _OF_THE_WHOLE
+        if fails or (check.passed is None and check.name in _BEFORE_PAYING):
+            raise InvalidReceipt(check.name, actual=check.detail)
+
 
 def check_receipts_present(evidence: Evidence) -> None:
     """Every choice of the request has a receipt."""

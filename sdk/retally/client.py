@@ -124,7 +124,7 @@ class _Options:
 
         return Deployment.load(Path(given))
 
-    def client_options(self, base_url: object, given: Mapping[str, Any]) -> dict[str, Any]:
+    def client_options(self, base_url: object, given: Mapping[str, Any], payment: Payment) -> dict[str, Any]:
         url = str(base_url or self.context.router_url or "").rstrip("/")
         if not url:
             hint = "pass base_url, set RETALLY_ROUTER_URL, or run: retally devnet up"
@@ -133,8 +133,9 @@ class _Options:
             hint = "pass api_key or wallet, set RETALLY_API_KEY, or create a key: retally keys create"
             raise BadRequest("neither an API key nor a wallet was given", param="api_key", hint=hint)
         options = {**given, "api_key": self.api_key, "base_url": url if url.endswith("/v1") else url + "/v1"}
-        if self.wallet is not None:
-            # With a wallet the flow retries by itself, with the same signed request: a new one could be paid twice.
+        if payment.wallet is not None:
+            # With a wallet the flow retries by itself, with the same signed request: a new one could be paid twice. A
+            # copy has no wallet of its own, only its original's payment.
             options["max_retries"] = 0
         return options
 
@@ -194,7 +195,7 @@ class Client(_Results, openai.OpenAI):
             inner = transport or httpx2.HTTPTransport(limits=openai.DEFAULT_CONNECTION_LIMITS)
             paying = PaymentTransport(inner, self.payment.new_call)
             openai_options["http_client"] = openai.DefaultHttpx2Client(transport=paying)
-        super().__init__(**options.client_options(base_url, openai_options))
+        super().__init__(**options.client_options(base_url, openai_options, self.payment))
 
     def copy(self, **changes: Any) -> Self:
         """A client with other options that pays from the same purse and counts into the same limits."""
@@ -251,7 +252,7 @@ class AsyncClient(_Results, openai.AsyncOpenAI):
             inner = transport or httpx2.AsyncHTTPTransport(limits=openai.DEFAULT_CONNECTION_LIMITS)
             paying = AsyncPaymentTransport(inner, self.payment.new_call)
             openai_options["http_client"] = openai.DefaultAsyncHttpx2Client(transport=paying)
-        super().__init__(**options.client_options(base_url, openai_options))
+        super().__init__(**options.client_options(base_url, openai_options, self.payment))
 
     def copy(self, **changes: Any) -> Self:
         """A client with other options that pays from the same purse and counts into the same limits."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from retally.errors import BadRequest
+
 HOME_VARIABLE = "RETALLY_HOME"
 
 
@@ -41,10 +43,14 @@ class Context:
         environ: Mapping[str, str] = os.environ,
         flags: Mapping[str, str | None] | None = None,
     ) -> Context:
-        """Flags win over the environment, the environment over a running devnet."""
-        folder = home or home_folder(environ)
-        devnet = devnet_state(folder)
-        payer, given = devnet.get("payer"), flags or {}
+        """Flags win over the environment, that over a running devnet, which counts where no chain is named."""
+        folder, given = home or home_folder(environ), flags or {}
+        if folder.exists() and not folder.is_dir():
+            raise BadRequest(f"the home {folder} is no folder", hint="name another with --home or RETALLY_HOME")
+        # Who names a chain means it alone: a devnet's key, router and API key are of no use there, or go astray.
+        another = any(given.get(name) or environ.get(f"RETALLY_{name.upper()}") for name in ("rpc_url", "deployment"))
+        devnet = {} if another else devnet_state(folder)
+        payer = devnet.get("payer")
         found: dict[str, Any] = {**devnet, **(payer if isinstance(payer, dict) else {})}
 
         def pick(name: str) -> str | None:

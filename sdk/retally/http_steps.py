@@ -58,7 +58,7 @@ class HttpAnswer:
         """The body's JSON, or None where it is none."""
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
     @property

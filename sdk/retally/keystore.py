@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -40,13 +42,16 @@ class Keystore:
         """The keys in this folder, oldest first."""
         found = []
         for path in sorted(self.folder.glob("UTC--*")):
-            content = _read(path)
-            found.append(StoredKey(checksum_address("0x" + str(content["address"]).removeprefix("0x")), path))
+            address = _read(path).get("address")
+            if not isinstance(address, str):
+                raise BadRequest(f"{path} does not say its address", hint="move it away, then: retally wallet import")
+            found.append(StoredKey(checksum_address("0x" + address.removeprefix("0x")), path))
         return found
 
     def add(self, key: SigningKey, password: str) -> StoredKey:
         """Stores a key encrypted under the password."""
-        from eth_keyfile.keyfile import create_keyfile_json
+        with _same_recursion():
+            from eth_keyfile.keyfile import create_keyfile_json
 
         content = create_keyfile_json(key.secret, password.encode(), kdf="scrypt", iterations=self._iterations)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -100,7 +105,7 @@ def service_key(settings: KeySettings, chain_id: int) -> SigningKey:
             raise BadRequest(
                 f"raw keys are for chain {DEVELOPMENT_CHAIN} only, this is {chain_id}", hint="use key_file"
             )
-        return SigningKey.from_hex(settings.key.get_secret_value())
+        return key_from_hex(settings.key.get_secret_value())
     if settings.key_file is None or settings.key_password_file is None:
         raise BadRequest("key_file needs key_password_file", param="key_file")
     return unlock_file(settings.key_file, settings.key_password_file.read_text(encoding="utf-8").rstrip("\r\n"))
@@ -108,13 +113,37 @@ def service_key(settings: KeySettings, chain_id: int) -> SigningKey:
 
 def unlock_file(path: Path, password: str) -> SigningKey:
     """Decrypts one Web3 Secret Storage file."""
-    from eth_keyfile.keyfile import decode_keyfile_json
+    with _same_recursion():
+        from eth_keyfile.keyfile import decode_keyfile_json
 
     content = _read(path)
     try:
         return SigningKey(decode_keyfile_json(dict(content), password.encode()))
     except ValueError as error:
         raise Unauthorized(f"wrong password for {path.name}", code="wrong_password") from error
+    except (KeyError, TypeError, AttributeError, NotImplementedError) as error:
+        raise BadRequest(f"{path} is not a key file", hint="expected Web3 Secret Storage JSON") from error
+
+
+def key_from_hex(text: str) -> SigningKey:
+    """A raw key from its 64 hex digits; one that was cut off would be another key."""
+    digits = text.strip().removeprefix("0x")
+    try:
+        if len(digits) != 64:
+            raise ValueError(len(digits))
+        return SigningKey.from_hex(digits)
+    except ValueError as error:
+        raise BadRequest("this is no private key", hint="64 hex digits, with or without 0x") from error
+
+
+@contextmanager
+def _same_recursion() -> Iterator[None]:
+    """Leaves Python's bound as it was; a library under this one raises it, and deep JSON then ends the process."""
+    limit = sys.getrecursionlimit()
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -122,7 +151,9 @@ def _read(path: Path) -> Mapping[str, Any]:
         content = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise NotFound(f"no key file {path}") from error
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise BadRequest(f"{path} can't be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise BadRequest(f"{path} is not a key file", hint="expected Web3 Secret Storage JSON") from error
     if not isinstance(content, dict) or "crypto" not in {str(name).lower() for name in content}:
         raise BadRequest(f"{path} is not a key file", hint="expected Web3 Secret Storage JSON")

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import httpx
 
+from retally.bounded_read import json_or_none, read_bounded, within
 from retally.errors import BadRequest, NodeUnavailable, UpstreamTimeout, error_of_envelope
 from retally.inclusion import Inclusion
 from retally.protocol.eip712 import Domain, check_signed_by
@@ -14,6 +15,9 @@ from retally.protocol.encoding import ZERO_ADDRESS, Address, parse_address, pars
 from retally.protocol.offer import Offer
 from retally.protocol.voucher import ChannelId
 from retally.protocol.wire import AnswerBundle, ChannelState, JobSubmission, SignedAnswerRequest
+
+#: The scores of a long job, as an evidence file holds them.
+MOST_BYTES = 64 << 20
 
 
 class NodeEndpoint(Protocol):
@@ -42,7 +46,10 @@ class NodeClient:
     """Talks to nodes at their registered endpoints."""
 
     def __init__(self, timeout_seconds: float) -> None:
-        self._http = httpx.AsyncClient(timeout=timeout_seconds, follow_redirects=False)
+        # The answer may take the one time to begin and the other to arrive.
+        self._longest_seconds = 2 * timeout_seconds
+        headers = {"accept-encoding": "identity"}
+        self._http = httpx.AsyncClient(timeout=timeout_seconds, follow_redirects=False, headers=headers)
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -82,15 +89,13 @@ class NodeClient:
     async def _call(self, method: str, node: NodeEndpoint, path: str, body: object = None) -> dict[str, Any]:
         url = node.endpoint.rstrip("/") + path
         try:
-            response = await self._http.request(method, url, json=body)
+            async with within(self._longest_seconds, url), self._http.stream(method, url, json=body) as response:
+                content = await read_bounded(response, MOST_BYTES)
         except httpx.TimeoutException as error:
             raise UpstreamTimeout(f"{url} did not answer in time") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise NodeUnavailable(f"{url} can't be reached: {error}") from error
-        try:
-            parsed = response.json()
-        except ValueError:
-            parsed = None
+        parsed = json_or_none(content)
         if response.status_code != httpx.codes.OK:
             raise error_of_envelope(response.status_code, parsed)
         return dict(parse_object("response", parsed))

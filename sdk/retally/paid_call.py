@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator
 
 from retally.ask import Ask, prompt_tokens_bound
 from retally.asked import asked_of
+from retally.checks import demand_payable
 from retally.errors import InvalidReceipt, RetallyError, SpendingLimitExceeded, error_of_envelope
 from retally.frames import FrameReader
 from retally.http_steps import HttpAnswer, HttpCall, Steps, Unreachable, call, pause
@@ -31,15 +31,6 @@ REQUOTE_CODES = frozenset({"offer_expired", "node_unavailable", "unavailable", "
 NOT_ADMITTED = frozenset({400, 401, 402, 403, 404, 413, 422, 429})
 # How far a node may be ahead of a caller that leaves a stream: half a second until it notices, at 512 tokens a second.
 TOKENS_AHEAD = 256
-# About the whole answer: the others must hold for each receipt before it is paid.
-_OF_THE_WHOLE = frozenset({"receipts", "cost"})
-# What can't be known is not paid: of one's own job all that these need is at hand, or was withheld.
-_BEFORE_PAYING = frozenset(
-    {
-        *("node_signature", "job_id", "asked", "prompt_hash", "params_hash", "offer", "price"),
-        *("counts", "output_root", "seed", "tiling", "finish"),
-    }
-)
 log = logging.getLogger(__name__)
 VOUCHERS_PATH = "/retally/v1/vouchers"
 
@@ -203,10 +194,7 @@ class PaidCall:
         job, receipt = self._signed_job, leaf.receipt
         if receipt.job_id != job.job_id or receipt.node != job.quote.node:
             raise InvalidReceipt("a receipt is for its own job", to_hex(job.job_id), to_hex(receipt.job_id))
-        for check in self.result.checks:
-            fails = check.passed is False and check.name not in _OF_THE_WHOLE
-            if fails or (check.passed is None and check.name in _BEFORE_PAYING):
-                raise InvalidReceipt(check.name, actual=check.detail)
+        demand_payable(self.result.checks)
         return self._wallet.settle(receipt)
 
     def _vouch(self, voucher: SignedVoucher) -> Steps[None]:

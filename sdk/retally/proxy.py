@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import httpx2
@@ -11,20 +15,25 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from retally.ask import PATHS
+from retally.ask import PATHS, Ask
+from retally.call_once import Answer, CallOnce
 from retally.chain.recursion import bound_recursion
 from retally.client import Payment
 from retally.errors import (
     BadRequest,
+    Conflict,
     NotFound,
     PayloadTooLarge,
+    RemoteError,
     RetallyError,
     Unauthorized,
     Unavailable,
     openai_envelope,
 )
 from retally.http_steps import Unreachable
-from retally.transport import EXTENSION, AsyncPaymentTransport
+from retally.transport import EXTENSION, AsyncPaymentTransport, Call
+
+log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 8 << 20
 TIMEOUT_SECONDS = 600.0
@@ -34,17 +43,17 @@ _PASSED = frozenset({"content-type", "x-request-id", "x-retally-job", "x-retally
 
 def create_app(payment: Payment, router_url: str, inner: httpx2.AsyncBaseTransport | None = None) -> FastAPI:
     """The app; `inner` is the transport to the router."""
-    transport = AsyncPaymentTransport(inner or httpx2.AsyncHTTPTransport(), payment.new_call)
+    root = router_url.rstrip("/").removesuffix("/v1")
+    gate = _Gate(payment, inner or httpx2.AsyncHTTPTransport(), root)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         bound_recursion()
         yield
-        await transport.aclose()
+        await gate.close()
 
     app = FastAPI(title="retally proxy", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     _add_guards(app)
-    gate = _Gate(transport, router_url.rstrip("/").removesuffix("/v1"))
     for path in PATHS:
         app.add_api_route(path, gate.complete, methods=["POST"], response_model=None)
     app.add_api_route("/v1/models", gate.pass_on, methods=["GET"], response_model=None)
@@ -61,25 +70,54 @@ def create_app(payment: Payment, router_url: str, inner: httpx2.AsyncBaseTranspo
 class _Gate:
     """Carries requests to the router and answers back."""
 
-    def __init__(self, transport: AsyncPaymentTransport, router_url: str) -> None:
-        self._transport = transport
+    def __init__(self, payment: Payment, inner: httpx2.AsyncBaseTransport, router_url: str) -> None:
+        self._payment = payment
+        self._transport = AsyncPaymentTransport(inner, self._new_call)
         self._router_url = router_url
+        self._once = CallOnce()
 
     async def complete(self, request: Request) -> Response:
-        """A completion, paid with the proxy's wallet."""
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > MAX_BODY_BYTES:
-                raise PayloadTooLarge(MAX_BODY_BYTES)
-            parts.append(part)
-        return await self._carry(request, b"".join(parts))
+        """A completion, paid with the proxy's wallet: once, however often the caller's client asks for it."""
+        body = await _body_of(request)
+        digest = hashlib.sha256(body).digest()
+        key = request.headers.get("idempotency-key")
+        retried = request.headers.get("x-stainless-retry-count", "0") != "0"
+        name = f"{request.url.path} body {digest.hex()}" if key is None else f"{request.url.path} key {key}"
+        repeats = retried if key is None else True
+        answer = await self._once.run(name, digest, lambda: self._carry(request, body), repeats=repeats)
+        return _response(answer)
 
     async def pass_on(self, request: Request) -> Response:
         """A request that costs nothing."""
-        return await self._carry(request, b"")
+        return _response(await self._carry(request, b""))
 
-    async def _carry(self, request: Request, body: bytes) -> Response:
+    async def close(self) -> None:
+        """Ends what is under way and closes the connections."""
+        await self._once.close()
+        await self._transport.aclose()
+
+    def _new_call(self, ask: Ask, headers: Mapping[str, str]) -> Call:
+        call = self._payment.new_call(ask, headers)
+        _CALLS.get().append(call)
+        return call
+
+    async def _carry(self, request: Request, body: bytes) -> Answer:
+        calls: list[Call] = []
+        _CALLS.set(calls)
+        try:
+            answer = await self._send(request, body)
+        except Exception as error:  # noqa: BLE001 - strangers' answers
+            # Whatever a stranger's answer made of it: the caller gets the envelope that its client can read.
+            failed = _as_retally(error, signed=_is_signed(calls))
+            content = bytes(JSONResponse(openai_envelope(failed)).body)
+            answer = Answer(failed.status, {"content-type": "application/json"}, content)
+        if not _is_signed(calls):
+            return answer
+        # Clients try failures again by themselves, which would be another job.
+        advice = {"x-should-retry": "false"} if answer.status >= 400 else {}
+        return replace(answer, signed=True, headers={**answer.headers, **advice})
+
+    async def _send(self, request: Request, body: bytes) -> Answer:
         timeout = httpx2.Timeout(TIMEOUT_SECONDS, connect=10.0).as_dict()
         # The caller's own headers stay here: its key is none of the router's business.
         outgoing = httpx2.Request(
@@ -95,7 +133,7 @@ class _Gate:
             raise Unreachable(f"{self._router_url} does not answer: {error}") from error
         headers = {name: value for name, value in answer.headers.items() if name.lower() in _PASSED}
         if answer.headers.get("content-type", "").startswith("text/event-stream"):
-            return StreamingResponse(_stream(answer), answer.status_code, headers=headers)
+            return Answer(answer.status_code, headers, b"", stream=answer)
         try:
             content = await answer.aread()
         finally:
@@ -103,18 +141,59 @@ class _Gate:
         result = answer.extensions.get(EXTENSION)
         if result is not None and result.finished:
             headers["x-retally-checks"] = result.checks.word
-        return Response(content, answer.status_code, headers=headers)
+        return Answer(answer.status_code, headers, content)
+
+
+#: The paid calls of the request that a task carries.
+_CALLS: ContextVar[list[Call]] = ContextVar("retally_proxy_calls")
+
+
+async def _body_of(request: Request) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise PayloadTooLarge(MAX_BODY_BYTES)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _is_signed(calls: Sequence[Call]) -> bool:
+    return any(call.result.evidence.request is not None for call in calls)
+
+
+def _response(answer: Answer) -> Response:
+    headers = dict(answer.headers)
+    if answer.stream is not None:
+        return StreamingResponse(_stream(answer.stream), answer.status, headers=headers)
+    return Response(answer.content, answer.status, headers=headers)
+
+
+def _as_retally(error: Exception, *, signed: bool) -> RetallyError:
+    if isinstance(error, RetallyError):
+        return error
+    if isinstance(error, RecursionError) and not signed:
+        return BadRequest("the body nests too deep", code="invalid_json")
+    log.warning("an answer of the router can't be read", exc_info=error)
+    return RemoteError(502, "bad_answer", f"the router's answer can't be read: {type(error).__name__}")
 
 
 async def _stream(answer: httpx2.Response) -> AsyncIterator[bytes]:
     try:
         async for piece in answer.aiter_raw():
             yield piece
-    except httpx2.TransportError as error:
-        broken = Unavailable(f"the router broke off: {error}", code="stream_broken")
-        yield b"data: " + JSONResponse(openai_envelope(broken)).body + b"\n\n"
+    except Exception as error:  # noqa: BLE001 - strangers' answers
+        # Said in the stream: without it, an answer that broke off looks like one that ended.
+        if isinstance(error, httpx2.TransportError):
+            broken: RetallyError = Unavailable(f"the router broke off: {error}", code="stream_broken")
+        else:
+            broken = _as_retally(error, signed=True)
+        yield b"data: " + bytes(JSONResponse(openai_envelope(broken)).body) + b"\n\n"
     finally:
-        await answer.aclose()
+        try:
+            await answer.aclose()
+        except Exception:
+            log.warning("a stream was not closed in order", exc_info=True)
 
 
 def _add_guards(app: FastAPI) -> None:
@@ -149,4 +228,6 @@ def _check_local(host: str | None, origin: str | None) -> None:
 
 
 def _envelope(error: RetallyError) -> Response:
-    return JSONResponse(openai_envelope(error), error.status)
+    # A call that was made already is not made again: OpenAI's clients would try a 409 once more.
+    headers = {"x-should-retry": "false"} if isinstance(error, Conflict) else None
+    return JSONResponse(openai_envelope(error), error.status, headers)

@@ -18,9 +18,13 @@ from typer.testing import CliRunner
 
 from retally.chain.abi import CONTRACTS
 from retally.chain.deployment import Deployment
+from retally.cli import chat
 from retally.cli.main import app, load_service
 from retally.cli.output import JsonGroup, exit_code
 from retally.errors import RetallyError, TransactionFailed
+from retally.job_evidence import Evidence
+from retally.job_meter import JobMeter
+from retally.job_result import JobResult
 from retally.keystore import Keystore
 from retally.protocol.eip712 import SigningKey
 
@@ -177,6 +181,24 @@ class TestChat:
         answer = connected.json("chat", "Why count twice?", "--own-key")
         assert answer["receipts"][0]["receipt"]["payer"] == KEY.address
         assert market.vouchers
+
+    def test_overbilling_is_1(self, connected: Shell, market: FakeMarket) -> None:
+        market.overbill = 50
+        assert "not paid" in connected.run("chat", "Why?", "--own-key", code=1)
+        answer = connected.json("chat", "Why?", "--own-key", code=1)
+        assert answer["passed"] is False
+        assert answer["paymentError"]
+
+    def test_a_voucher_that_gets_lost_is_told(self) -> None:
+        evidence = Evidence()
+        result = JobResult(evidence, JobMeter(evidence), MODEL)
+        result.voucher_error = RetallyError("lost")
+        assert "no voucher got through: lost" in chat._summary(result)
+        assert chat._outcome(result)["voucherError"] == "lost"
+
+    def test_a_model_s_text_moves_no_cursor(self, connected: Shell, market: FakeMarket) -> None:
+        market.text = "hello \x1b]52;c;ZXZpbA==\x1b\\\x1b[2J"
+        assert "\x1b" not in connected.run("chat", "Why?")
 
     def test_a_limit_is_4(self, connected: Shell) -> None:
         refused = connected.json("chat", "Why?", "--own-key", "--limit", "0.000001", code=4)

@@ -234,3 +234,8 @@ class TestCopies:
         client = new_client(market, wallet, tmp_path, spending_limit=100_000)
         answer = client.with_options(timeout=3).chat.completions.create(model=MODEL, messages=QUESTION)
         assert client.payment.guard.used == result_of(answer).cost
+
+    def test_a_copy_does_not_pay_twice_either(self, market: FakeMarket, wallet: Wallet, tmp_path: Path) -> None:
+        client = new_client(market, wallet, tmp_path)
+        assert client.with_options(max_retries=2).max_retries == 0
+        assert client.copy(timeout=3).with_options(max_retries=2).max_retries == 0

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from tests.fakes_market import DOMAIN, MODEL, FakeMarket, render
+from tests import fakes_market
+from tests.fakes_job import FakeJob
+from tests.fakes_market import DOMAIN, MODEL, FakeMarket, error, render
 from tests.serve_app import market_app, serve
 
 from retally import Client, PaymentTerms, SigningKey, Wallet
@@ -75,6 +78,108 @@ class TestOpenAiClient:
             client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=1_000_000)
         assert refused.value.status_code == 402
         assert refused.value.code == "spending_limit_exceeded"
+
+
+class Unsteady(FakeMarket):
+    """Serves and bills a job, then answers late, or with a failure."""
+
+    fails = 0
+    delay = 0.0
+
+    def complete(self, request: httpx2.Request) -> httpx2.Response:
+        answer = super().complete(request)
+        time.sleep(self.delay)
+        if self.fails:
+            self.fails -= 1
+            return error(500, "internal_error")
+        return answer
+
+
+@pytest.fixture
+def unsteady(tmp_path: Path) -> Iterator[tuple[Unsteady, str]]:
+    market = Unsteady()
+    with serve(market_app(market)) as router_url:
+        client = Client(base_url=router_url, wallet=Wallet(KEY, DOMAIN, tmp_path), home=tmp_path, renderer=render)
+        with serve(create_app(client.payment, router_url)) as url:
+            yield market, url + "/v1"
+
+
+class TestOneJobACall:
+    def test_though_it_failed(self, unsteady: tuple[Unsteady, str]) -> None:
+        market, url = unsteady
+        market.fails = 3
+        with openai.OpenAI(api_key="x", base_url=url) as client, pytest.raises(openai.InternalServerError):
+            client.chat.completions.create(model=MODEL, messages=QUESTION)
+        assert len(market.jobs) == 1
+
+    def test_though_the_caller_hangs_up_and_asks_again(self, unsteady: tuple[Unsteady, str]) -> None:
+        market, url = unsteady
+        market.delay = 1.2
+        with openai.OpenAI(api_key="x", base_url=url, timeout=0.8) as client:
+            answer = client.chat.completions.create(model=MODEL, messages=QUESTION)
+        assert answer.choices[0].message.content == market.text
+        assert len(market.jobs) == 1
+
+    def test_though_its_key_comes_twice(self, unsteady: tuple[Unsteady, str]) -> None:
+        market, url = unsteady
+        with openai.OpenAI(api_key="x", base_url=url) as client:
+            for key, jobs in (("a", 1), ("a", 1), ("b", 2)):
+                client.chat.completions.create(model=MODEL, messages=QUESTION, extra_headers={"Idempotency-Key": key})
+                assert len(market.jobs) == jobs
+            with pytest.raises(openai.BadRequestError, match="another request"):
+                client.chat.completions.create(
+                    model=MODEL, messages=QUESTION, seed=5, extra_headers={"Idempotency-Key": "a"}
+                )
+
+    def test_of_a_stream_that_has_begun(self, unsteady: tuple[Unsteady, str]) -> None:
+        market, url = unsteady
+        keyed: Any = {"model": MODEL, "messages": QUESTION, "extra_headers": {"Idempotency-Key": "a"}, "stream": True}
+        with openai.OpenAI(api_key="x", base_url=url) as client:
+            list(client.chat.completions.create(**keyed))
+            with pytest.raises(openai.ConflictError):
+                client.chat.completions.create(**keyed)
+        assert len(market.jobs) == 1
+
+    def test_yet_two_calls_are_two(self, unsteady: tuple[Unsteady, str]) -> None:
+        market, url = unsteady
+        with openai.OpenAI(api_key="x", base_url=url) as client:
+            for _ in range(2):
+                client.chat.completions.create(model=MODEL, messages=QUESTION)
+        assert len(market.jobs) == 2
+
+    def test_and_what_was_never_signed_may_be_asked_anew(self, unsteady: tuple[Unsteady, str]) -> None:
+        market, url = unsteady
+        keyed: Any = {"messages": QUESTION, "extra_headers": {"Idempotency-Key": "a"}}
+        with openai.OpenAI(api_key="x", base_url=url) as client:
+            with pytest.raises(openai.NotFoundError):
+                client.chat.completions.create(model="nobody/none", **keyed)
+            client.chat.completions.create(model=MODEL, **keyed)
+        assert len(market.jobs) == 1
+
+
+class TestBrokenAnswers:
+    def bad_frames(self, job: FakeJob) -> Iterator[bytes]:
+        yield b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+        yield b'data: {"choices":[{"index":0,"delta":{"content":"b"}}],"retally":{"choice":"x"}}\n\n'
+
+    def test_a_stream_says_that_it_broke_off(self, proxy_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(fakes_market.FakeJob, "frames", lambda job: self.bad_frames(job))
+        with openai.OpenAI(api_key="x", base_url=proxy_url + "/v1") as client:
+            stream = client.chat.completions.create(model=MODEL, messages=QUESTION, stream=True)
+            assert next(stream).choices[0].delta.content == "a"
+            with pytest.raises(openai.APIError):
+                next(stream)
+
+    def test_a_plain_one_is_in_the_envelope(self, market: FakeMarket, proxy_url: str) -> None:
+        market.complete = lambda _: httpx2.Response(200, content=b"<html>")  # type: ignore[method-assign]
+        answer = httpx2.post(proxy_url + "/v1/chat/completions", json={"model": MODEL, "messages": QUESTION})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (502, "bad_answer")
+        assert answer.headers["x-should-retry"] == "false"
+
+    def test_a_deep_body_is_refused(self, proxy_url: str) -> None:
+        deep = b'{"model":"m","messages":[],"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+        answer = httpx2.post(proxy_url + "/v1/chat/completions", content=deep)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
 
 
 class TestCommand:

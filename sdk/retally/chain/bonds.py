@@ -11,14 +11,21 @@ from retally.errors import InsufficientFunds
 from retally.protocol.encoding import Address
 
 
-async def stake(chain: Chain, sender: TxSender, owner: Address, role: Role, amount: int) -> None:
-    """Bonds so much more of the sender's asset; raises InsufficientFunds when it has less."""
+async def stake(chain: Chain, sender: TxSender, owner: Address, role: Role, amount: int) -> bool:
+    """Bonds so much more of the sender's asset; raises InsufficientFunds when it has less.
+
+    False where an earlier run that was cut short had sent that already: it is finished, and nothing more is bonded.
+    """
+    call, resumed = chain.staking.stake(role, amount), await sender.resume()
+    if resumed is not None and resumed.is_call(call):
+        return False
     held = await chain.asset.balance_of(owner)
     if held < amount:
         raise InsufficientFunds(amount, held)
     if await chain.asset.allowance(owner, chain.staking.address) < amount:
         await sender.send(chain.asset.approve(chain.staking.address, amount))
-    await sender.send(chain.staking.stake(role, amount))
+    await sender.send(call)
+    return True
 
 
 async def unstake(chain: Chain, sender: TxSender, role: Role, amount: int | None, *, cancel: bool) -> str:

@@ -17,7 +17,10 @@ from web3.types import Nonce, TxParams, TxReceipt
 from web3.utils.address import get_create_address
 
 from retally.chain.parameters import Parameters, check_delays, default_parameters, devnet_parameters
+from retally.chain.recursion import bound_recursion
 from retally.errors import TransactionFailed
+
+bound_recursion()
 
 ANVIL_CHAIN_ID = 31337
 # The first of the accounts that anvil prints; of no worth anywhere else.

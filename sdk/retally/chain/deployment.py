@@ -31,7 +31,12 @@ class Deployment:
             text = Path(path).read_text(encoding="utf-8")
         except FileNotFoundError as error:
             raise NotFound(f"there is no deployment file {path}", hint="run retally devnet up, or name one") from error
-        return cls.from_json(json.loads(text))
+        except OSError as error:
+            raise BadRequest(f"the deployment file {path} can't be read: {error.strerror}") from error
+        try:
+            return cls.from_json(json.loads(text))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise BadRequest(f"{path} is no deployment file", hint="scripts/deploy.py writes one") from error
 
     @classmethod
     def from_json(cls, value: object) -> Deployment:

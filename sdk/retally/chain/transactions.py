@@ -16,17 +16,23 @@ from eth_account import Account
 from retally.chain.abi import decode_error
 from retally.chain.connection import Chain
 from retally.chain.contract import ContractCall
+from retally.chain.file_lock import locked
+from retally.chain.recursion import bound_recursion
 from retally.chain.rpc import RpcFailed
 from retally.crash_points import crash_point
 from retally.errors import TransactionFailed, UpstreamTimeout
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import Address, to_hex
 
+# After eth_account, which brings the library that raises it.
+bound_recursion()
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
 REPLACE_AFTER_SECONDS = 20.0
 GIVE_UP_SECONDS = 300.0
+LOOK_SECONDS = 1.0
+LOOKS = 3
 GAS_MARGIN_PERCENT = 25
 FEE_BUMP_PERCENT = 25
 PRIORITY_FEE_WEI = 1_000_000_000
@@ -40,6 +46,27 @@ class TxReceipt:
     block: int
     gas_used: int
     logs: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What an earlier send left, and how it ended; without a receipt it failed, or nobody knows it any more."""
+
+    label: str
+    to: str
+    data: str
+    tx_receipt: TxReceipt | None
+
+    def is_call(self, call: ContractCall) -> bool:
+        """Whether it did what this call would do."""
+        return self.tx_receipt is not None and (self.to, self.data) == (call.to, to_hex(call.data))
+
+
+class _NonceTaken(UpstreamTimeout):
+    """Another transaction of the key has the nonce: what waits for it is never mined."""
+
+    code = "nonce_taken"
+    hint = "another program sends with this key; look at the account, then run the same command again"
 
 
 @dataclass(slots=True)
@@ -65,7 +92,7 @@ class _Pending:
 
 
 class TxSender:
-    """Sends the transactions of one key. One process only may send for a key."""
+    """Sends the transactions of one key; those of one store wait for each other, in whatever process they are."""
 
     def __init__(self, chain: Chain, key: SigningKey, store: Path | None = None) -> None:
         self._chain = chain
@@ -81,7 +108,7 @@ class TxSender:
 
     async def send(self, call: ContractCall, value: int = 0) -> TxReceipt:
         """Sends a call and waits until it is mined; a revert becomes TransactionFailed."""
-        async with self._lock:
+        async with self._lock, locked(self._store, GIVE_UP_SECONDS):
             await self._resume()
             request = await self._prepare(call, value)
             pending = _Pending(int(request["nonce"], 16), call.label, request, [], [])
@@ -98,10 +125,10 @@ class TxSender:
             crash_point(f"after:tx:settle:{call.label}")
             return tx_receipt
 
-    async def resume(self) -> None:
+    async def resume(self) -> Resumed | None:
         """Finishes what is stored of an earlier send; only then does the chain show all that this key has done."""
-        async with self._lock:
-            await self._resume()
+        async with self._lock, locked(self._store, GIVE_UP_SECONDS):
+            return await self._resume()
 
     async def _prepare(self, call: ContractCall, value: int) -> dict[str, Any]:
         request: dict[str, Any] = {
@@ -149,19 +176,37 @@ class TxSender:
                 raise self._failed(error) from error
 
     async def _settle(self, pending: _Pending) -> TxReceipt:
-        waited = since_replaced = 0.0
+        waited = since_replaced = since_looked = 0.0
+        overtaken = 0
         while waited < GIVE_UP_SECONDS:
-            for tx_hash in pending.hashes:
-                found = await self._rpc.request("eth_getTransactionReceipt", tx_hash)
-                if found is not None:
-                    self._write(None)
-                    return await self._finish(pending, found)
+            found = await self._mined(pending)
+            if found is not None:
+                self._write(None)
+                return await self._finish(pending, found)
             await asyncio.sleep(POLL_SECONDS)
-            waited, since_replaced = waited + POLL_SECONDS, since_replaced + POLL_SECONDS
-            if since_replaced >= REPLACE_AFTER_SECONDS:
+            waited, since_looked = waited + POLL_SECONDS, since_looked + POLL_SECONDS
+            since_replaced += POLL_SECONDS
+            if since_looked >= LOOK_SECONDS:
+                since_looked = 0.0
+                # More than once: an endpoint may tell the nonce before it tells the receipt.
+                overtaken = overtaken + 1 if await self._count() > pending.nonce else 0
+            if overtaken >= LOOKS:
+                self._write(None)
+                raise _NonceTaken(f"another transaction took the place of {pending.label}")
+            if since_replaced >= REPLACE_AFTER_SECONDS and not overtaken:
                 since_replaced = 0.0
                 await self._replace(pending)
         raise UpstreamTimeout(f"{pending.label} was not mined in {GIVE_UP_SECONDS:g} s")
+
+    async def _mined(self, pending: _Pending) -> Mapping[str, Any] | None:
+        for tx_hash in pending.hashes:
+            found: Mapping[str, Any] | None = await self._rpc.request("eth_getTransactionReceipt", tx_hash)
+            if found is not None:
+                return found
+        return None
+
+    async def _count(self) -> int:
+        return int(await self._rpc.request("eth_getTransactionCount", self._key.address, "latest"), 16)
 
     async def _replace(self, pending: _Pending) -> None:
         for name in ("maxPriorityFeePerGas", "maxFeePerGas"):
@@ -186,23 +231,23 @@ class TxSender:
             raise TransactionFailed(name, operands, str(found["transactionHash"])) from error
         raise TransactionFailed("Reverted", {}, str(found["transactionHash"]))
 
-    async def _resume(self) -> None:
+    async def _resume(self) -> Resumed | None:
         """Sends again what was stored and not seen mined: by a process that died, or in a send that was cut short."""
         if self._store is None or not self._store.exists():
-            return
+            return None
         pending = _Pending(**json.loads(self._store.read_text(encoding="utf-8")))
-        mined = int(await self._rpc.request("eth_getTransactionCount", self._key.address, "latest"), 16)
-        if pending.nonce < mined:
-            self._write(None)
-            return
+        tx_receipt = None
         try:
-            if not await self._submit_any(pending.raws):
-                self._write(None)
-                return
-            await self._settle(pending)
-        except TransactionFailed as error:
+            if pending.nonce < await self._count():
+                found = await self._mined(pending)
+                tx_receipt = None if found is None else await self._finish(pending, found)
+            elif await self._submit_any(pending.raws):
+                tx_receipt = await self._settle(pending)
+        except (TransactionFailed, _NonceTaken) as error:
             # It is over; its failure is not that of the call which waits behind it.
             log.warning("%s, sent again, failed: %s", pending.label, error)
+        self._write(None)
+        return Resumed(pending.label, pending.request["to"], pending.request["data"], tx_receipt)
 
     async def _submit_any(self, raws: Sequence[str]) -> bool:
         taken = False

@@ -12,7 +12,11 @@ from web3.exceptions import Web3Exception
 from web3.providers.rpc.utils import ExceptionRetryConfiguration
 from web3.types import RPCEndpoint
 
+from retally.chain.recursion import bound_recursion
 from retally.chain.rpc import TIMEOUT_SECONDS, Broken, RpcCall
+
+# Here, where web3 is loaded: whoever opens a chain also reads JSON of strangers.
+bound_recursion()
 
 
 class Web3Exchange:

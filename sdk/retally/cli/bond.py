@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from retally.cli.amounts import parse_amount, show_amount
-from retally.cli.money import moment, sender_of
+from retally.cli.money import CUT_SHORT, moment, sender_of
 from retally.cli.output import emit, note
 from retally.cli.session import Session, run
 
@@ -39,7 +39,8 @@ def bond(
         key, as_role = session.key(), Role[role.name]
         async with session.chain() as chain:
             note(ctx, f"bonding {show_amount(units)} …")
-            await bonds.stake(chain, sender_of(chain, session, key), key.address, as_role, units)
+            if not await bonds.stake(chain, sender_of(chain, session, key), key.address, as_role, units):
+                note(ctx, CUT_SHORT)
             least = await chain.staking.minimum(as_role)
             return {"role": role.value, "least": str(least), **await bonds.stake_status(chain, key.address, as_role)}
 

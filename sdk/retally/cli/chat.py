@@ -7,10 +7,12 @@ from typing import Annotated, Any, Self
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from retally.cli.amounts import parse_amount, show_amount
 from retally.cli.jobs import renderer_of
-from retally.cli.output import emit, is_json, note
+from retally.cli.output import FAILED, emit, is_json, note
+from retally.cli.plain_text import clean
 from retally.cli.session import Session
 from retally.errors import BadRequest, RetallyError, Unavailable, error_of_envelope
 from retally.job_result import JobResult
@@ -31,7 +33,7 @@ def chat(
     limit: Annotated[str | None, typer.Option(help="Refuse to spend more than this in this run, in rUSD.")] = None,
     daily_limit: Annotated[str | None, typer.Option(help="Refuse to spend more than this a day, in rUSD.")] = None,
 ) -> None:
-    """Ask a model; the answer streams, then its cost is shown."""
+    """Ask a model; the answer streams, then its cost is shown. Exit code 1 when a check of a single answer fails."""
     session = Session(ctx)
     if prompt is None and (is_json(ctx) or not sys.stdin.isatty()):
         prompt = sys.stdin.read().strip()
@@ -44,13 +46,15 @@ def chat(
     with talk:
         if prompt is not None:
             text, result = talk.say(prompt)
-            emit(ctx, {"text": text, **result.to_json()}, _summary(result))
+            emit(ctx, {"text": text, **_outcome(result), **result.to_json()}, _summary(result))
+            if not result.checks.passed:
+                raise typer.Exit(FAILED)
             return
         note(ctx, f"{talk.model}; Ctrl-D ends the conversation")
         while (line := _next_line()) is not None:
             if line:
                 _, result = talk.say(line)
-                Console(stderr=True).print(_summary(result), style="dim", highlight=False)
+                Console(stderr=True).print(Text(clean(_summary(result)), style="dim"))
 
 
 class Conversation:
@@ -124,7 +128,7 @@ class Conversation:
     def _show(self, parts: list[str], text: str) -> None:
         parts.append(text)
         if not self._quiet:
-            sys.stdout.write(text)
+            sys.stdout.write(clean(text))
             sys.stdout.flush()
 
 
@@ -135,9 +139,18 @@ def _next_line() -> str | None:
         return None
 
 
+def _outcome(result: JobResult) -> dict[str, Any]:
+    """What a script has to look at beside the answer."""
+    errors = {"paymentError": result.payment_error, "voucherError": result.voucher_error}
+    told = {name: None if error is None else error.message for name, error in errors.items()}
+    return {"passed": result.checks.passed, **told}
+
+
 def _summary(result: JobResult) -> str:
     checks = result.checks
     word = "FAILED" if checks.failures else "all checks passed" if checks.word == "passed" else checks.word
     failed = "".join(f"; {check.name}: {check.detail}" for check in checks.failures)
+    for word_of_it, error in (("not paid", result.payment_error), ("no voucher got through", result.voucher_error)):
+        failed += "" if error is None else f"; {word_of_it}: {error.message}"
     tokens = f"{result.prompt_tokens} + {result.output_tokens} tokens"
-    return f"{show_amount(result.cost)} · {tokens} · {word}{failed} · job {str(result.job_id)[:18]}".replace("[", "\\[")
+    return f"{show_amount(result.cost)} · {tokens} · {word}{failed} · job {str(result.job_id)[:18]}"

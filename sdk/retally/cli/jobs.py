@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from retally.checks import run_checks
 from retally.cli.amounts import show_amount
@@ -50,15 +51,14 @@ def receipt(
         fee = int(signed["cumTo"]) - int(signed["cumFrom"])
         out = signed["outputTo"] - signed["outputFrom"]
         counts = (str(signed["promptTokens"]), str(signed["cachedTokens"]), str(out))
-        line = f"[{signed['cumFrom']}, {signed['cumTo']})".replace("[", "\\[")
+        line = f"[{signed['cumFrom']}, {signed['cumTo']})"
         view.add_row(str(signed["choice"]), signed["node"], *counts, show_amount(fee), line)
     if inclusion:
         proven = prove_inclusion(session, content)
         content = {**content, "inclusion": proven}
         for entry in proven:
-            view.add_row(
-                str(entry["choice"]), "[green]committed[/green]", "", "", "", f"commit {entry['commitId']}", ""
-            )
+            committed = Text("committed", style="green")
+            view.add_row(str(entry["choice"]), committed, "", "", "", f"commit {entry['commitId']}", "")
     emit(ctx, content, view)
 
 
@@ -93,9 +93,9 @@ def verify_receipt(
 def checks_view(checks: Checks) -> Any:
     """The checks as a table."""
     view = table("check", "", "")
-    marks = {True: "[green]passed[/green]", False: "[red]FAILED[/red]", None: "[dim]unknown[/dim]"}
+    marks = {True: ("passed", "green"), False: ("FAILED", "red"), None: ("unknown", "dim")}
     for check in checks:
-        view.add_row(check.name, marks[check.passed], check.detail.replace("[", "\\["))
+        view.add_row(check.name, Text(*marks[check.passed]), check.detail)
     return view
 
 

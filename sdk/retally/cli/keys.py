@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
 from retally.cli.amounts import parse_amount, show_amount
+from retally.cli.key_book import KeyBook
 from retally.cli.money import moment, sender_of
 from retally.cli.output import JsonGroup, emit, note, table
-from retally.cli.session import Session, run
-from retally.errors import NotFound
+from retally.cli.session import Session, readable, run
+from retally.errors import Conflict, NotFound, RetallyError
 from retally.protocol.eip712 import SigningKey, check_signed_by
-from retally.protocol.encoding import parse_address, parse_signature, to_hex
+from retally.protocol.encoding import Address, parse_address, parse_signature, to_hex
 from retally.protocol.key_limits import KeyLimits
 from retally.protocol.key_text import create_key_text, list_keys_text, personal_digest, revoke_key_text
 from retally.protocol.voucher import SignerAuth
@@ -20,6 +24,9 @@ from retally.protocol.voucher import SignerAuth
 DEADLINE_SECONDS = 600
 DAY_SECONDS = 86_400
 KEYS_PATH = "/retally/v1/keys"
+#: What a shell takes as one plain word: people paste it.
+API_KEY = re.compile(r"rtl-[A-Za-z0-9_-]{16,128}")
+KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 app = typer.Typer(cls=JsonGroup, no_args_is_help=True, help="Create, list and revoke API keys.")
 
@@ -47,6 +54,7 @@ def create(
         key = session.key()
         async with session.chain() as chain:
             made, auth, proof = _new_signer(session, chain, key, units, days, limits)
+            _book(session, chain, key).add(made["keyId"], auth.signer, session.router_url)
             note(ctx, f"authorising signer {auth.signer} for {show_amount(units)} …")
             sent = await sender_of(chain, session, key).send(chain.escrow.authorize_signer(auth, proof))
         return {
@@ -62,7 +70,8 @@ def create(
 
     data = run(work)
     view = f"{data['apiKey']}\n\nShown once. Cap {show_amount(units)}, good until {moment(data['expiry'])}.\n"
-    emit(ctx, data, view + f"export OPENAI_API_KEY={data['apiKey']} OPENAI_BASE_URL={data['baseUrl']}")
+    settings = f"OPENAI_API_KEY={shlex.quote(data['apiKey'])} OPENAI_BASE_URL={shlex.quote(data['baseUrl'])}"
+    emit(ctx, data, f"{view}export {settings}")
 
 
 def _new_signer(
@@ -80,6 +89,9 @@ def _new_signer(
         "signature": to_hex(key.sign(personal_digest(text))),
     }
     made = session.router("POST", KEYS_PATH, json=asked)
+    for name, form in (("apiKey", API_KEY), ("keyId", KEY_ID)):
+        if not isinstance(made, dict) or not form.fullmatch(str(made.get(name))):
+            raise RetallyError(f"the router's {name} is none", code="unreadable_answer", hint="nothing was authorised")
     auth = SignerAuth(key.address, parse_address("signer", made["signer"]), cap, expiry, deadline)
     proof = parse_signature("proof", made["proof"])
     # What goes on chain is what was asked here; of the router's answer only signer and proof are taken.
@@ -111,36 +123,82 @@ def list_keys(ctx: typer.Context) -> None:
 
 
 @app.command()
-def revoke(ctx: typer.Context, key_id: Annotated[str, typer.Argument(help="The key's id, from `keys list`.")]) -> None:
-    """Make the router forget a key, and end its signer on chain (what it promised stays collectable for 3 days)."""
+def revoke(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="KEY", help="The key's id from `keys list`, or its signer's address.")],
+) -> None:
+    """End a key's signer on chain (what it promised stays collectable for 3 days), then have the router forget it.
+
+    The router can't prevent it: for a key that was made on this machine, or by its signer's address, it is not needed.
+    """
     session = Session(ctx)
 
     async def work() -> dict[str, Any]:
         key = session.key()
         async with session.chain() as chain:
-            entry = next((entry for entry in _keys(session, chain, key) if entry["keyId"] == key_id), None)
-            if entry is None:
-                raise NotFound(f"there is no key {key_id}", hint="see: retally keys list")
-            deadline = chain.clock.now() + DEADLINE_SECONDS
-            text = revoke_key_text(chain.domain, key.address, key_id, deadline)
-            headers = _signed_headers(key, text, deadline)
-            session.router("DELETE", f"{KEYS_PATH}/{key_id}", headers=headers)
-            signer = parse_address("signer", entry["signer"])
+            key_id, signer = _meant(session, chain, key, name)
             transaction = None
             if (await chain.escrow.signer(key.address, signer)).expiry:
                 note(ctx, f"revoking signer {signer} …")
                 transaction = (await sender_of(chain, session, key).send(chain.escrow.revoke_signer(signer))).tx_hash
-        return {"keyId": key_id, "signer": signer, "transaction": transaction}
+            forgotten = key_id is not None
+            try:
+                if key_id is not None:
+                    _have_forgotten(session, chain, key, key_id)
+            except RetallyError as error:
+                if transaction is None:
+                    raise
+                forgotten = False
+                note(ctx, f"the router did not forget it, which is of no use to it any more: {error.message}")
+            if transaction is None and key_id is None:
+                raise NotFound(f"{signer} is no signer of {key.address}", hint="see: retally keys list")
+        return {"keyId": key_id, "signer": signer, "transaction": transaction, "forgotten": forgotten}
 
     data = run(work)
-    emit(ctx, data, f"revoked {key_id}")
+    emit(ctx, data, f"revoked {data['keyId'] or data['signer']}")
+
+
+def _meant(session: Session, chain: Any, key: SigningKey, name: str) -> tuple[str | None, Address]:
+    """Id and signer of a key: as it was made here, else as the router tells them."""
+    book = _book(session, chain, key)
+    if name.startswith("0x"):
+        signer = parse_address("signer", name)
+        known = book.by_signer(signer)
+        return None if known is None else known.key_id, signer
+    known = book.by_id(name)
+    if known is not None:
+        return name, parse_address("signer", known.signer)
+    hint = "see `retally keys list`, or name its signer's address"
+    try:
+        told = next((entry for entry in _keys(session, chain, key) if entry["keyId"] == name), None)
+    except RetallyError as error:
+        error.hint = "name the signer's address instead: then no router is asked"
+        raise
+    if told is None:
+        raise NotFound(f"there is no key {name}", hint=hint)
+    signer = parse_address("signer", told["signer"])
+    other = book.by_signer(signer)
+    if other is not None:
+        raise Conflict(f"the router says that {name} is signed by {signer}, but that is {other.key_id}", hint=hint)
+    return name, signer
+
+
+def _have_forgotten(session: Session, chain: Any, key: SigningKey, key_id: str) -> None:
+    deadline = chain.clock.now() + DEADLINE_SECONDS
+    headers = _signed_headers(key, revoke_key_text(chain.domain, key.address, key_id, deadline), deadline)
+    session.router("DELETE", f"{KEYS_PATH}/{quote(key_id, safe='')}", headers=headers)
+
+
+def _book(session: Session, chain: Any, key: SigningKey) -> KeyBook:
+    return KeyBook(session.home, key.address, chain.domain.chain_id)
 
 
 def _keys(session: Session, chain: Any, key: Any) -> list[dict[str, Any]]:
     deadline = chain.clock.now() + DEADLINE_SECONDS
     headers = _signed_headers(key, list_keys_text(chain.domain, key.address, deadline), deadline)
     body = session.router("GET", f"{KEYS_PATH}?payer={key.address}", headers=headers)
-    keys: list[dict[str, Any]] = list(body["keys"])
+    with readable("the router's list of keys"):
+        keys: list[dict[str, Any]] = [dict(entry) | {"keyId": entry["keyId"]} for entry in body["keys"]]
     return keys
 
 

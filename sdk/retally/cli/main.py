@@ -18,7 +18,7 @@ from retally.errors import RetallyError
 
 HELP = """Pay per token for LLM inference that anyone can verify.
 
-`--json` works with every command: one JSON object on standard output.
+`--json` works with every command: one JSON object on standard output, an error included.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 money is missing or a limit was reached, 5 the chain can't
 be reached, 6 a re-executed job is a mismatch, 7 its verdict is inconclusive, 130 Ctrl-C.
@@ -85,7 +85,7 @@ def root(
     address: Annotated[str | None, typer.Option(help="Which of your keys. Also $RETALLY_ADDRESS.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Flags win over the environment, the environment over a running devnet."""
+    """Flags win over the environment, the environment over a running devnet, which counts where no chain is named."""
     remember_flags(
         ctx,
         {

@@ -8,7 +8,7 @@ import typer
 
 from retally.cli.amounts import show_amount
 from retally.cli.output import emit, table
-from retally.cli.session import Session, run
+from retally.cli.session import Session, readable, run
 from retally.errors import NotFound
 
 VERDICTS = {0: "none yet", 1: "match", 2: "mismatch", 3: "inconclusive"}
@@ -17,26 +17,30 @@ VERDICTS = {0: "none yet", 1: "match", 2: "mismatch", 3: "inconclusive"}
 def models(ctx: typer.Context) -> None:
     """Show the models that are served and their lowest prices."""
     session = Session(ctx)
-    found = session.router("GET", "/v1/models")["data"]
+    answer = session.router("GET", "/v1/models")
     view = table("model", "nodes", "context", "in / M tokens", "cached", "out", "audited")
-    for model in found:
-        facts = model.get("retally", {})
-        prices = [show_amount(int(facts.get(name, 0))) for name in ("priceIn", "priceCached", "priceOut")]
-        audited = "yes" if facts.get("audited") else "no"
-        view.add_row(model["id"], str(facts.get("nodes", "")), str(facts.get("maxContext", "")), *prices, audited)
+    with readable("the router's list of models"):
+        found = answer["data"]
+        for model in found:
+            facts = model.get("retally", {})
+            prices = [show_amount(int(facts.get(name, 0))) for name in ("priceIn", "priceCached", "priceOut")]
+            counts = (str(facts.get("nodes", "")), str(facts.get("maxContext", "")))
+            view.add_row(str(model["id"]), *counts, *prices, "yes" if facts.get("audited") else "no")
     emit(ctx, {"models": found}, view)
 
 
 def nodes(ctx: typer.Context) -> None:
     """Show the nodes that the router knows."""
     session = Session(ctx)
-    found = session.router("GET", "/retally/v1/nodes")["nodes"]
+    answer = session.router("GET", "/retally/v1/nodes")
     view = table("node", "model", "in / M tokens", "out", "stake", "running", "state")
-    for node in found:
-        offer, load = node["offer"], node["load"]
-        state = "ready" if node["routable"] else "unaudited" if node["alive"] else "not answering"
-        prices = (show_amount(int(offer["priceIn"])), show_amount(int(offer["priceOut"])))
-        view.add_row(node["node"], node["model"], *prices, show_amount(int(node["stake"])), str(load["running"]), state)
+    with readable("the router's list of nodes"):
+        found = answer["nodes"]
+        for node in found:
+            offer, running = node["offer"], str(node["load"]["running"])
+            state = "ready" if node["routable"] else "unaudited" if node["alive"] else "not answering"
+            prices = [show_amount(int(price)) for price in (offer["priceIn"], offer["priceOut"], node["stake"])]
+            view.add_row(str(node["node"]), str(node["model"]), *prices, running, state)
     emit(ctx, {"nodes": found}, view)
 
 

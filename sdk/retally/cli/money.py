@@ -15,6 +15,7 @@ from retally.errors import BadRequest, InsufficientFunds
 GAS_WEI = 10**19
 LOW_GAS_WEI = 10**16
 FAUCET_LIMIT = 1_000_000 * 10**6
+CUT_SHORT = "an earlier run that was cut short had sent this already: it is finished, and nothing more is sent"
 
 
 def faucet(
@@ -50,15 +51,12 @@ def deposit(
     async def work() -> dict[str, Any]:
         key = session.key()
         async with session.chain() as chain:
-            held = await chain.asset.balance_of(key.address)
-            if held < units:
-                raise InsufficientFunds(units, held)
-            sender = sender_of(chain, session, key)
-            if await chain.asset.allowance(key.address, chain.escrow.address) < units:
-                note(ctx, f"approving {show_amount(units)} …")
-                await sender.send(chain.asset.approve(chain.escrow.address, units))
-            note(ctx, f"depositing {show_amount(units)} …")
-            sent = await sender.send(chain.escrow.deposit(key.address, units))
+            sender, call = sender_of(chain, session, key), chain.escrow.deposit(key.address, units)
+            sent = await _sent_before(ctx, sender, call)
+            if sent is None:
+                await _approve(ctx, chain, sender, units)
+                note(ctx, f"depositing {show_amount(units)} …")
+                sent = await sender.send(call)
             account = await chain.escrow.account(key.address)
         return {
             "address": key.address,
@@ -69,6 +67,24 @@ def deposit(
 
     data = run(work)
     emit(ctx, data, f"deposited {show_amount(units)}; available {show_amount(int(data['available']))}")
+
+
+async def _approve(ctx: typer.Context, chain: Any, sender: Any, units: int) -> None:
+    held = await chain.asset.balance_of(sender.address)
+    if held < units:
+        raise InsufficientFunds(units, held)
+    if await chain.asset.allowance(sender.address, chain.escrow.address) < units:
+        note(ctx, f"approving {show_amount(units)} …")
+        await sender.send(chain.asset.approve(chain.escrow.address, units))
+
+
+async def _sent_before(ctx: typer.Context, sender: Any, call: Any) -> Any:
+    """The transaction of this call where an earlier run left it unfinished: finished now, it is what was wanted."""
+    resumed = await sender.resume()
+    if resumed is None or not resumed.is_call(call):
+        return None
+    note(ctx, CUT_SHORT)
+    return resumed.tx_receipt
 
 
 def balance(ctx: typer.Context) -> None:
@@ -116,17 +132,9 @@ def withdraw(
     async def work() -> dict[str, Any]:
         key = session.key()
         async with session.chain() as chain:
-            before = await chain.escrow.account(key.address)
-            # `balance` includes what thaws: only the rest can start to.
-            free = before.balance - before.thawing
-            units = free if everything else 0 if amount is None else parse_amount(amount)
+            units = None if amount is None else parse_amount(amount)
             sender = sender_of(chain, session, key)
-            if cancel:
-                action, sent = "cancelled", await sender.send(chain.escrow.cancel_thaw())
-            elif units:
-                action, sent = "thawing", await sender.send(chain.escrow.thaw(units))
-            else:
-                action, sent = "withdrawn", await _pay_out(chain, sender, before)
+            action, sent = await _withdraw(ctx, chain, sender, units, everything=everything, cancel=cancel)
             after = await chain.escrow.account(key.address)
             return {
                 "action": action,
@@ -142,6 +150,33 @@ def withdraw(
     emit(ctx, data, _withdrawn_text(data))
 
 
+async def _withdraw(
+    ctx: typer.Context, chain: Any, sender: Any, units: int | None, *, everything: bool, cancel: bool
+) -> tuple[str, Any]:
+    """What was done, and its transaction."""
+    if cancel:
+        call = chain.escrow.cancel_thaw()
+        return "cancelled", await _sent_before(ctx, sender, call) or await sender.send(call)
+    if units is None and not everything:
+        sent = await _sent_before(ctx, sender, chain.escrow.withdraw())
+        return "withdrawn", sent or await _pay_out(chain, sender, await chain.escrow.account(sender.address))
+    if units is not None:
+        call = chain.escrow.thaw(units)
+        return "thawing", await _sent_before(ctx, sender, call) or await sender.send(call)
+    resumed = await sender.resume()
+    account = await chain.escrow.account(sender.address)
+    # `balance` includes what thaws: only the rest can start to.
+    free = account.balance - account.thawing
+    if free:
+        return "thawing", await sender.send(chain.escrow.thaw(free))
+    if resumed is not None and resumed.tx_receipt is not None and resumed.label == chain.escrow.thaw(1).label:
+        note(ctx, CUT_SHORT)
+        return "thawing", resumed.tx_receipt
+    error = InsufficientFunds(1, 0)
+    error.hint = "what thaws is paid out by: retally withdraw" if account.thawing else "see: retally balance"
+    raise error
+
+
 async def _pay_out(chain: Any, sender: Any, account: Any) -> Any:
     """Credits, such as the refund of a case, and what has thawed; returns the last transaction."""
     from retally.chain.credits import withdraw_credits
@@ -150,7 +185,9 @@ async def _pay_out(chain: Any, sender: Any, account: Any) -> Any:
     if account.thawing and (not sent or account.thaw_end <= chain.clock.now()):
         sent.append(await sender.send(chain.escrow.withdraw()))
     if not sent:
-        raise InsufficientFunds(1, 0)
+        error = InsufficientFunds(1, 0)
+        error.hint = "an amount, or --all, starts the thaw; see: retally balance"
+        raise error
     return sent[-1]
 
 

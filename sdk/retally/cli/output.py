@@ -10,14 +10,20 @@ Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not found · 4 money is mis
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
+from retally.cli.plain_text import Cleaned, PlainTable, clean
 from retally.errors import BadRequest, ChainUnreachable, NotFound, PaymentRequired, RetallyError, TransactionFailed
 from retally.protocol.case import VerdictKind
 
@@ -31,6 +37,7 @@ MISMATCH = 6
 INCONCLUSIVE = 7
 INTERRUPTED = 130
 
+DEBUG_VARIABLE = "RETALLY_DEBUG"
 _JSON = "retally.json"
 _MONEY_WORDS = ("Insufficient", "Allowance", "CapExceeded", "NothingTo")
 
@@ -41,7 +48,7 @@ class JsonGroup(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Takes `--json` out, wherever it stands before a `--`, unless the command has an option of that name."""
         end = args.index("--") if "--" in args else len(args)
-        if "--json" in args[:end]:
+        if _wants_json(args):
             ctx.meta[_JSON] = True
             if not self._declares_json(ctx, args[:end]):
                 args = [arg for arg in args[:end] if arg != "--json"] + args[end:]
@@ -54,6 +61,28 @@ class JsonGroup(TyperGroup):
             command = inner or command
         return any("--json" in parameter.opts for parameter in command.params) and command is not self
 
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Runs a command line; with `--json` wrong usage is told as one object too."""
+        given = sys.argv[1:] if args is None else list(args)
+        if not standalone_mode or not _wants_json(given):
+            return super().main(given, prog_name, complete_var, standalone_mode, windows_expand_args, **extra)
+        try:
+            sys.exit(super().main(given, prog_name, complete_var, False, windows_expand_args, **extra))
+        except typer.Abort:
+            sys.exit(INTERRUPTED)
+        except TyperException as error:
+            told = getattr(error, "format_message", None)
+            print_error(BadRequest(str(told() if told else error), code="usage"), as_json=True)
+            sys.exit(getattr(error, "exit_code", USAGE))
+
     def invoke(self, ctx: Any) -> Any:
         """Runs the command; errors become messages and exit codes."""
         try:
@@ -63,6 +92,19 @@ class JsonGroup(TyperGroup):
             raise typer.Exit(exit_code(error)) from error
         except (KeyboardInterrupt, typer.Abort) as error:
             raise typer.Exit(INTERRUPTED) from error
+        except (TyperException, typer.Exit, EOFError, BrokenPipeError):
+            raise
+        except Exception as error:
+            # The last resort: scripts read one object, whatever went wrong.
+            if os.environ.get(DEBUG_VARIABLE):
+                traceback.print_exc()
+            hint = f"{DEBUG_VARIABLE}=1 shows where"
+            report_error(ctx, RetallyError(f"{type(error).__name__}: {error}", code="internal_error", hint=hint))
+            raise typer.Exit(FAILED) from error
+
+
+def _wants_json(args: Sequence[str]) -> bool:
+    return "--json" in (args[: args.index("--")] if "--" in args else args)
 
 
 def is_json(ctx: typer.Context) -> bool:
@@ -77,16 +119,16 @@ def emit(ctx: typer.Context, data: Mapping[str, Any], view: RenderableType | Non
         return
     console = Console(soft_wrap=True)
     if view is not None:
-        console.print(view)
+        console.print(clean(view) if isinstance(view, str) else Cleaned(view), markup=False, emoji=False)
         return
     for name, value in data.items():
-        console.print(f"{name}: {value}", highlight=False)
+        console.print(clean(f"{name}: {value}"), highlight=False, markup=False, emoji=False)
 
 
 def note(ctx: typer.Context, message: str) -> None:
     """Tells people what goes on, on standard error; silent with `--json`."""
     if not is_json(ctx):
-        Console(stderr=True, soft_wrap=True).print(message, highlight=False)
+        Console(stderr=True, soft_wrap=True).print(clean(message), highlight=False, markup=False, emoji=False)
 
 
 def report_error(ctx: typer.Context, error: RetallyError) -> None:
@@ -103,9 +145,9 @@ def print_error(error: RetallyError, *, as_json: bool) -> None:
         typer.echo(json.dumps({"error": content}, default=str))
         return
     console = Console(stderr=True, soft_wrap=True)
-    console.print(f"[red]error[/red] {_escaped(error.message)}", highlight=False)
+    console.print(Text.assemble(("error", "red"), " ", clean(error.message)))
     if error.hint:
-        console.print(f"[dim]hint  {_escaped(error.hint)}[/dim]", highlight=False)
+        console.print(Text(clean(f"hint  {error.hint}"), style="dim"))
 
 
 def exit_code(error: RetallyError) -> int:
@@ -128,11 +170,8 @@ def verdict_code(verdict: int) -> int:
 
 def table(*columns: str, title: str | None = None) -> Table:
     """A plain table; amounts belong in columns whose name ends with a space-free unit."""
-    made = Table(title=title, box=None, pad_edge=False, header_style="bold")
+    heading = None if title is None else Text(clean(title), style="table.title")
+    made = PlainTable(title=heading, box=None, pad_edge=False, header_style="bold")
     for column in columns:
         made.add_column(column, overflow="fold")
     return made
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")

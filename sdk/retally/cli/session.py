@@ -5,23 +5,28 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx2
 import typer
 
+from retally.bounded_read import json_or_none, read_bounded, within
 from retally.errors import BadRequest, RetallyError, error_of_envelope
 from retally.home import Context
 from retally.http_steps import Unreachable
-from retally.keystore import Keystore
+from retally.keystore import Keystore, key_from_hex
 from retally.protocol.eip712 import Domain, SigningKey
 from retally.protocol.encoding import Address, checksum_address
 
 T = TypeVar("T")
 DEVNET_CHAIN = 31337
+LONGEST_SECONDS = 30.0
+MOST_BYTES = 8 << 20
 _FLAGS = "retally.flags"
 
 
@@ -83,7 +88,7 @@ class Session:
         if self.context.address is not None:
             return checksum_address(self.context.address)
         if self.context.key is not None:
-            return SigningKey.from_hex(self.context.key).address
+            return self.raw_key(self.context.key).address
         return self.keystore.find().address
 
     def key(self) -> SigningKey:
@@ -92,12 +97,20 @@ class Session:
         if raw is not None:
             if self.deployment().chain_id != DEVNET_CHAIN:
                 raise BadRequest("raw keys are for chain 31337 only", hint="import it: retally wallet import")
-            key = SigningKey.from_hex(raw)
+            key = self.raw_key(raw)
             wanted = self.context.address
             if wanted is None or wanted.lower() == key.address.lower():
                 return key
         stored = self.keystore.find(self.context.address)
         return self.keystore.unlock(password(f"Password of {stored.address}"), stored.address)
+
+    def raw_key(self, text: str) -> SigningKey:
+        """The key that the environment or a devnet gives."""
+        try:
+            return key_from_hex(text)
+        except BadRequest as error:
+            error.hint = f"RETALLY_KEY is {error.hint}"
+            raise
 
     @asynccontextmanager
     async def chain(self) -> AsyncIterator[Any]:
@@ -121,15 +134,47 @@ class Session:
         self, base_url: str, method: str, path: str, *, json: Any = None, headers: Mapping[str, str] | None = None
     ) -> Any:
         """Asks a service; its error envelope becomes our error."""
-        url = base_url.rstrip("/") + path
+        url = _url_of(base_url) + path
+        asked = _asked(method, url, json, {"accept-encoding": "identity", **(headers or {})})
         try:
-            answer = httpx2.request(method, url, json=json, headers=dict(headers or {}), timeout=30.0, trust_env=False)
+            # On a thread of its own: commands ask in the middle of their asynchronous parts too.
+            with ThreadPoolExecutor(1) as thread:
+                status, content = thread.submit(asyncio.run, asked).result()
         except httpx2.HTTPError as error:
             raise Unreachable(f"{base_url} does not answer: {error}") from error
-        body = _json_of(answer)
-        if answer.status_code >= 400:
-            raise error_of_envelope(answer.status_code, body)
+        body = json_or_none(content)
+        if status >= 400:
+            raise error_of_envelope(status, body)
+        if body is None:
+            raise RetallyError(f"the answer is no JSON (status {status})")
         return body
+
+
+async def _asked(method: str, url: str, json: Any, headers: Mapping[str, str]) -> tuple[int, bytes]:
+    async with (
+        within(LONGEST_SECONDS, url),
+        httpx2.AsyncClient(timeout=LONGEST_SECONDS, trust_env=False) as client,
+        client.stream(method, url, json=json, headers=dict(headers)) as answer,
+    ):
+        return answer.status_code, await read_bounded(answer, MOST_BYTES)
+
+
+def _url_of(base_url: str) -> str:
+    try:
+        # Each refuses what the other lets pass: a port out of range, half an IPv6 address.
+        _ = urlsplit(base_url).port, httpx2.URL(base_url)
+    except (ValueError, httpx2.InvalidURL) as error:
+        raise BadRequest(f"{base_url!r} is no URL: {error}", hint="write it like https://router.example") from error
+    return base_url.rstrip("/")
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Reads a stranger's JSON; another shape than agreed becomes our error."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RetallyError(f"{what} can't be read: {type(error).__name__}", code="unreadable_answer") from error
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
@@ -156,12 +201,3 @@ def password(prompt: str, *, confirm: bool = False) -> str:
         raise BadRequest("a password is needed", hint="set RETALLY_PASSWORD or RETALLY_PASSWORD_FILE")
     answer: str = typer.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)
     return answer
-
-
-def _json_of(answer: httpx2.Response) -> Any:
-    try:
-        return answer.json()
-    except ValueError as error:
-        if answer.status_code >= 400:
-            return None
-        raise RetallyError(f"the answer is no JSON (status {answer.status_code})") from error

@@ -129,7 +129,7 @@ def _replay_summary(replay: ReplayReport) -> str:
 def _replay_table(replay: ReplayReport, text: TokenText) -> RenderableType:
     view = table("#", "token", "claimed", "allowed", "margin", "log e", title=f"replayed by {replay.by}")
     for row in replay.rows:
-        shown = json.dumps(text(row.claimed_id), ensure_ascii=False).replace("[", "\\[")
+        shown = json.dumps(text(row.claimed_id), ensure_ascii=False)
         log_e = "" if row.log_e is None else f"{row.log_e:.2f}"
         style = "red" if row.margin >= 1 else "yellow" if row.margin > 0 else None
         cells = (str(row.position), shown, str(row.claimed_id), str(row.allowed_id), f"{row.margin:.3f}", log_e)

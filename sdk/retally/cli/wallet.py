@@ -10,8 +10,7 @@ import typer
 
 from retally.cli.output import JsonGroup, emit, table
 from retally.cli.session import Session, password
-from retally.errors import BadRequest
-from retally.keystore import StoredKey, unlock_file
+from retally.keystore import StoredKey, key_from_hex, unlock_file
 from retally.protocol.eip712 import SigningKey
 
 app = typer.Typer(cls=JsonGroup, no_args_is_help=True, help="Create, import and list your keys.")
@@ -35,10 +34,7 @@ def import_key(
         return
     # Deliberately no argument: what stands on a command line ends up in histories and process lists.
     text = typer.prompt("Private key (hex)", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
-    try:
-        key = SigningKey.from_hex(text.strip())
-    except ValueError as error:
-        raise BadRequest("this is no private key", hint="64 hex digits, with or without 0x") from error
+    key = key_from_hex(text)
     _emit_stored(ctx, Session(ctx).keystore.add(key, password("New password", confirm=True)))
 
 
@@ -48,7 +44,7 @@ def list_keys(ctx: typer.Context) -> None:
     session = Session(ctx)
     rows = [{"address": key.address, "path": str(key.path)} for key in session.keystore.list()]
     if session.context.key is not None:
-        rows.append({"address": SigningKey.from_hex(session.context.key).address, "path": "(given key)"})
+        rows.append({"address": session.raw_key(session.context.key).address, "path": "(given key)"})
     view = table("address", "file")
     for row in rows:
         view.add_row(row["address"], row["path"])
