@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from retally.errors import InvalidReceipt
@@ -16,36 +17,34 @@ def check_outputs(evidence: Evidence) -> None:
     for one, other in pairwise(receipts):
         if (one.prompt_tokens, one.prompt_root) != (other.prompt_tokens, other.prompt_root):
             raise InvalidReceipt("one prompt in all receipts", _prompt(one), _prompt(other))
-    gaps = [gap for choice in sorted({item.choice for item in receipts}) for gap in _gaps(evidence, choice)]
-    if gaps:
-        # What a node that failed made before another went on is billed later, or never: no fault of these receipts.
-        raise Unknown("the receipt of " + ", ".join(gaps) + " not at hand")
+    # One without output bills nothing.
+    billed = sorted((item for item in receipts if item.output_to > item.output_from), key=lambda item: item.output_from)
+    for choice, node in {(item.choice, item.node) for item in billed}:
+        _refuse_overlap([item for item in billed if (item.choice, item.node) == (choice, node)])
+    by_choice = [[item for item in billed if item.choice == choice] for choice in {item.choice for item in billed}]
+    for line in by_choice:
+        if evidence.is_live:
+            _refuse_overlap(line)
+        _require_whole(line)
 
 
-def _gaps(evidence: Evidence, choice: int) -> list[str]:
-    made = [leaf.receipt for leaf in evidence.receipts if leaf.receipt.choice == choice]
-    billed = sorted(
-        (item for item in made if item.output_to > item.output_from),
-        key=lambda item: (item.output_from, item.output_to),
-    )
-    gaps: list[str] = []
-    end, last = 0, None
-    for receipt in billed:
-        if receipt.output_from < end and last is not None:
-            _refuse_overlap(evidence, last, receipt)
+def _refuse_overlap(line: Sequence[JobReceipt]) -> None:
+    for one, other in pairwise(line):
+        if other.output_from < one.output_to:
+            raise InvalidReceipt(f"R-52: each token of choice {one.choice} once", one.output_to, other.output_from)
+
+
+def _require_whole(line: Sequence[JobReceipt]) -> None:
+    end = 0
+    for receipt in line:
         if receipt.output_from > end:
-            gaps.append(f"tokens {end} to {receipt.output_from} of choice {choice}")
-        if receipt.output_to > end:
-            end, last = receipt.output_to, receipt
-    return gaps
-
-
-def _refuse_overlap(evidence: Evidence, one: JobReceipt, other: JobReceipt) -> None:
-    # Receipts of different nodes never contradict: a router may have raced two, and kept what both billed. What is
-    # shown with the answer itself bills each token once.
-    if one.node != other.node and not evidence.is_live:
-        raise Unknown(f"which node made the tokens from {other.output_from} of choice {other.choice} not at hand")
-    raise InvalidReceipt(f"R-52: each token of choice {other.choice} once", one.output_to, other.output_from)
+            # What a node that failed made before another went on is billed later, or never: no fault of these receipts.
+            missing = f"tokens {end} to {receipt.output_from} of choice {receipt.choice}"
+            raise Unknown(f"the receipt of {missing} not at hand")
+        if receipt.output_from < end:
+            # Receipts of different nodes never contradict: a router may have raced two, and kept what both billed.
+            raise Unknown(f"which node made the tokens from {receipt.output_from} not at hand")
+        end = receipt.output_to
 
 
 def _prompt(receipt: JobReceipt) -> str:
