@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -138,6 +139,9 @@ class _Gate:
             content = await answer.aread()
         finally:
             await answer.aclose()
+        if answer.is_success and not isinstance(json.loads(content), dict):
+            # Else a client would find out by itself, without the envelope that says what to do.
+            raise ValueError("no JSON object")
         result = answer.extensions.get(EXTENSION)
         if result is not None and result.finished:
             headers["x-retally-checks"] = result.checks.word

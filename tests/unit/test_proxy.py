@@ -20,7 +20,7 @@ from tests.fakes_job import FakeJob
 from tests.fakes_market import DOMAIN, MODEL, FakeMarket, error, render
 from tests.serve_app import market_app, serve
 
-from retally import Client, PaymentTerms, SigningKey, Wallet
+from retally import Client, PaymentTerms, SigningKey, Wallet, frames
 from retally.chain.deployment import Deployment
 from retally.proxy import create_app
 
@@ -158,20 +158,22 @@ class TestOneJobACall:
 
 
 class TestBrokenAnswers:
-    def bad_frames(self, job: FakeJob) -> Iterator[bytes]:
+    def endless_frame(self, job: FakeJob) -> Iterator[bytes]:
         yield b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
-        yield b'data: {"choices":[{"index":0,"delta":{"content":"b"}}],"retally":{"choice":"x"}}\n\n'
+        yield b"data: " + b" " * 5000
 
     def test_a_stream_says_that_it_broke_off(self, proxy_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(fakes_market.FakeJob, "frames", lambda job: self.bad_frames(job))
+        monkeypatch.setattr(frames, "MOST_BYTES", 4096)
+        monkeypatch.setattr(fakes_market.FakeJob, "frames", lambda job: self.endless_frame(job))
         with openai.OpenAI(api_key="x", base_url=proxy_url + "/v1") as client:
             stream = client.chat.completions.create(model=MODEL, messages=QUESTION, stream=True)
             assert next(stream).choices[0].delta.content == "a"
             with pytest.raises(openai.APIError):
                 next(stream)
 
-    def test_a_plain_one_is_in_the_envelope(self, market: FakeMarket, proxy_url: str) -> None:
-        market.complete = lambda _: httpx2.Response(200, content=b"<html>")  # type: ignore[method-assign]
+    @pytest.mark.parametrize("content", [b"<html>", b"", b"[]", b"[" * 100_000])
+    def test_a_plain_one_is_in_the_envelope(self, market: FakeMarket, proxy_url: str, content: bytes) -> None:
+        market.complete = lambda _: httpx2.Response(200, content=content)  # type: ignore[method-assign]
         answer = httpx2.post(proxy_url + "/v1/chat/completions", json={"model": MODEL, "messages": QUESTION})
         assert (answer.status_code, answer.json()["error"]["code"]) == (502, "bad_answer")
         assert answer.headers["x-should-retry"] == "false"
