@@ -83,6 +83,8 @@ class PointJudge:
         """What the node shows and what re-executors say of it; owners in `last` replay only where others do not."""
         try:
             bundle = await self._fetcher.fetch(context)
+            # Kept as it is hashed: what can't be, say a float in a prompt that nobody may see, is no answer either.
+            answer = canonical_json(bundle.to_wire())
         except RetallyError as error:
             return Unanswered(error.message, error.code)
         except Exception as error:
@@ -91,7 +93,7 @@ class PointJudge:
             return Unanswered(f"what the node shows can't be read: {type(error).__name__}", "malformed")
         digest = bundle.receipt.digest(self._domain)
         weight = await self._weight_once(digest, bundle, context.commit, seed, last)
-        return Judged(weight, digest, bundle.receipt.fee, canonical_json(bundle.to_wire()))
+        return Judged(weight, digest, bundle.receipt.fee, answer)
 
     async def _weight_once(
         self, digest: Bytes32, bundle: AnswerBundle, commit: CommitRecord, seed: bytes, last: Collection[Address]
