@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from retally.chain.connection import Chain
-from retally.chain.silence import ChallengeStatus
+from retally.chain.silence import ChallengeStatus, challenge_id
 from retally.chain.transactions import TxSender
 from retally.errors import TransactionFailed
 from retally.protocol.case import CommitRecord
@@ -108,3 +108,12 @@ class TestStep:
         with pytest.raises(TransactionFailed):
             await loop.step()
         assert sender.sent == 2
+
+    async def test_one_that_the_chain_does_not_show_yet_is_not_given_up(self, tmp_path: Path) -> None:
+        # The RPC that answers is behind the one that took the transaction: nothing is open there yet.
+        loop, sender, store = challenger(tmp_path, None)
+        await loop.step()
+        assert (sender.sent, store.challenges()) == (2, [])
+        loop._chain.silence.open = {challenge_id(7, SILENT.channel, k) for k in (3, 4)}  # type: ignore[attr-defined]
+        await loop.step()
+        assert (sender.sent, [record.closed for record in store.challenges()]) == (2, [False, False])

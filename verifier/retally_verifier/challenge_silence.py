@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from enum import Enum
 
 from retally.chain.connection import Chain
 from retally.chain.contract import ContractCall
@@ -19,6 +20,14 @@ log = logging.getLogger(__name__)
 
 _FINAL = frozenset({"SilenceAlreadyChallenged", "SilenceNotEntitled", "SilenceWindowClosed"})
 _LATER = "SilenceVerifierLimit"
+
+
+class _Said(Enum):
+    """What the contract made of a challenge; later: once others have ended."""
+
+    DONE = "done"
+    LATER = "later"
+    NEVER = "never"
 
 
 class SilenceChallenger:
@@ -44,21 +53,21 @@ class SilenceChallenger:
         if commit is None or id_ in challenged:
             return
         call = self._chain.silence.challenge(commit.record, commit.packed_ranges, found.range_index, found.k)
-        if await self._is_free(id_) and not await self._challenge(call):
+        said = await self._challenge(call) if await self._is_free(id_) else _Said.NEVER
+        if said is _Said.LATER:
             return
-        closed = not await self._is_mine(id_)
+        # Asked of the chain: a challenge may have been sent by a process that died before it wrote it down.
+        state = await self._chain.silence.challenge_of(id_)
+        if state.status == ChallengeStatus.NONE and said is _Said.DONE:
+            # The RPC is behind, or the chain took it back: who took it for another's would leave the bond there.
+            return
+        closed = state.status != ChallengeStatus.OPEN or state.challenger != self._sender.address
         self._store.put_challenge(ChallengeRecord(id_, found.commit_id, found.range_index, found.k, closed))
 
     async def _is_free(self, id_: Bytes32) -> bool:
         return (await self._chain.silence.challenge_of(id_)).status == ChallengeStatus.NONE
 
-    async def _is_mine(self, id_: Bytes32) -> bool:
-        # Asked of the chain: a challenge may have been sent by a process that died before it wrote it down.
-        state = await self._chain.silence.challenge_of(id_)
-        return state.status == ChallengeStatus.OPEN and state.challenger == self._sender.address
-
-    async def _challenge(self, call: ContractCall) -> bool:
-        """Whether this is settled; else it is tried again once others have ended."""
+    async def _challenge(self, call: ContractCall) -> _Said:
         silence = self._chain.silence
         bond = await silence.challenge_bond()
         if await self._chain.asset.allowance(self._sender.address, silence.address) < bond:
@@ -69,14 +78,16 @@ class SilenceChallenger:
             if error.error_name not in _FINAL | {_LATER}:
                 raise
             log.info("not challenged: %s", error)
-            return error.error_name != _LATER
-        return True
+            return _Said.LATER if error.error_name == _LATER else _Said.NEVER
+        return _Said.DONE
 
     async def _follow(self, challenge: ChallengeRecord) -> None:
         state = await self._chain.silence.challenge_of(challenge.id)
         if state.status == ChallengeStatus.OPEN:
             if self._chain.clock.now() > state.deadline:
                 await self._sender.send(self._chain.silence.timeout(challenge.id))
+            return
+        if state.status == ChallengeStatus.NONE:
             return
         record = ChallengeRecord(challenge.id, challenge.commit_id, challenge.range_index, challenge.k, True)
         self._store.put_challenge(record)

@@ -35,6 +35,8 @@ LOOK_SECONDS = 1.0
 LOOKS = 3
 GAS_MARGIN_PERCENT = 25
 FEE_BUMP_PERCENT = 25
+#: Some nine times the first fee.
+MOST_REPLACEMENTS = 10
 PRIORITY_FEE_WEI = 1_000_000_000
 
 
@@ -209,6 +211,9 @@ class TxSender:
         return int(await self._rpc.request("eth_getTransactionCount", self._key.address, "latest"), 16)
 
     async def _replace(self, pending: _Pending) -> None:
+        if len(pending.raws) > MOST_REPLACEMENTS:
+            # A chain that makes no blocks is not outbid: without an end, an hour of it would take the whole account.
+            return
         for name in ("maxPriorityFeePerGas", "maxFeePerGas"):
             fee = int(pending.request[name], 16)
             pending.request[name] = hex(fee + fee * FEE_BUMP_PERCENT // 100 + 1)
