@@ -8,7 +8,8 @@ from typing import Any
 
 from starlette.requests import Request
 
-from retally.errors import BadRequest, DeadlinePassed, NodeUnavailable, NotFound, PayloadTooLarge, RetallyError
+from retally.bounded_read import gather_bounded
+from retally.errors import BadRequest, DeadlinePassed, NodeUnavailable, NotFound, RetallyError
 from retally.protocol.eip712 import Address, Domain
 from retally.protocol.encoding import (
     ZERO_BYTES32,
@@ -193,7 +194,7 @@ class MarketApi:
         return node
 
     async def _body(self, request: Request) -> dict[str, Any]:
-        return parse_body(await read_limited(request, self.max_body_bytes))
+        return parse_body(await gather_bounded(request.stream(), self.max_body_bytes))
 
     def _deadline_of(self, request: Request) -> int:
         text = request.headers.get("x-retally-deadline", "")
@@ -209,17 +210,6 @@ class MarketApi:
 
     def _check_text(self, request: Request, text: str, payer: Address) -> None:
         check_personal(text, parse_wallet_signature(request.headers.get("x-retally-signature")), payer)
-
-
-async def read_limited(request: Request, limit: int) -> bytes:
-    """The request's body; raises PayloadTooLarge."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise PayloadTooLarge(limit)
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _first(body: Mapping[str, Any], names: tuple[str, ...], default: int) -> object:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from retally.asked_prices import max_prices_of
 from retally.errors import BadRequest, UnsupportedParameter
 from retally.protocol.pricing import Prices
 
@@ -81,7 +82,7 @@ def read_wishes(value: object) -> Wishes:
         only=_addresses(value, "only"),
         ignore=_addresses(value, "ignore"),
         sort=_sort(value.get("sort")),
-        max_prices=_max_prices(value.get("max_price")),
+        max_prices=max_prices_of(value.get("max_price")),
         pace=_pace(value),
         max_rtt_seconds=rtt,
         only_audited="audited" in required,
@@ -138,18 +139,6 @@ def _milliseconds(value: Mapping[str, Any], name: str, param: str) -> float | No
     if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number <= LONGEST_MILLISECONDS:
         raise BadRequest(f"{param} must be above 0 and at most {LONGEST_MILLISECONDS} milliseconds", param=param)
     return number / 1000
-
-
-def _max_prices(value: object) -> Prices | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict) or value.keys() - {"prompt", "cached", "completion"}:
-        raise UnsupportedParameter("provider.max_price", "knows prompt, cached and completion")
-    top = 2**64 - 1
-    place = f"{PLACE}max_price."
-    prompt = read_integer(value, "prompt", top, 0, top, place)
-    cached = read_integer(value, "cached", prompt, 0, top, place)
-    return Prices(prompt, cached, read_integer(value, "completion", top, 0, top, place))
 
 
 def read_bool(body: Mapping[str, Any], name: str, within: str = "") -> bool:

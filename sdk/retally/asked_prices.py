@@ -14,9 +14,13 @@ _NAMES = frozenset({"prompt", "cached", "completion"})
 
 
 def asked_max_prices(body: Mapping[str, Any]) -> Prices | None:
-    """`provider.max_price`, in amounts per million tokens; what it leaves open is unbounded, cached input as fresh."""
+    """`provider.max_price` of a body."""
     provider = body.get("provider")
-    wanted = provider.get("max_price") if isinstance(provider, Mapping) else None
+    return max_prices_of(provider.get("max_price")) if isinstance(provider, Mapping) else None
+
+
+def max_prices_of(wanted: object) -> Prices | None:
+    """`max_price`, in amounts per million tokens; what it leaves open is unbounded, cached input as fresh."""
     if wanted is None:
         return None
     if not isinstance(wanted, Mapping) or wanted.keys() - _NAMES:

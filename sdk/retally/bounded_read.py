@@ -1,4 +1,4 @@
-"""What strangers answer: no longer, no slower and no deeper than an honest answer may be."""
+"""What strangers send: no longer, no slower and no deeper than honest ones do."""
 
 from __future__ import annotations
 
@@ -21,10 +21,15 @@ class Answer(Protocol):
 
 
 async def read_bounded(answer: Answer, most_bytes: int) -> bytes:
-    """The whole body; raises PayloadTooLarge as soon as it is longer."""
-    parts, size = [], 0
+    """An answer's whole body; raises PayloadTooLarge as soon as it is longer."""
     # Raw: a few bytes unpack to any number, so that packed bodies are not asked for and not unpacked.
-    async for part in answer.aiter_raw():
+    return await gather_bounded(answer.aiter_raw(), most_bytes)
+
+
+async def gather_bounded(arriving: AsyncIterator[bytes], most_bytes: int) -> bytes:
+    """All parts together; raises PayloadTooLarge as soon as they are longer."""
+    parts, size = [], 0
+    async for part in arriving:
         size += len(part)
         if size > most_bytes:
             raise PayloadTooLarge(most_bytes)

@@ -13,10 +13,12 @@ from retally.errors import BadRequest, InvalidReceipt
 from retally.job_evidence import Evidence
 from retally.protocol.embeddings import bytes_of_floats, ids_of_bytes
 from retally.protocol.encoding import check_integer, parse_ids, parse_integer, parse_object, parse_signature
-from retally.protocol.merkle import output_root
+from retally.protocol.merkle import MAX_Q, output_root
 from retally.protocol.receipt import Chunk, JobReceipt, ReceiptLeaf
 
-MAX_Q = 65535
+# A node may have made so much more than reached us before it noticed that nobody reads: half a second at 512 tokens a
+# second.
+TOKENS_AHEAD = 256
 
 
 def _components_of(data: Any) -> list[int]:

@@ -14,7 +14,7 @@ from retally.frames import FrameReader
 from retally.http_steps import HttpAnswer, HttpCall, Steps, call
 from retally.job_evidence import Evidence, PromptRenderer
 from retally.job_history import JobHistory
-from retally.job_meter import Counted, JobMeter
+from retally.job_meter import TOKENS_AHEAD, Counted, JobMeter
 from retally.job_result import JobResult
 from retally.model_ids import ModelIds
 from retally.protocol.eip712 import Domain
@@ -26,8 +26,6 @@ from retally.spending import SpendingGuard
 
 PROOF_HEADER = "x-retally-proof"
 COST_HEADER = "x-retally-cost"
-# A node may have made so much more than reached us before it noticed that nobody reads.
-TOKENS_AHEAD = 64
 
 
 class KeyedCall:

@@ -14,7 +14,7 @@ from retally.frames import FrameReader
 from retally.http_steps import HttpAnswer, HttpCall, Steps, Unreachable, call, pause
 from retally.job_evidence import Evidence, PromptRenderer
 from retally.job_history import JobHistory
-from retally.job_meter import Counted, JobMeter, SignedChunk
+from retally.job_meter import TOKENS_AHEAD, Counted, JobMeter, SignedChunk
 from retally.job_result import JobResult
 from retally.protocol.eip712 import check_signed_by
 from retally.protocol.encoding import to_hex
@@ -29,8 +29,6 @@ AUTHORIZATION_HEADER = "x-retally-authorization"
 REQUOTE_CODES = frozenset({"offer_expired", "node_unavailable", "unavailable", "engine_unavailable", "quote_expired"})
 # Refusals that a node makes before it admits a job; after any other one it may have served it, and bills it.
 NOT_ADMITTED = frozenset({400, 401, 402, 403, 404, 413, 422, 429})
-# How far a node may be ahead of a caller that leaves a stream: half a second until it notices, at 512 tokens a second.
-TOKENS_AHEAD = 256
 log = logging.getLogger(__name__)
 VOUCHERS_PATH = "/retally/v1/vouchers"
 

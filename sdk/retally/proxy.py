@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from retally.ask import PATHS, Ask
+from retally.bounded_read import gather_bounded
 from retally.call_once import Answer, CallOnce
 from retally.chain.recursion import bound_recursion
 from retally.client import Payment
@@ -24,7 +25,6 @@ from retally.errors import (
     BadRequest,
     Conflict,
     NotFound,
-    PayloadTooLarge,
     RemoteError,
     RetallyError,
     Unauthorized,
@@ -79,7 +79,7 @@ class _Gate:
 
     async def complete(self, request: Request) -> Response:
         """A completion, paid with the proxy's wallet: once, however often the caller's client asks for it."""
-        body = await _body_of(request)
+        body = await gather_bounded(request.stream(), MAX_BODY_BYTES)
         digest = hashlib.sha256(body).digest()
         key = request.headers.get("idempotency-key")
         retried = request.headers.get("x-stainless-retry-count", "0") != "0"
@@ -150,16 +150,6 @@ class _Gate:
 
 #: The paid calls of the request that a task carries.
 _CALLS: ContextVar[list[Call]] = ContextVar("retally_proxy_calls")
-
-
-async def _body_of(request: Request) -> bytes:
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise PayloadTooLarge(MAX_BODY_BYTES)
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _is_signed(calls: Sequence[Call]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Self
 from retally.ask import Ask
 from retally.errors import BadRequest, InvalidReceipt
 from retally.http_steps import HttpAnswer, HttpCall, Steps, call
+from retally.keystore import DEVELOPMENT_CHAIN
 from retally.protocol.eip712 import check_signed_by
 from retally.protocol.encoding import Address, check_integer, parse_object, parse_signature
 from retally.protocol.offer import Offer
@@ -17,8 +18,6 @@ from retally.wallet import Wallet
 
 QUOTES_PATH = "/retally/v1/quotes"
 CLOCK_SECONDS = 3600
-# A devnet's time is moved at will.
-DEVNET_CHAIN_ID = 31337
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,8 @@ def _date(value: object) -> str:
 def check_clock(now: int, chain_id: int) -> None:
     """Raises BadRequest where a router's time is far from ours: deadlines and offers' ends are read by it."""
     ours = int(time.time())
-    if chain_id != DEVNET_CHAIN_ID and abs(now - ours) > CLOCK_SECONDS:
+    # A devnet's time is moved at will.
+    if chain_id != DEVELOPMENT_CHAIN and abs(now - ours) > CLOCK_SECONDS:
         hint = "set this machine's clock right; where it is, ask another router"
         raise BadRequest(f"the router says that it is {now}, this clock says {ours}", code="clock_differs", hint=hint)
 

@@ -19,7 +19,7 @@ from tests.fakes_market import error as refusal
 from retally import AsyncClient, Client, PaymentTerms, SigningKey, Wallet, result_of
 from retally.errors import SpendingLimitExceeded
 from retally.job_history import JobHistory
-from retally.paid_call import TOKENS_AHEAD
+from retally.job_meter import TOKENS_AHEAD
 from retally.protocol.encoding import keccak
 from retally.protocol.job import JobRequest
 from retally.stored_job import evidence_of

@@ -87,12 +87,18 @@ def new_client(market: FakeMarket, tmp_path: Path, *, keyed: bool) -> Client:
     )
 
 
+def spoiled_market(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], tmp_path: Path, *, keyed: bool
+) -> tuple[FakeMarket, Client]:
+    monkeypatch.setattr(market_module, "FakeJob", spoiled_by(changes))
+    market = FakeMarket()
+    return market, new_client(market, tmp_path, keyed=keyed)
+
+
 @pytest.mark.parametrize("keyed", [False, True], ids=["wallet", "key"])
 @pytest.mark.parametrize("changes", IN_BODIES, ids=str)
 def test_a_plain_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], keyed: bool) -> None:
-    monkeypatch.setattr(market_module, "FakeJob", spoiled_by(changes))
-    market = FakeMarket()
-    client = new_client(market, tmp_path, keyed=keyed)
+    market, client = spoiled_market(monkeypatch, changes, tmp_path, keyed=keyed)
     result = result_of(client.chat.completions.create(model=MODEL, messages=QUESTION))
     assert not result.checks.passed
     assert_refused(client, result, tmp_path)
@@ -102,9 +108,7 @@ def test_a_plain_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes
 @pytest.mark.parametrize("keyed", [False, True], ids=["wallet", "key"])
 @pytest.mark.parametrize("changes", IN_FRAMES, ids=str)
 def test_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], keyed: bool) -> None:
-    monkeypatch.setattr(market_module, "FakeJob", spoiled_by(changes))
-    market = FakeMarket()
-    client = new_client(market, tmp_path, keyed=keyed)
+    market, client = spoiled_market(monkeypatch, changes, tmp_path, keyed=keyed)
     stream = client.chat.completions.create(model=MODEL, messages=QUESTION, stream=True)
     promised = list(market.vouchers)
     assert list(stream), "the caller keeps what arrives"

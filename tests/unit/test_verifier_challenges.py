@@ -17,7 +17,7 @@ from retally.protocol.case import CommitRecord
 from retally.protocol.eip712 import SigningKey
 from retally.protocol.encoding import keccak
 from retally_verifier.challenge_silence import SilenceChallenger
-from retally_verifier.records import Finding, FindingState
+from retally_verifier.records import ChallengeRecord, Finding, FindingState
 from retally_verifier.store import Store
 
 OWNER, NODE, PAYER, VERIFIER = (SigningKey(keccak(n.encode())).address for n in ("owner", "node", "payer", "verifier"))
@@ -117,3 +117,10 @@ class TestStep:
         loop._chain.silence.open = {challenge_id(7, SILENT.channel, k) for k in (3, 4)}  # type: ignore[attr-defined]
         await loop.step()
         assert (sender.sent, [record.closed for record in store.challenges()]) == (2, [False, False])
+
+    async def test_one_that_the_chain_took_back_is_followed_on(self, tmp_path: Path) -> None:
+        loop, _, store = challenger(tmp_path, None)
+        for k in (3, 4):
+            store.put_challenge(ChallengeRecord(challenge_id(7, SILENT.channel, k), 7, 0, k, False))
+        await loop.step()
+        assert [record.closed for record in store.challenges()] == [False, False]

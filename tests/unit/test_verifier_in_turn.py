@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from retally.chain.connection import Chain
+from retally.chain.court import CaseStatus
 from retally.chain.transactions import TxSender
 from retally.errors import ChainUnreachable, TransactionFailed
 from retally.protocol.answer import AnswerContext
@@ -21,15 +22,18 @@ from retally_verifier.audit_commit import CommitAuditor
 from retally_verifier.fetch_answer import AnswerFetcher
 from retally_verifier.in_turn import each, in_turn
 from retally_verifier.judge_point import PointJudge, Unanswered
+from retally_verifier.open_case import CaseOpener
 from retally_verifier.point_work import LocalWork
-from retally_verifier.records import CommitState
+from retally_verifier.records import CaseRecord, CommitState
 from retally_verifier.replay import Replayer
+from retally_verifier.report_verdicts import VerdictReporter
 from retally_verifier.store import Store
 
 OWNER, NODE, PAYER = (SigningKey(keccak(name.encode())).address for name in ("owner", "node", "payer"))
 COMMIT = CommitRecord(7, NODE, OWNER, keccak(b"root"), keccak(b""), 1000, 300_000, 12, 5_000)
 GONE, LATER = COMMIT, replace(COMMIT, id=8)
 DOMAIN = Domain(31337, OWNER)
+POINT = AuditPoint(0, Bytes32(keccak(b"channel")), 3, 3_500)
 
 
 class Seeds:
@@ -71,11 +75,64 @@ async def test_what_can_not_be_read_is_no_answer(error: Exception) -> None:
             raise error
 
     judge = PointJudge(DOMAIN, cast(AnswerFetcher, Garbage()), cast(Replayer, None), {})
-    point = AuditPoint(0, Bytes32(keccak(b"channel")), 3, 3_500)
-    context = AnswerContext(DOMAIN, COMMIT, Range(PAYER, PAYER, 0, 0, 5_000), point)
+    context = AnswerContext(DOMAIN, COMMIT, Range(PAYER, PAYER, 0, 0, 5_000), POINT)
     outcome = await judge.judge(context, keccak(b"seed"), ())
     assert isinstance(outcome, Unanswered)
     assert (outcome.code, type(error).__name__ in outcome.reason) == ("malformed", True)
+
+
+async def test_what_can_not_be_hashed_is_no_answer() -> None:
+    class Floating:
+        async def fetch(self, context: AnswerContext) -> Any:
+            return SimpleNamespace(to_wire=lambda: {"prompt": {"padding": 0.5}})
+
+    judge = PointJudge(DOMAIN, cast(AnswerFetcher, Floating()), cast(Replayer, None), {})
+    context = AnswerContext(DOMAIN, COMMIT, Range(PAYER, PAYER, 0, 0, 5_000), POINT)
+    outcome = await judge.judge(context, keccak(b"seed"), ())
+    assert isinstance(outcome, Unanswered)
+    assert "float" in outcome.reason
+
+
+class Duties:
+    """`Audits`: one duty can't be read, the other is done."""
+
+    async def duty_of(self, commit_id: int) -> Any:
+        if commit_id == GONE.id:
+            raise ValueError("no such duty")
+        return SimpleNamespace(paid=True)
+
+
+async def test_a_duty_that_can_not_be_read_ends_no_other_report(tmp_path: Path) -> None:
+    store = Store(tmp_path / "verifier.sqlite")
+    for commit in (GONE, LATER):
+        store.add_commit(commit, b"")
+        store.set_state(commit.id, CommitState.AUDITED)
+    chain = cast(Chain, SimpleNamespace(audits=Duties()))
+    with pytest.raises(ValueError, match="no such duty"):
+        await VerdictReporter(chain, cast(TxSender, None), store).step()
+    states = [(commit.record.id, commit.state) for commit in store.commits(*CommitState)]
+    assert states == [(GONE.id, CommitState.AUDITED), (LATER.id, CommitState.DONE)]
+    store.close()
+
+
+class Cases:
+    """`Court`: the chain took one case back, the other is over."""
+
+    async def case_of(self, case_id: int) -> Any:
+        if case_id == 1:
+            raise ValueError("no such case")
+        return SimpleNamespace(status=CaseStatus.CLOSED, verdict=2)
+
+
+async def test_a_case_that_can_not_be_read_ends_no_other(tmp_path: Path) -> None:
+    store = Store(tmp_path / "verifier.sqlite")
+    for case_id in (1, 2):
+        store.put_case(CaseRecord(case_id, OWNER, PAYER, Bytes32(keccak(b"evidence")), b"", False, 0))
+    chain = cast(Chain, SimpleNamespace(court=Cases(), clock=SimpleNamespace(now=lambda: 6_000)))
+    with pytest.raises(ValueError, match="no such case"):
+        await CaseOpener(chain, cast(TxSender, None), store, "http://verifier").step()
+    assert [(case.id, case.closed) for case in store.cases()] == [(1, False), (2, True)]
+    store.close()
 
 
 async def test_all_are_acted_on_and_the_last_failure_is_told() -> None:
